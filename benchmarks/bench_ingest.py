@@ -1,0 +1,145 @@
+"""LAMOST files per second on one core: our parser beside gunzip alone and beside astropy.
+
+Run: ``python benchmarks/bench_ingest.py [--quick] [--json F]``. CPU time, so a shared machine shows
+little; the best of several passes.
+"""
+
+import argparse
+import gzip
+import io
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+
+from scalespec.surveys.fits import gunzip, parse_fits
+from scalespec.surveys.lamost import N_PIXEL, WAVELENGTH, read_block, read_lrs
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "lamost"
+BLOCK_ROWS = 1000
+COLUMNS = ("FLUX", "IVAR", "WAVELENGTH", "ANDMASK", "ORMASK", "NORMALIZATION")
+
+
+def make_files(layout: str, n: int) -> list[bytes]:
+    """Return `n` made-up files with about 110 cards, gzipped as the archive's are."""
+    rng = np.random.default_rng(0)
+    header = fits.Header({"OBSID": 1, "RA": 10.0, "DEC": 41.0, "Z": 1e-4, "CLASS": "STAR"})
+    header.update({"COEFF0": 3.5682, "COEFF1": 1e-4, "DATE-OBS": "2011-10-24T12:30:00"})
+    header.extend((f"CARD{i}", i / 7, "one of many that nobody asks for") for i in range(100))
+    files = []
+    for _ in range(n):
+        flux = np.round(rng.normal(1000, 20, N_PIXEL), 2)  # real flux compresses to 0.45
+        rows = [flux, 1 / flux, WAVELENGTH, np.zeros(N_PIXEL), np.zeros(N_PIXEL), flux / 1000]
+        file = io.BytesIO()
+        if layout == "image":
+            fits.PrimaryHDU(np.array(rows[:5], np.float32), header).writeto(file)
+        else:
+            columns = [
+                fits.Column(name, f"{N_PIXEL}E", array=row[np.newaxis])
+                for name, row in zip(COLUMNS, rows, strict=True)
+            ]
+            table = fits.BinTableHDU.from_columns(columns, name="COADD")
+            fits.HDUList([fits.PrimaryHDU(header=header), table]).writeto(file)
+        files.append(gzip.compress(file.getvalue(), 6))
+    return files
+
+
+def load_real(layout: str) -> list[bytes]:
+    """Return real files of a layout; none where the data are not beside the checkout."""
+    folder = SHARED / ("dr7_mdwarfs" if layout == "image" else "dr10_coadd")
+    return [path.read_bytes() for path in sorted(folder.glob("*.fits.gz"))]
+
+
+def read_strict(data: bytes) -> list[np.ndarray]:
+    """Gunzip, parse, and make native arrays: what the target is about."""
+    hdu = parse_fits(gunzip(data), cards=("OBSID", "RA", "DEC", "Z", "COEFF0"))[-1]
+    columns = hdu.data.values() if isinstance(hdu.data, dict) else [hdu.data]
+    return [column.astype(np.float32) for column in columns]
+
+
+def read_astropy(path: Path) -> list[np.ndarray]:
+    """Read the same by the public recipe: `fits.open` of the path."""
+    with fits.open(path) as hdus:
+        header = hdus[0].header
+        _ = [header.get(card) for card in ("OBSID", "RA", "DEC", "Z", "COEFF0")]
+        if hdus[0].data is not None:
+            return [hdus[0].data.astype(np.float32)]
+        table = hdus[1].data
+        return [table[name].astype(np.float32) for name in table.columns.names]
+
+
+def rate(function: Callable[[Any], Any], items: Sequence[Any], seconds: float) -> float:
+    """Return items per second of CPU time: the best pass over all items."""
+    function(items[0])  # imports, caches
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.process_time()
+        for item in items:
+            function(item)
+        best = min(best, (time.process_time() - start) / len(items))
+    return 1 / best
+
+
+def bench_layout(source: str, layout: str, files: list[bytes], seconds: float) -> list[dict]:
+    """Measure one kind of file."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{i}.fits.gz" for i in range(len(files))]
+        for path, data in zip(paths, files, strict=True):
+            path.write_bytes(data)
+        recipe = rate(read_astropy, paths, seconds)
+    limit = rate(gunzip, files, seconds)
+    block = [("", data) for data in files] * (BLOCK_ROWS // len(files))
+    values = {
+        "gunzip, parse, native arrays": rate(read_strict, files, seconds),
+        "to the survey grid, masks, scalars": rate(lambda data: read_lrs(data, ""), files, seconds),
+        "block of rows (Dataset and index)": rate(read_block, [block], seconds) * len(block),
+    }
+    size = np.mean([len(gunzip(data)) for data in files]) / 1e3
+    return [
+        {
+            "name": f"{source} {layout}: {name}",
+            "value": value,
+            "unit": "files/s/core",
+            "limit": limit,
+            "recipe": recipe,
+            "ratio_to_recipe": value / recipe,
+            "fraction_of_limit": value / limit,
+            "note": f"{len(files)} files of {size:.0f} kB; limit gunzip alone, recipe astropy",
+        }
+        for name, value in values.items()
+    ]
+
+
+def main() -> None:
+    """Measure, print, and write what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="file to write the rows to")
+    parser.add_argument("--quick", action="store_true", help="under a minute")
+    options = parser.parse_args()
+    seconds, n = (0.5, 20) if options.quick else (4.0, 100)
+    rows = []
+    for layout in ("image", "table"):
+        for source, files in (
+            ("generated", make_files(layout, n)),
+            ("real", load_real(layout)[:n]),
+        ):
+            if files:
+                rows += bench_layout(source, layout, files, seconds)
+    print(
+        f"{'files/s/core':52s} {'ours':>6s} {'gunzip':>6s} {'astropy':>7s} {'x':>5s} {'limit':>5s}"
+    )
+    for row in rows:
+        numbers = f"{row['value']:6.0f} {row['limit']:6.0f} {row['recipe']:7.0f}"
+        ratios = f"{row['ratio_to_recipe']:5.1f} {row['fraction_of_limit']:5.2f}"
+        print(f"{row['name']:52s} {numbers} {ratios}")
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

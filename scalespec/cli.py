@@ -1,0 +1,345 @@
+"""The verbs; turns errors into messages and exit codes. No logic lives here."""
+
+import os
+
+# Before NumPy or torch come in: two spinning threads on one busy core cost a factor of ten.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from scalespec import __version__
+from scalespec.config import STAGES, load_config
+from scalespec.errors import ConfigError, ScalespecError
+
+OK, FAILED, WRONG, PARTLY = 0, 1, 2, 3
+"""Exit codes: done; failed or stopped; the command or run file is wrong; some blocks failed."""
+
+out = Console()
+err = Console(stderr=True)
+
+
+class Order(click.Group):
+    """Lists verbs in the order of the data, not of the alphabet."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Return the verbs as they were declared."""
+        return list(self.commands)
+
+
+def _explained(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn errors raised on purpose into a message and an exit code."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            code = command(*args, **kwargs)
+        except ConfigError as error:
+            err.print(str(error), style="red", markup=False, highlight=False)
+            sys.exit(WRONG)
+        except (ScalespecError, ValueError) as error:
+            err.print(f"{type(error).__name__}: {error}", style="red", markup=False)
+            sys.exit(FAILED)
+        sys.exit(code or OK)
+
+    return wrapped
+
+
+run_file = click.argument("run_file", type=click.Path(exists=True, dir_okay=False))
+engine_option = click.option(
+    "--engine", type=click.Choice(["local", "dask", "ray"]), help="One engine for every stage."
+)
+retry_option = click.option("--retry-failed", is_flag=True, help="Take failed blocks again.")
+limit_option = click.option("--limit", type=click.IntRange(1), help="Only the first N spectra.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group(cls=Order, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-v", "--verbose", count=True, help="Say more; twice for debugging.")
+@click.version_option(__version__)
+def main(verbose: int) -> None:
+    """Survey spectra in, a catalog of stellar labels out."""
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    handler = RichHandler(console=err, show_path=False, markup=False)
+    logging.basicConfig(level=level, handlers=[handler], format="%(message)s")
+
+
+@main.command()
+@click.argument("folder", type=click.Path(file_okay=False))
+@click.option("--n-spectra", type=click.IntRange(1), default=2048, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
+@click.option("--n-library", type=click.IntRange(0), default=6144, show_default=True)
+@click.option("--emulator", type=click.Path(exists=True), help="True spectra from this .npz.")
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True)
+@_explained
+def mock(folder: str, **options: Any) -> None:
+    """Write a made-up survey: FITS files, label catalog, truth, library, run file."""
+    from scalespec.mock import write_mock
+
+    with _drawn() as listener:
+        made = write_mock(folder, listener=listener, **options)
+    out.print(made, markup=False, highlight=False)
+
+
+@main.command()
+@run_file
+@limit_option
+@json_option
+@_explained
+def plan(run_file: str, limit: int | None, as_json: bool) -> None:
+    """Say what would run: blocks, bytes, memory per worker; touch nothing."""
+    from scalespec.status import plan_run
+
+    facts = plan_run(_config(run_file, limit))
+    out.print_json(json.dumps(facts)) if as_json else out.print(_plan_table(facts))
+
+
+def _verb(name: str) -> None:
+    """Declare one stage's verb."""
+
+    @main.command(name, help=f"Run the {name} stage, skipping what is done.")
+    @run_file
+    @engine_option
+    @retry_option
+    @limit_option
+    @_explained
+    def command(run_file: str, engine: Any, retry_failed: bool, limit: int | None) -> int:
+        return _run(run_file, (name,), engine, retry_failed, limit)
+
+
+@main.command()
+@run_file
+@engine_option
+@retry_option
+@limit_option
+@_explained
+def run(run_file: str, engine: Any, retry_failed: bool, limit: int | None) -> int:
+    """Run every stage in order, skipping what is done."""
+    return _run(run_file, (), engine, retry_failed, limit)
+
+
+for _name in STAGES:
+    _verb(_name)
+
+
+@main.command()
+@run_file
+@json_option
+@_explained
+def status(run_file: str, as_json: bool) -> None:
+    """Say what is done, failed and left, per stage."""
+    from scalespec.status import stage_states
+
+    states = stage_states(load_config(run_file))
+    out.print_json(json.dumps(states)) if as_json else out.print(_status_table(states))
+
+
+@main.command()
+@run_file
+@json_option
+@_explained
+def verify(run_file: str, as_json: bool) -> int:
+    """Read back: schema, counts, checksums, ledger against store."""
+    from scalespec.status import verify_run
+
+    problems, checked = verify_run(load_config(run_file))
+    if as_json:
+        out.print_json(json.dumps({"checked": checked, "problems": problems}))
+    else:
+        for problem in problems:
+            out.print(problem, style="red", markup=False)
+        out.print(f"{checked} objects checked, {len(problems)} problems")
+    return FAILED if problems else OK
+
+
+@main.command()
+@run_file
+@click.option("--yes", is_flag=True, help="Remove; without it only say what would go.")
+@_explained
+def clean(run_file: str, yes: bool) -> None:
+    """Remove what no commit in use names."""
+    from scalespec.status import clean_run
+
+    removed = clean_run(load_config(run_file), remove=yes)
+    for url in removed:
+        out.print(url, markup=False, highlight=False)
+    out.print(f"{len(removed)} {'removed' if yes else 'to remove: say --yes'}")
+
+
+@main.command()
+@click.argument("url")
+@click.option("--obsid", type=int, help="One spectrum, drawn with its best fit.")
+@click.option("-o", "--output", type=click.Path(), help="Where to draw it.")
+@_explained
+def inspect(url: str, obsid: int | None, output: str | None) -> None:
+    """Say what a store, model, catalog or run holds; draw one star with --obsid."""
+    from scalespec.stages.inspect import draw_star, inspect_url
+
+    if obsid is None:
+        out.print(inspect_url(url), markup=False, highlight=False)
+        return
+    target = output or f"{obsid}.png"
+    out.print(draw_star(load_config(url), obsid, target), markup=False, highlight=False)
+    out.print(target, markup=False, highlight=False)
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path())
+@click.option("--model", "models", multiple=True, required=True, help="A model; several: best χ².")
+@click.option("-o", "--output", type=click.Path(), required=True, help="A .parquet to write.")
+@click.option("--survey", default="lamost_lrs", show_default=True)
+@_explained
+def label(files: tuple[str, ...], models: tuple[str, ...], output: str, survey: str) -> None:
+    """Label a few files, with no run file."""
+    from scalespec.stages.label import label_files
+
+    table = label_files(files, models=models, survey=survey)
+    table.to_parquet(output, index=False)
+    shown = table[[c for c in table.columns if c in _SHOWN]].head(20)
+    out.print(shown.to_string(index=False), markup=False, highlight=False)
+    out.print(f"{len(table)} rows: {output}", markup=False, highlight=False)
+
+
+_SHOWN = ("file", "teff", "teff_err", "logg", "logg_err", "fe_h", "m_h", "rv", "chi2", "fit_status")
+
+
+def _config(path: str, limit: int | None) -> Any:
+    config = load_config(path)
+    if limit is None or config.ingest is None:
+        return config
+    ingest = config.ingest.model_copy(update={"limit": limit})
+    return config.model_copy(update={"ingest": ingest})
+
+
+def _run(path: str, verbs: tuple[str, ...], engine: Any, retry: bool, limit: int | None) -> int:
+    from scalespec.run import run as run_config
+
+    config = _config(path, limit)
+    stopping = _Stopping()
+    with _drawn() as listener:
+        summary = run_config(
+            config, verbs=verbs, engine=engine, retry_failed=retry, listener=listener, stop=stopping
+        )
+    for stage, blocks in summary.failed.items():
+        for index, why in sorted(blocks.items()):
+            err.print(f"{stage}: block {index} failed: {why}", style="red", markup=False)
+    if summary.failed:
+        err.print("the rest is stored; run again with --retry-failed to take these again")
+    if summary.stopped:
+        err.print(
+            f"stopped, {summary.left} blocks of this stage left; the same command goes on from here"
+        )
+    where = Path(config.run.workspace)
+    out.print(
+        f"{summary.resumed} blocks were done, {summary.done} done now: {where}", highlight=False
+    )
+    return summary.exit_code
+
+
+class _Stopping:
+    """Ctrl-C or SIGTERM: the blocks in flight are finished, no new one is begun."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        for name in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(name, self._ask)
+
+    def _ask(self, number: int, frame: Any) -> None:  # noqa: ARG002 - the signal's signature
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        err.print("finishing the blocks in flight; once more to leave at once")
+
+    def __call__(self) -> bool:
+        return self._asked
+
+
+class _drawn:  # noqa: N801 - used as a `with` statement's verb
+    """Draws progress, rate and time left per stage while a run goes on."""
+
+    def __init__(self) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description:<11}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TextColumn("blocks"),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=err,
+        )
+        self._task: TaskID | None = None
+        self._rows = 0
+
+    def __enter__(self) -> Callable[[Any], None]:
+        self._bars.__enter__()
+        return self._listen
+
+    def __exit__(self, *exc: Any) -> None:
+        self._bars.__exit__(*exc)
+
+    def _listen(self, progress: Any) -> None:
+        if progress.report is None:
+            self._rows = 0
+            self._task = self._bars.add_task(
+                progress.stage, total=progress.planned, completed=progress.done_before, rate=""
+            )
+            return
+        if self._task is None:
+            return
+        self._rows += progress.report.block.size
+        elapsed = self._bars.tasks[self._task].elapsed or 1e-9
+        self._bars.update(self._task, advance=1, rate=f"{self._rows / elapsed:,.0f} rows/s")
+
+
+def _status_table(states: list[dict[str, Any]]) -> Table:
+    table = Table("stage", "blocks", "done", "failed", "left", "rows", "by status")
+    for state in states:
+        counts = ", ".join(f"{k} {v:,}" for k, v in state["counts"].items() if v)
+        numbers = (state["blocks"], state["done"], state["failed"], state["left"], state["rows"])
+        table.add_row(
+            state["stage"], *(f"{n:,}" if n is not None else "?" for n in numbers), counts
+        )
+    return table
+
+
+def _plan_table(facts: list[dict[str, Any]]) -> Table:
+    table = Table("stage", "engine", "blocks", "spectra", "bytes to store", "memory per worker")
+    for fact in facts:
+        table.add_row(
+            fact["stage"],
+            fact["engine"],
+            f"{fact['blocks']:,}",
+            f"{fact['spectra']:,}",
+            f"{fact['bytes'] / 1e6:,.0f} MB",
+            f"{fact['memory_bytes'] / 2**20:,.0f} MiB",
+        )
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Stateless blocks on a Dask cluster: a local one of real processes, or one by address."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import dask
+from distributed import Client, LocalCluster, as_completed
+
+from scalespec.config import DaskTable
+from scalespec.engines.worker import THREAD_LIMITS, Call, Ended, run_blocks, run_calls
+from scalespec.errors import StageError
+from scalespec.plan import Block, BlockReport, Stage
+
+CALLS_PER_WORKER = 2
+"""Calls in flight per worker: one at work, one waiting. A scheduler never sees the whole run."""
+
+
+def _call(stage: Stage, blocks: Call) -> list[BlockReport]:
+    return list(run_blocks(stage, blocks))
+
+
+class DaskEngine:
+    """Runs blocks on Dask workers."""
+
+    def __init__(self, table: DaskTable) -> None:
+        logging.getLogger("distributed").setLevel(logging.ERROR)
+        self._cluster: LocalCluster | None = None
+        if not table.address:
+            environ = {**dask.config.get("distributed.nanny.pre-spawn-environ"), **THREAD_LIMITS}
+            with dask.config.set({"distributed.nanny.pre-spawn-environ": environ}):
+                self._cluster = LocalCluster(
+                    n_workers=table.workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    dashboard_address=None,
+                    silence_logs=logging.ERROR,
+                )
+        self._client = _connect(self._cluster, table)
+
+    @property
+    def workers(self) -> int:
+        """Worker threads the scheduler has now; at least one."""
+        infos = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        return max(1, sum(int(info["nthreads"]) for info in infos))
+
+    def map(self, stage: Stage, blocks: Iterable[Block]) -> Iterator[BlockReport]:
+        """Yield one report per block, as they finish."""
+        run = partial(self._run, stage)
+        return run_calls(stage, blocks, run, CALLS_PER_WORKER * self.workers)
+
+    def _run(self, stage: Stage, calls: Iterator[Call], in_flight: int) -> Iterator[Ended]:
+        pending: dict[Any, Call] = {}
+        done = as_completed()
+
+        def submit(call: Call) -> None:
+            future = self._client.submit(_call, stage, call, pure=False)
+            pending[future] = call
+            done.add(future)
+
+        for call in islice(calls, in_flight):
+            submit(call)
+        for future in done:
+            call = pending.pop(future)
+            yield call, _ended(future)
+            for following in islice(calls, 1):
+                submit(following)
+
+    def train(self, training: Any) -> None:
+        """Refuse: training runs on Ray or here."""
+        raise StageError(f"{training.name}: Dask does not train; use --engine ray or local")
+
+    def close(self) -> None:
+        """Leave the scheduler; a cluster that was started here ends."""
+        self._client.close()
+        if self._cluster is not None:
+            self._cluster.close()
+
+
+def _connect(cluster: LocalCluster | None, table: DaskTable) -> Client:
+    if cluster is not None:
+        return Client(cluster)
+    try:
+        if table.address.startswith("file://"):
+            return Client(scheduler_file=table.address.removeprefix("file://"), timeout=30)
+        return Client(table.address, timeout=30)
+    except OSError as error:
+        raise StageError(
+            f"no Dask scheduler answers at {table.address} ({error}); "
+            "start one with: dask scheduler, and workers with: dask worker ADDRESS"
+        ) from error
+
+
+def _ended(future: Any) -> list[BlockReport] | Exception:
+    try:
+        reports: list[BlockReport] = future.result()
+    except Exception as error:  # noqa: BLE001 - a lost worker is a report, never the end of a run
+        return error
+    return reports

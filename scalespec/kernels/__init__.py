@@ -1,0 +1,1 @@
+"""Pure functions on NumPy arrays, batched over spectra: no files, no survey, no engine."""

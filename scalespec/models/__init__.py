@@ -1,0 +1,1 @@
+"""Torch models: emulators (labels -> flux), their loss and their training."""

@@ -1,0 +1,166 @@
+"""The Payne: a small perceptron from labels to the flux of all pixels, with its exact Jacobian.
+
+Ting et al. 2019, ApJ 879, 69; weights travel in the npz layout of github.com/tingyuansen/The_Payne.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from scalespec.models.base import Emulator, EmulatorSpec
+
+ACTIVATIONS = ("silu", "leaky_relu")
+INPUT_GAIN = 2.0
+"""First-layer weights start this much larger than torch's: scaled labels are smaller than 0.5."""
+
+
+class Payne(Emulator):
+    """Labels -> hidden layers -> flux of all pixels.
+
+    Parameters
+    ----------
+    spec : EmulatorSpec
+        Labels, ranges, grid.
+    hidden : sequence of int
+        Widths of the hidden layers.
+    activation : {"silu", "leaky_relu"}
+        Smooth by default; imported weights want ``leaky_relu``, whose gradients jump.
+    slope : float
+        Slope of ``leaky_relu`` below zero.
+    seed : int
+        Of the first weights; the output layer starts at the continuum, flux 1.
+
+    Raises
+    ------
+    ValueError
+        If a width is not positive or the activation is unknown.
+
+    Examples
+    --------
+    >>> spec = EmulatorSpec("toy", ("teff", "logg"), [4000, 0], [6000, 5], [5000.0, 5001.0, 5002.0])
+    >>> model = Payne(spec, hidden=(16, 16))
+    >>> model(torch.tensor([[5000.0, 2.5]])).shape
+    torch.Size([1, 3])
+    >>> [tensor.shape for tensor in model.flux_and_jacobian(torch.zeros(4, 2))]
+    [torch.Size([4, 3]), torch.Size([4, 2, 3])]
+    """
+
+    output: torch.nn.Linear
+
+    def __init__(
+        self,
+        spec: EmulatorSpec,
+        *,
+        hidden: Sequence[int] = (300, 300),
+        activation: str = "silu",
+        slope: float = 0.01,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(spec)
+        if not hidden or min(hidden) < 1:
+            raise ValueError(f"hidden widths must be positive, got {tuple(hidden)}")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {ACTIVATIONS}, got '{activation}'")
+        self.activation = activation
+        self.slope = float(slope)
+        widths = [spec.n_label, *(int(width) for width in hidden)]
+        with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
+            torch.manual_seed(seed)
+            self.hidden = torch.nn.ModuleList(torch.nn.Linear(a, b) for a, b in pairwise(widths))
+            self.output = torch.nn.Linear(widths[-1], spec.n_pixel)
+        with torch.no_grad():
+            self._layers()[0].weight.mul_(INPUT_GAIN)
+            self.output.bias.fill_(1.0)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the constructor that matter once there are weights."""
+        hidden = [layer.out_features for layer in self._layers()]
+        return {"hidden": hidden, "activation": self.activation, "slope": self.slope}
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return the last hidden layer, (n, width), for scaled labels."""
+        for layer in self._layers():
+            x = self._activate(layer(x))
+        return x
+
+    def forward_scaled(self, x: Tensor) -> Tensor:
+        """Return flux (n, n_pixel) for scaled labels `x` (n, n_label)."""
+        flux: Tensor = self.output(self.features(x))
+        return flux
+
+    def flux_and_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return flux (n, n_pixel) and its derivatives (n, n_label, n_pixel) by scaled labels.
+
+        The derivatives run forward beside the values, as matrix products over all spectra at once:
+        ``D0 = act'(z0) W0``, ``D1 = act'(z1) W1 D0``, ``J = W2 D1``.
+        """
+        unit = torch.eye(self.spec.n_label, dtype=x.dtype, device=x.device)
+        slopes = unit.expand(len(x), -1, -1)  # (n, n_label, width), by label
+        for layer in self._layers():
+            z = layer(x)
+            slopes = self._slope(z)[:, None, :] * (slopes @ layer.weight.T)
+            x = self._activate(z)
+        return self.output(x), slopes @ self.output.weight.T
+
+    def slice_grid(self, start: int, stop: int) -> "Payne":
+        """Return this emulator for pixels ``[start, stop)`` only; it shares no memory with this.
+
+        Raises
+        ------
+        ValueError
+            If the range is empty or leaves the grid.
+        """
+        part = Payne(self.spec.slice(start, stop), **self.options).to(self.scatter)
+        state = self.state_dict()
+        for name in ("output.weight", "output.bias", "scatter"):
+            state[name] = state[name][start:stop]
+        part.load_state_dict(state)
+        return part
+
+    def broadened(self, sigma_pixel: float, *, resolving_power: float) -> "Payne":
+        """Return this emulator with its spectra smoothed by a Gaussian; exact, for it is linear.
+
+        Parameters
+        ----------
+        sigma_pixel : float
+            Standard deviation [pixel].
+        resolving_power : float
+            R of what comes out, for the new specification.
+        """
+        reach = math.ceil(5 * sigma_pixel)
+        offset = torch.arange(-reach, reach + 1, dtype=self.scatter.dtype)
+        kernel = torch.exp(-0.5 * (offset / sigma_pixel) ** 2)
+        kernel = (kernel / kernel.sum())[None, None]
+
+        def smooth(rows: Tensor) -> Tensor:
+            padded = torch.nn.functional.pad(rows[:, None], (reach, reach), mode="replicate")
+            return torch.nn.functional.conv1d(padded, kernel)[:, 0]
+
+        spec = replace(self.spec, resolving_power=resolving_power)
+        blurred = Payne(spec, **self.options).to(self.scatter)
+        state = self.state_dict()
+        state["output.weight"] = smooth(state["output.weight"].T).T.contiguous()
+        state["output.bias"] = smooth(state["output.bias"][None])[0]
+        blurred.load_state_dict(state)
+        return blurred
+
+    def _layers(self) -> list[torch.nn.Linear]:
+        return cast("list[torch.nn.Linear]", list(self.hidden))
+
+    def _activate(self, z: Tensor) -> Tensor:
+        if self.activation == "silu":
+            return torch.nn.functional.silu(z)
+        return torch.nn.functional.leaky_relu(z, self.slope)
+
+    def _slope(self, z: Tensor) -> Tensor:
+        """Return the activation's derivative at `z`."""
+        if self.activation == "silu":
+            s = torch.sigmoid(z)
+            return s * (1 + z * (1 - s))
+        return torch.where(z > 0, 1.0, self.slope)

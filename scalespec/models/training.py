@@ -1,0 +1,382 @@
+"""The training loop: rounds of variable projection, then epochs of Adam, then the scatter.
+
+It knows nothing of Ray or of files: where it runs is said by a context, spectra come from a reader
+and checkpoints go to a keeper. Every rank runs the same loop; sums over ranks are taken in it.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scalespec.models.base import Emulator, shift_flux
+from scalespec.models.loss import emulator_loss, pixel_weight
+from scalespec.models.projection import Spectra, all_sum, project, solve_output, start_at_mean
+
+FloatArray = NDArray[np.float32]
+Batch = tuple[FloatArray, FloatArray, FloatArray, FloatArray]
+"""Labels (n, n_label), flux and ivar (n, n_pixel), pixel shift (n,): see `train_emulator`."""
+Arrays = dict[str, NDArray[Any]]
+
+VALIDATION_ROWS = 1024
+"""Spectra emulated at a time when validating."""
+SCATTER_ITERATIONS = 10
+CLIP_SIGMA = 4.0
+"""Residuals count as no larger than this when the scatter is measured."""
+UNLEARNED_SCATTER = 1.0
+"""Scatter of a pixel that no validation spectrum shows: as good as no information."""
+
+
+class Context(Protocol):
+    """Where the loop runs; `scalespec.plan.TrainContext` is one."""
+
+    rank: int
+    world_size: int
+    device: str
+
+    def wrap(self, model: Any) -> Any:
+        """Make the module's gradients common to all ranks."""
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """Say how training goes; called by every rank at the same steps."""
+
+
+class Reader(Protocol):
+    """Gives training spectra."""
+
+    def chunks(self, epoch: int, rank: int, world_size: int) -> Iterator[Batch]:
+        """Yield this rank's part of an epoch, rows mixed; as many parts and rows on every rank."""
+
+
+class Checkpoints(Protocol):
+    """Keeps what is needed to go on after a kill."""
+
+    def save(self, step: int, arrays: Arrays, meta: dict[str, Any]) -> None:
+        """Keep the state after `step` steps."""
+
+    def latest(self) -> tuple[int, Arrays, dict[str, Any]] | None:
+        """Return the newest complete state."""
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How to train.
+
+    Attributes
+    ----------
+    rounds : tuple of int
+        Rounds of variable projection, by their number of evaluations; the first ones, short,
+        complete the masked pixels.
+    rows_in_memory : int
+        Spectra per rank that the rounds learn from. The output layer learns from all in the end.
+    epochs : int
+        Passes of Adam over all spectra, from the best round on. None, unless the model does not
+        end in a linear layer or the hidden layers have more to learn than memory holds.
+    batch_size : int
+        Spectra per step of Adam and rank.
+    learning_rate : float
+        Of Adam, at its height: one epoch of warm-up, then a cosine to zero.
+    weight_decay : float
+        Of Adam.
+    gradient_clip : float
+        Largest norm of a gradient of ``loss / scatter_floor**2``.
+    patience : int
+        Epochs without a better validation loss before training ends; 0: never.
+    validate_every, checkpoint_every : int
+        Epochs between validations and between checkpoints; both follow every round, too.
+    scatter_floor : float [flux]
+        See `scalespec.models.loss.pixel_weight`.
+    """
+
+    rounds: tuple[int, ...] = (0, 10, 30, 60, 100)
+    rows_in_memory: int = 8192
+    epochs: int = 0
+    batch_size: int = 128
+    learning_rate: float = 3e-4
+    weight_decay: float = 0.0
+    gradient_clip: float = 10.0
+    patience: int = 5
+    validate_every: int = 1
+    checkpoint_every: int = 5
+    scatter_floor: float = 0.01
+
+    @property
+    def n_steps(self) -> int:
+        """Rounds and epochs."""
+        return len(self.rounds) + self.epochs
+
+    def is_due(self, step: int, every: int) -> bool:
+        """Whether something done `every` so many epochs is done after `step` rounds and epochs."""
+        epoch = step - len(self.rounds)
+        return epoch <= 0 or epoch % every == 0 or step == self.n_steps
+
+
+@dataclass
+class _Progress:
+    """The loop's state between two steps: all that a checkpoint holds."""
+
+    model: Emulator
+    adam: torch.optim.Optimizer
+    best: dict[str, Tensor]
+    best_loss: float = math.inf
+    step: int = 0
+    stale: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def keep_best(self, loss: float, epochs: int) -> None:
+        """Keep the weights if their validation loss is the lowest yet."""
+        if loss < self.best_loss:
+            self.best_loss, self.stale = loss, 0
+            self.best = _copy(self.model.state_dict())
+        else:
+            self.stale += epochs
+
+    def state(self) -> tuple[Arrays, dict[str, Any]]:
+        """Return arrays and plain data that `restore` takes back."""
+        named = {f"model/{k}": v for k, v in self.model.state_dict().items()}
+        named |= {f"best/{k}": v for k, v in self.best.items()}
+        for i, moments in self.adam.state_dict()["state"].items():
+            named |= {f"adam/{i}/{k}": v for k, v in moments.items()}
+        meta = {"best_loss": self.best_loss, "stale": self.stale, "history": self.history}
+        return {k: v.detach().cpu().numpy() for k, v in named.items()}, meta
+
+    def restore(self, step: int, arrays: Arrays, meta: Mapping[str, Any]) -> None:
+        """Go back to a state.
+
+        Raises
+        ------
+        ValueError
+            If it is another model's.
+        """
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "adam": {}}
+        for name, array in arrays.items():
+            kind, _, key = name.partition("/")
+            parts[kind][key] = torch.from_numpy(array.copy())
+        try:
+            self.model.load_state_dict(parts["model"])
+        except RuntimeError as error:
+            raise ValueError(f"the checkpoint is of another model: {error}") from error
+        self.best = {k: v.to(self.model.scatter.device) for k, v in parts["best"].items()}
+        adam = self.adam.state_dict()
+        for name, tensor in parts["adam"].items():
+            i, _, key = name.partition("/")
+            adam["state"].setdefault(int(i), {})[key] = tensor
+        self.adam.load_state_dict(adam)
+        self.step, self.best_loss, self.stale = step, meta["best_loss"], meta["stale"]
+        self.history = list(meta["history"])
+
+
+def train_emulator(
+    model: Emulator,
+    data: Reader,
+    validation: Batch,
+    *,
+    options: TrainOptions,
+    context: Context,
+    checkpoints: Checkpoints | None = None,
+) -> list[dict[str, float]]:
+    """Train a model in place, and set its `scatter` from the validation spectra.
+
+    A batch holds physical labels (n, n_label), flux and ivar (n, n_pixel) and the pixel shift (n,):
+    by how many pixels, less than one, the lines in flux are displaced to the red, as spectra are
+    whose star's velocity was taken out by whole pixels only. The model is shifted, never the data.
+
+    Parameters
+    ----------
+    model : Emulator
+        Any start; the rounds want a model with a linear `output`.
+    data : Reader
+        Training spectra.
+    validation : Batch
+        Spectra of stars that `data` has none of, the same on every rank.
+    options : TrainOptions
+        How.
+    context : Context
+        Where.
+    checkpoints : Checkpoints, optional
+        Where the state is kept; training goes on from the latest.
+
+    Returns
+    -------
+    list of dict
+        What was reported for each round and epoch: ``step``, ``learning_rate``, for epochs
+        ``loss`` (of training, flux²), where validated ``validation_rms`` (weighted, of flux).
+
+    Raises
+    ------
+    ValueError
+        If there are no validation spectra, or a checkpoint is of another model.
+    """
+    if len(validation[0]) == 0:
+        raise ValueError("training wants at least one validation spectrum, got 0")
+    model.to(context.device)
+    held = _tensors([a[context.rank :: context.world_size] for a in validation], context.device)
+    adam = torch.optim.AdamW(
+        model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
+    )
+    progress = _Progress(model, adam, _copy(model.state_dict()))
+    if checkpoints and (latest := checkpoints.latest()):
+        progress.restore(*latest)
+    spectra = parallel = None
+    while progress.step < options.n_steps and not 0 < options.patience <= progress.stale:
+        epoch = progress.step - len(options.rounds)
+        metrics = {"step": float(progress.step), "learning_rate": 0.0}
+        if epoch < 0:
+            if spectra is None:
+                spectra = _in_memory(model, data, options, context)
+            if progress.step == 0:
+                start_at_mean(model, spectra)
+            project(model, spectra, options.rounds[progress.step])
+        else:
+            if epoch == 0:
+                model.load_state_dict(progress.best)
+            spectra = None
+            parallel = parallel or context.wrap(model)
+            metrics["learning_rate"] = _set_learning_rate(adam, epoch, options)
+            batches = data.chunks(epoch, context.rank, context.world_size)
+            metrics["loss"] = _train_epoch(parallel, adam, batches, options, context.device)
+        progress.step += 1
+        if options.is_due(progress.step, options.validate_every):
+            loss = _validate(model, held, options.scatter_floor)
+            metrics["validation_rms"] = math.sqrt(loss)
+            progress.keep_best(loss, options.validate_every if epoch >= 0 else 0)
+        progress.history.append(metrics)
+        context.report(metrics)
+        due = options.is_due(progress.step, options.checkpoint_every)
+        if checkpoints and context.rank == 0 and due:
+            checkpoints.save(progress.step, *progress.state())
+    model.load_state_dict(progress.best)
+    _finish_output(model, data, held, options, context)
+    _set_scatter(model, held, options.scatter_floor)
+    return progress.history
+
+
+def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+
+def _tensors(batch: Any, device: str) -> list[Tensor]:
+    return [torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in batch]
+
+
+def _set_learning_rate(adam: torch.optim.Optimizer, epoch: int, options: TrainOptions) -> float:
+    """Set the rate of an epoch: half in the first, then a cosine to nearly zero."""
+    rate = options.learning_rate * 0.5 * (1 + math.cos(math.pi * epoch / options.epochs))
+    if epoch == 0:
+        rate /= 2
+    for group in adam.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+def _in_memory(model: Emulator, data: Reader, options: TrainOptions, context: Context) -> Spectra:
+    """Return the first spectra of this rank, as many as the rounds may hold."""
+    parts: list[Batch] = []
+    for batch in data.chunks(0, context.rank, context.world_size):
+        parts.append(batch)
+        if sum(len(part[0]) for part in parts) >= options.rows_in_memory:
+            break
+    joined = [
+        np.concatenate(arrays)[: options.rows_in_memory] for arrays in zip(*parts, strict=True)
+    ]
+    return _weigh(model, _tensors(joined, context.device), options.scatter_floor)
+
+
+def _weigh(model: Emulator, batch: list[Tensor], scatter_floor: float) -> Spectra:
+    labels, flux, ivar, shift = batch
+    return Spectra.weigh(model.scale(labels), flux, ivar, shift, scatter_floor)
+
+
+def _emulate(model: Any, labels: Tensor, shift: Tensor) -> Tensor:
+    """Return the model's flux with its lines where the data have them."""
+    flux: Tensor = model(labels)
+    return shift_flux(flux, shift) if bool(shift.any()) else flux
+
+
+def _train_epoch(
+    model: Any,
+    adam: torch.optim.Optimizer,
+    batches: Iterator[Batch],
+    options: TrainOptions,
+    device: str,
+) -> float:
+    """Take one pass of steps over `batches` and return their mean loss."""
+    floor = options.scatter_floor
+    losses = []
+    for batch in batches:
+        tensors = _tensors(batch, device)
+        # Near equal parts: a last batch of three spectra would step as far as a whole one.
+        n = max(round(len(tensors[0]) / options.batch_size), 1)
+        for labels, flux, ivar, shift in zip(*(t.tensor_split(n) for t in tensors), strict=True):
+            loss = emulator_loss(_emulate(model, labels, shift), flux, ivar, floor)
+            adam.zero_grad()
+            # Of order 1: Adam's epsilon and the clip know no units.
+            torch.autograd.backward(loss / floor**2)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), options.gradient_clip)
+            adam.step()
+            losses.append(loss.detach())
+    sums = torch.stack([torch.stack(losses).sum(), torch.tensor(float(len(losses)), device=device)])
+    total, count = all_sum(sums)
+    return float(total / count)
+
+
+def _validate(model: Emulator, held: list[Tensor], scatter_floor: float) -> float:
+    """Return the weighted mean square residual over the validation spectra of all ranks."""
+    sums = torch.zeros(2, dtype=torch.float64, device=held[0].device)
+    for labels, flux, ivar, shift in zip(
+        *(torch.split(t, VALIDATION_ROWS) for t in held), strict=True
+    ):
+        with torch.no_grad():
+            loss = emulator_loss(_emulate(model, labels, shift), flux, ivar, scatter_floor)
+        weight = pixel_weight(ivar, scatter_floor).sum().double()
+        sums += torch.stack([loss * weight, weight])
+    total, weight = all_sum(sums)
+    return float(total / weight.clamp(min=1e-300))
+
+
+def _finish_output(
+    model: Emulator, data: Reader, held: list[Tensor], options: TrainOptions, context: Context
+) -> None:
+    """Solve the output layer over all spectra, and keep that if it validates better."""
+    if model.output is None:
+        return
+    before, loss = _copy(model.state_dict()), _validate(model, held, options.scatter_floor)
+    batches = data.chunks(options.epochs, context.rank, context.world_size)
+    solve_output(
+        model, (_weigh(model, _tensors(b, context.device), options.scatter_floor) for b in batches)
+    )
+    if not _validate(model, held, options.scatter_floor) < loss:
+        model.load_state_dict(before)
+
+
+def _set_scatter(model: Emulator, held: list[Tensor], scatter_floor: float) -> None:
+    """Set the scatter per pixel to what validation residuals have beyond the noise of the data.
+
+    The fixed point of ``s² = sum(w² (r² - 1/ivar)) / sum(w²)``, ``w = 1 / (1/ivar + s²)``, is the
+    maximum-likelihood scatter of a pixel; a difference it is, so it may be negative until averaged
+    over neighbors.
+    """
+    labels, flux, ivar, shift = held
+    used = ivar > 0
+    with torch.no_grad():
+        parts = zip(*(torch.split(t, VALIDATION_ROWS) for t in (labels, shift)), strict=True)
+        model_flux = torch.cat([_emulate(model, *part) for part in parts])
+        square = torch.where(used, flux - model_flux, 0.0).square()
+        noise = torch.where(used, 1 / ivar, torch.inf)
+        excess = torch.full_like(model.scatter, scatter_floor**2)
+        for _ in range(SCATTER_ITERATIONS):
+            variance = noise + excess.clamp(min=1e-12)
+            weight = variance.pow(-2)
+            difference = torch.minimum(square, CLIP_SIGMA**2 * variance) - noise
+            total = all_sum(weight.sum(0))
+            excess = all_sum(torch.where(used, weight * difference, 0.0).sum(0))
+            excess /= torch.where(total > 0, total, 1.0)
+        padded = torch.nn.functional.pad(excess[None, None], (1, 1), mode="replicate")[0, 0]
+        excess = (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
+        scatter = excess.clamp(min=0).sqrt()
+        model.scatter.copy_(torch.where(total > 0, scatter, UNLEARNED_SCATTER))

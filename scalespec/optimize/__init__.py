@@ -1,0 +1,1 @@
+"""Batched per-star optimizers, on torch tensors."""

@@ -1,0 +1,158 @@
+"""What the catalog's columns are: units, descriptions, and what each status bit means."""
+
+from collections.abc import Iterable, Sequence
+
+from scalespec.optimize.result import FitStatus
+from scalespec.schema import SpectrumStatus
+
+FIT_STATUS = {
+    FitStatus.MAX_STEPS: "out of steps while a lower chi2 was still in sight",
+    FitStatus.STALLED: "no step lowers chi2 though its gradient promises one",
+    FitStatus.AT_BOUND: "a label ended on the edge of the model's range (see at_bound)",
+    FitStatus.RV_AT_LIMIT: "the velocity ended on the edge of its search range",
+    FitStatus.NONFINITE: "not a finite number in the spectrum, or in the model at the start",
+    FitStatus.NO_PIXELS: "fewer usable pixels than parameters",
+    FitStatus.LOW_SNR: "signal-to-noise below the run's limit",
+    FitStatus.POOR_FIT: "chi2 per degree of freedom above the run's limit",
+    FitStatus.OUT_OF_DOMAIN: "not the kind of star that the model knows",
+    FitStatus.BAD_SPECTRUM: "the spectrum itself is unusable (see spectrum_status)",
+    FitStatus.NOT_SELECTED: "the run did not ask for this star",
+}
+"""What each bit of ``fit_status`` and ``first_status`` says; 0 is a good fit."""
+
+SPECTRUM_STATUS = {
+    SpectrumStatus.MISSING: "no such file",
+    SpectrumStatus.TRUNCATED: "the file is shorter than its header says",
+    SpectrumStatus.CORRUPT: "gzip stream or checksum broken",
+    SpectrumStatus.NOT_FITS: "not a FITS file at all",
+    SpectrumStatus.BAD_LAYOUT: "FITS, but not a layout of this survey",
+    SpectrumStatus.BAD_GRID: "wavelengths that cannot be put on the survey's grid",
+    SpectrumStatus.NO_PIXELS: "not one pixel with information",
+    SpectrumStatus.RESAMPLED: "off the survey's grid, rebinned onto it",
+    SpectrumStatus.NO_REDSHIFT: "the file gives no velocity",
+    SpectrumStatus.NO_POSITION: "no usable position",
+}
+"""What each bit of ``spectrum_status`` says; 0 is a good spectrum."""
+
+COLUMNS = {
+    # name: (unit, description)
+    "row": ("", "row in the run's spectra store"),
+    "obsid": ("", "the survey's number of this observed spectrum"),
+    "source_id": ("", "Gaia source; -1: not known"),
+    "ra": ("deg", "right ascension, ICRS"),
+    "dec": ("deg", "declination, ICRS"),
+    "mjd": ("d", "modified Julian date of the observation"),
+    "snr": ("", "median signal-to-noise per pixel"),
+    "snr_g": ("", "signal-to-noise in g as the survey gives it"),
+    "spectrum_status": ("", "bits: what is wrong with the spectrum; 0 is good"),
+    "survey_rv": ("km/s", "barycentric radial velocity by the survey"),
+    "survey_rv_err": ("km/s", "1 sigma of survey_rv"),
+    "rv_shift": ("km/s", "velocity taken out by whole pixels before the fit"),
+    "continuum_median": ("", "median continuum, in the survey's unit of flux"),
+    "label_cov": ("", "covariance of the labels: upper triangle, row by row"),
+    "rv": ("km/s", "barycentric radial velocity, fitted"),
+    "rv_err": ("km/s", "1 sigma of rv"),
+    "rv_residual": ("km/s", "fitted velocity relative to rv_shift"),
+    "chi2": ("", "chi2 of the best fit, the emulator's scatter in the weights"),
+    "n_used": ("", "pixels with weight in the fit"),
+    "n_steps": ("", "optimizer steps"),
+    "at_bound": ("", "bit i: label i ended on the edge of the model's range"),
+    "fit_status": ("", "bits: why labels are missing or doubtful; 0 is good"),
+    "model": ("", "number of the model fitted, in the run's list; -1: none"),
+    "first_model": ("", "number of the model of the first estimate; -1: none"),
+    "first_rv": ("km/s", "first barycentric velocity, by cross-correlation"),
+    "first_rv_err": ("km/s", "1 sigma of first_rv"),
+    "rv_start": ("km/s", "first velocity relative to rv_shift"),
+    "first_chi2": ("", "chi2 at the first estimate"),
+    "rv_quality": ("", "height of the cross-correlation's peak over its noise"),
+    "first_status": ("", "bits of fit_status, as they stood before the fit"),
+    "file": ("", "file the spectrum was read from"),
+    "designation": ("", "the survey's name of the source"),
+    "class_": ("", "the survey's class"),
+    "subclass": ("", "the survey's subclass"),
+    "release": ("", "data release"),
+    "reason": ("", "why there is no spectrum, in words"),
+    "separation_arcsec": ("arcsec", "distance on the sky, at the epoch of observation"),
+    "split": ("", "0 train, 1 validation, 2 test; -1: not matched"),
+}
+LABELS = {
+    "teff": ("K", "effective temperature"),
+    "logg": ("dex", "log10 of surface gravity in cm/s2"),
+    "m_h": ("dex", "overall metallicity [M/H]"),
+    "vmic": ("km/s", "microturbulence"),
+    "vsini": ("km/s", "projected rotation"),
+}
+"""Units and descriptions of labels by name; abundances are described by the form of their name."""
+
+NOTES = {
+    "fit_status": {f"{bit.value} {bit.name}": text for bit, text in FIT_STATUS.items()},
+    "spectrum_status": {f"{bit.value} {bit.name}": text for bit, text in SPECTRUM_STATUS.items()},
+}
+"""Meanings of coded columns, as manifest and FITS header keep them."""
+
+
+def describe(name: str, catalogs: Sequence[str] = ()) -> tuple[str, str]:
+    """Return unit and description of a catalog column.
+
+    Examples
+    --------
+    >>> describe("mg_fe_err")
+    ('dex', '1 sigma of mg_fe')
+    >>> describe("apogee_teff", ["apogee"])
+    ('K', 'effective temperature, by apogee')
+    """
+    for catalog in catalogs:
+        if name.startswith(f"{catalog}_"):
+            unit, text = describe(name.removeprefix(f"{catalog}_"))
+            return unit, f"{text}, by {catalog}"
+    if name in COLUMNS:
+        return COLUMNS[name]
+    if name.endswith("_err"):
+        label = name.removesuffix("_err")
+        return describe(label)[0], f"1 sigma of {label}"
+    if name.startswith("first_"):
+        unit, text = describe(name.removeprefix("first_"))
+        return unit, f"first estimate: {text}"
+    return label_facts(name)
+
+
+def label_facts(name: str) -> tuple[str, str]:
+    """Return unit and description of a label; an unknown one has no unit and describes itself.
+
+    Examples
+    --------
+    >>> label_facts("mg_fe")
+    ('dex', 'abundance ratio [Mg/Fe]')
+    """
+    if name in LABELS:
+        return LABELS[name]
+    element, _, base = name.partition("_")
+    if base in ("fe", "h", "m") and element.isalpha() and len(element) <= len("alpha"):
+        return "dex", f"abundance ratio [{element.capitalize()}/{base.capitalize()}]"
+    return "", name
+
+
+def label_names(names: Iterable[str]) -> list[str]:
+    """Return the labels among the column names of a fit: each has its error beside it.
+
+    Examples
+    --------
+    >>> label_names(["row", "teff", "teff_err", "rv", "rv_err", "survey_rv", "survey_rv_err"])
+    ['teff']
+    """
+    there = list(names)
+    velocities = ("rv", "survey_rv", "first_rv")
+    return [name for name in there if f"{name}_err" in there and name not in velocities]
+
+
+def label_title(name: str) -> str:
+    """Return a label's name as it is printed.
+
+    Examples
+    --------
+    >>> label_title("teff"), label_title("mg_fe"), label_title("age")
+    ('Teff', '[Mg/Fe]', 'age')
+    """
+    plain = {"teff": "Teff", "logg": "log g", "m_h": "[M/H]", "vmic": "vmic", "rv": "RV"}
+    _, bracket, inner = label_facts(name)[1].partition("[")
+    return plain.get(name) or (bracket + inner if bracket else name)

@@ -1,0 +1,179 @@
+"""Spectra + models + first labels -> best labels, covariance, status."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+import xarray as xr
+
+from scalespec.config import FitTable, RunConfig
+from scalespec.errors import ConfigError, StoreError
+from scalespec.kernels.wavelength import pixels_to_velocity, velocity_to_pixels
+from scalespec.models.base import Emulator
+from scalespec.optimize.levenberg import FitOptions, fit_labels
+from scalespec.optimize.result import FitResult
+from scalespec.plan import Block, Stage, plan_blocks
+from scalespec.stages import folders
+from scalespec.stages.emulators import Ready, load_ready
+from scalespec.stages.infer import read_part, write_part
+from scalespec.store import paths
+from scalespec.store.ledger import Ledger
+from scalespec.store.spectra import count_spectra, memory_bytes, read_spectra
+
+
+def best_labels(
+    spectra: xr.Dataset, first: pd.DataFrame, ready: Sequence[Ready], table: FitTable
+) -> pd.DataFrame:
+    """Fit every star that has first labels, with every model; the lowest χ² is kept.
+
+    Parameters
+    ----------
+    spectra : xr.Dataset
+        n preprocessed spectra.
+    first : pd.DataFrame
+        Their first labels, row by row.
+    ready : sequence of Ready
+        The models that gave them.
+    table : FitTable
+
+    Returns
+    -------
+    pd.DataFrame
+        n rows: row, obsid, model, <label>, <label>_err, label_cov (upper triangle, row by row),
+        rv [km/s, barycentric], rv_err, rv_residual, chi2, n_used, n_steps, at_bound, fit_status.
+    """
+    asked = np.flatnonzero(first["first_status"].to_numpy() == 0)
+    names = ready[0].labels
+    fits = [_fit(spectra, first, asked, one, table) for one in ready]
+    chosen = _lowest(fits) if len(asked) else np.zeros(0, np.int64)
+    best = _merged(fits, chosen)
+    n = len(first)
+    full = FitResult.empty(n, len(names))
+    for field in ("labels", "label_cov", "rv", "rv_err", "chi2", "n_used", "n_steps", "at_bound"):
+        getattr(full, field)[asked] = getattr(best, field)
+    status = first["first_status"].to_numpy().astype(np.uint32)
+    status[asked] = best.status
+    model = np.full(n, -1, np.int16)
+    model[asked] = chosen
+    return _table(spectra, first, replace(full, status=status), model, names)
+
+
+def _fit(
+    spectra: xr.Dataset,
+    first: pd.DataFrame,
+    asked: npt.NDArray[np.intp],
+    one: Ready,
+    table: FitTable,
+) -> FitResult:
+    start = first[[f"first_{name}" for name in one.labels]].to_numpy(np.float32)[asked]
+    return fit_labels(
+        doubted(one.model, table.scatter),
+        spectra["flux"].to_numpy()[asked],
+        spectra["ivar"].to_numpy()[asked],
+        start=start,
+        rv_start=first["rv_start"].to_numpy(np.float32)[asked],
+        smoothing=one.smoothing,
+        options=FitOptions(
+            max_steps=table.max_steps,
+            tolerance=table.tolerance,
+            rv_range=table.rv_range_kms,
+            stars_per_batch=table.stars_per_batch,
+        ),
+    )
+
+
+def doubted(model: Emulator, scatter: float) -> Emulator:
+    """Return the model with `scatter` added in quadrature to its own; the model itself stays."""
+    if scatter == 0:
+        return model
+    copy = model.slice_grid(0, model.spec.n_pixel)
+    copy.scatter = torch.sqrt(model.scatter**2 + scatter**2)
+    return copy
+
+
+def _lowest(fits: Sequence[FitResult]) -> npt.NDArray[np.int64]:
+    """Return per star the fit with the lowest χ² per pixel: models may use other pixels."""
+    per_pixel = [np.where(f.fitted, f.chi2 / np.maximum(f.n_used, 1), np.inf) for f in fits]
+    lowest: npt.NDArray[np.int64] = np.argmin(per_pixel, axis=0)
+    return lowest
+
+
+def _merged(fits: Sequence[FitResult], chosen: npt.NDArray[np.int64]) -> FitResult:
+    """Return the chosen fit of each star."""
+    stacked = FitResult.concatenate(list(fits))
+    return stacked.take(chosen * len(chosen) + np.arange(len(chosen)))
+
+
+def _table(
+    spectra: xr.Dataset,
+    first: pd.DataFrame,
+    best: FitResult,
+    model: npt.NDArray[np.int16],
+    names: Sequence[str],
+) -> pd.DataFrame:
+    step = float(spectra.attrs["log10_wavelength_step"])
+    upper = np.triu_indices(len(names))
+    pixels = velocity_to_pixels(spectra["rv_shift"].to_numpy(), step)
+    pixels = pixels + velocity_to_pixels(np.nan_to_num(best.rv), step)
+    rv = np.where(np.isfinite(best.rv), pixels_to_velocity(pixels, step), np.nan)
+    columns = {"row": first["row"], "obsid": first["obsid"], "model": model}
+    for k, name in enumerate(names):
+        columns |= {name: best.labels[:, k], f"{name}_err": best.label_err[:, k]}
+    columns |= {
+        "label_cov": list(best.label_cov[:, upper[0], upper[1]]),
+        "rv": rv.astype(np.float32),
+        "rv_err": best.rv_err,
+        "rv_residual": best.rv,
+        "chi2": best.chi2,
+        "n_used": best.n_used,
+        "n_steps": best.n_steps,
+        "at_bound": best.at_bound,
+        "fit_status": best.status,
+    }
+    return pd.DataFrame(columns)
+
+
+def fit(config: RunConfig) -> Iterator[Stage]:
+    """Yield the stage that fits every block that has first labels."""
+    if config.fit is None or config.infer is None:
+        raise ConfigError("the run file has no [fit] or no [infer] table")
+    store = paths.join(folders.spectra_url(config), "spectra.zarr")
+    first = folders.first_url(config)
+    url = folders.best_url(config)
+    head = read_spectra(store, 0, 0)
+    there = Ledger(first).done()
+    size = config.run.spectra_per_block
+    yield Stage(
+        name="fit",
+        url=url,
+        blocks=[b for b in plan_blocks(count_spectra(store), size) if b.index in there],
+        read=partial(_read, store=store, first=first),
+        compute=partial(_compute, table=config.fit),
+        write=partial(write_part, url=url, status="fit_status"),
+        runs_on="ray",
+        setup=partial(
+            load_ready,
+            folders.model_urls(config),
+            head["wavelength"].to_numpy(),
+            dict(head.attrs),
+        ),
+        memory_bytes=memory_bytes(size, head.sizes["wavelength"]),
+    )
+
+
+def _read(block: Block, store: str, first: str) -> tuple[xr.Dataset, pd.DataFrame]:
+    part = read_part(block, first)
+    if len(part) != block.size:
+        raise StoreError(f"{first}: block {block.index} has {len(part)} rows, not {block.size}")
+    return read_spectra(store, block.start, block.stop), part
+
+
+def _compute(
+    ready: list[Ready], data: tuple[xr.Dataset, pd.DataFrame], table: FitTable
+) -> pd.DataFrame:
+    spectra, first = data
+    return best_labels(spectra, first, ready, table)

@@ -1,0 +1,108 @@
+"""Matches -> the dense store that training reads: spectra and labels side by side.
+
+Labelled stars are few and scattered through a survey's store; learning reads them a hundred times.
+"""
+
+import io
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from scalespec.config import RunConfig
+from scalespec.plan import Block, BlockResult, Stage, plan_blocks
+from scalespec.stages import folders
+from scalespec.store import paths
+from scalespec.store.ledger import Ledger, new_attempt
+from scalespec.store.spectra import (
+    create_spectra,
+    memory_bytes,
+    read_rows,
+    read_spectra,
+    write_spectra,
+)
+
+
+def gather(config: RunConfig, name: str) -> Iterator[Stage]:
+    """Yield the stage that writes the matched spectra and their labels side by side."""
+    matches = read_matches(folders.matches_url(config, name))
+    spectra = folders.spectra_url(config)
+    source = paths.join(spectra, "spectra.zarr")
+    there = Ledger(spectra).done()
+    matches = matches[(matches["row"] // config.run.spectra_per_block).isin(there)]
+    if matches.empty:
+        return
+    url = folders.training_url(config, name)
+    target = paths.join(url, "train.zarr")
+    size = config.run.spectra_per_block
+    template = training_block(read_spectra(source, 0, 0), matches.iloc[:0])
+    create_spectra(target, template, n_spectrum=len(matches), shard_rows=size)
+    yield Stage(
+        name=f"{name} train.zarr",
+        url=url,
+        blocks=plan_blocks(len(matches), size),
+        read=partial(_read_matched, source=source, matches_url=folders.matches_url(config, name)),
+        compute=_gathered,
+        write=partial(_write_training, url=url),
+        runs_on="dask",
+        memory_bytes=2 * memory_bytes(size, template.sizes["wavelength"]),
+    )
+
+
+def read_matches(url: str) -> pd.DataFrame:
+    """Return all matches with one label catalog."""
+    data = paths.read_bytes(paths.join(url, "matches.parquet"))
+    return pd.read_parquet(io.BytesIO(data))
+
+
+def label_columns(matches: pd.DataFrame) -> list[str]:
+    """Return the numeric label columns of a table of matches, without their errors."""
+    own = {"row", "obsid", "separation_arcsec", "rank", "n_candidates", "by_id", "star", "split"}
+    numeric = [c for c in matches if c not in own and matches[c].dtype.kind in "iuf"]
+    return [str(c) for c in numeric if not str(c).endswith("_err")]
+
+
+def training_block(spectra: xr.Dataset, matches: pd.DataFrame) -> xr.Dataset:
+    """Put labels, their errors (NaN: unknown), star and split beside the same rows' spectra."""
+    names = label_columns(matches)
+    labels = matches[names].to_numpy(np.float32)
+    errors = [
+        matches[f"{n}_err"].to_numpy(np.float32)
+        if f"{n}_err" in matches
+        else np.full(len(matches), np.nan, np.float32)
+        for n in names
+    ]
+    beside = {
+        "labels": (("spectrum", "label"), labels),
+        "label_err": (
+            ("spectrum", "label"),
+            np.array(errors, np.float32).reshape(len(names), -1).T,
+        ),
+        "star": ("spectrum", matches["star"].to_numpy(np.int64)),
+        "split": ("spectrum", matches["split"].to_numpy(np.uint8)),
+        "row": ("spectrum", matches["row"].to_numpy(np.int64)),
+    }
+    return spectra.assign(beside).assign_attrs(label_names=names)
+
+
+def _read_matched(block: Block, source: str, matches_url: str) -> tuple[xr.Dataset, pd.DataFrame]:
+    matches = read_matches(matches_url).iloc[block.start : block.stop]
+    return read_rows(source, matches["row"].to_numpy()), matches
+
+
+def _gathered(_: None, read: tuple[xr.Dataset, pd.DataFrame]) -> xr.Dataset:
+    return training_block(*read)
+
+
+def _write_training(block: Block, training: xr.Dataset, url: str) -> BlockResult:
+    ledger = Ledger(url)
+    if standing := ledger.committed(block):
+        return standing
+    hashes = write_spectra(paths.join(url, "train.zarr"), block, training)
+    objects = {f"train.zarr/{key}": value for key, value in hashes.items()}
+    names, n = np.unique(training["split"].to_numpy(), return_counts=True)
+    parts = ("train", "validation", "test")
+    counts = {parts[int(i)]: int(k) for i, k in zip(names, n, strict=True)}
+    return ledger.commit(block, BlockResult(block.size, objects, counts, new_attempt()))

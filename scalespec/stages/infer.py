@@ -1,0 +1,230 @@
+"""Spectra + models -> first labels: velocity by cross-correlation, then the cheapest good start."""
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import xarray as xr
+
+from scalespec.config import InferTable, RunConfig
+from scalespec.errors import ConfigError
+from scalespec.kernels.resample import shift_pixels
+from scalespec.kernels.rv import cross_correlate
+from scalespec.kernels.wavelength import pixels_to_velocity, velocity_to_pixels
+from scalespec.kernels.where import where
+from scalespec.optimize.result import FitStatus
+from scalespec.optimize.start import best_start
+from scalespec.plan import Block, BlockResult, Stage, plan_blocks
+from scalespec.schema import UNREADABLE, status_names
+from scalespec.stages import folders
+from scalespec.stages.emulators import Starter, load_ready, load_starters
+from scalespec.stages.ingest import read_index
+from scalespec.store import paths
+from scalespec.store.ledger import Ledger, new_attempt
+from scalespec.store.spectra import count_spectra, memory_bytes, read_spectra
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One block's spectra, and why a row is not asked for (FitStatus bits, 0: it is)."""
+
+    spectra: xr.Dataset
+    rows: npt.NDArray[np.int64]
+    excluded: npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class _First:
+    """First estimates of n stars by one model."""
+
+    labels: FloatArray
+    rv: FloatArray
+    rv_err: FloatArray
+    quality: FloatArray
+    chi2: FloatArray
+
+
+def first_labels(
+    question: Question, starters: Sequence[Starter], table: InferTable
+) -> pd.DataFrame:
+    """Estimate labels and velocity of every star asked for.
+
+    Parameters
+    ----------
+    question : Question
+        n preprocessed spectra.
+    starters : sequence of Starter
+        Models to try; the one with the lowest χ² is kept per star.
+    table : InferTable
+
+    Returns
+    -------
+    pd.DataFrame
+        n rows: row, obsid, model, first_<label>, first_rv [km/s, barycentric], first_rv_err,
+        rv_start [km/s, against rv_shift], first_chi2, rv_quality, first_status.
+    """
+    spectra = question.spectra
+    asked = np.flatnonzero(question.excluded == 0)
+    flux = spectra["flux"].to_numpy()[asked]
+    ivar = spectra["ivar"].to_numpy()[asked]
+    step = float(spectra.attrs["log10_wavelength_step"])
+    tries = [_first(flux, ivar, one, table, step) for one in starters]
+    best = np.argmin([one.chi2 for one in tries], axis=0) if len(asked) else np.zeros(0, np.int64)
+    n = len(question.rows)
+
+    def spread(name: str) -> FloatArray:
+        """Put the best model's values back among all rows."""
+        values = np.stack([getattr(one, name) for one in tries])
+        full = np.full((n, *values.shape[2:]), np.nan, np.float32)
+        full[asked] = values[best, np.arange(len(asked))]
+        return full
+
+    model = np.full(n, -1, np.int16)
+    model[asked] = best
+    labels, start = spread("labels"), spread("rv")
+    shift = velocity_to_pixels(spectra["rv_shift"].to_numpy(), step)
+    total = pixels_to_velocity(shift + velocity_to_pixels(np.nan_to_num(start), step), step)
+    columns = {"row": question.rows, "obsid": spectra["obsid"].to_numpy(), "model": model}
+    columns |= {f"first_{name}": labels[:, k] for k, name in enumerate(starters[0].ready.labels)}
+    columns |= {
+        "first_rv": np.where(np.isfinite(start), total, np.nan).astype(np.float32),
+        "first_rv_err": spread("rv_err"),
+        "rv_start": start,
+        "first_chi2": spread("chi2"),
+        "rv_quality": spread("quality"),
+        "first_status": question.excluded,
+    }
+    return pd.DataFrame(columns)
+
+
+def _first(
+    flux: FloatArray, ivar: FloatArray, one: Starter, table: InferTable, step: float
+) -> _First:
+    """Estimate with one model: cross-correlate, move to rest, regress, keep the better start."""
+    lag = int(np.ceil(velocity_to_pixels(table.rv_max_kms, step)))
+    found = cross_correlate(flux, ivar, one.template_flux, max_lag=lag, step_log10=step)
+    pixels = np.rint(velocity_to_pixels(found.rv, step)).astype(np.int64)
+    at_rest = shift_pixels(flux, pixels, 0.0), shift_pixels(ivar, pixels, 0.0)
+    candidates = np.stack(
+        [one.template_labels[np.maximum(found.template, 0)], one.ridge.apply(*at_rest)], axis=1
+    )
+    model, smoothing = one.ready.model, one.ready.smoothing
+    labels, chi2 = best_start(model, flux, ivar, candidates, rv=found.rv, smoothing=smoothing)
+    rv_err = np.where(np.isfinite(found.rv_err), found.rv_err, np.nan)  # no line found: unknown
+    return _First(
+        labels, found.rv.astype(np.float32), rv_err.astype(np.float32), found.quality, chi2
+    )
+
+
+def ask(
+    spectra: xr.Dataset,
+    rows: npt.NDArray[np.int64],
+    *,
+    selected: npt.NDArray[np.bool_] | None = None,
+    snr_min: float = 0.0,
+) -> Question:
+    """Say which spectra of a block are to be labelled, and why not the others."""
+    status = spectra["status"].to_numpy()
+    excluded = np.zeros(len(rows), np.uint32)
+    if selected is not None:
+        excluded[~selected] |= np.uint32(FitStatus.NOT_SELECTED)
+    excluded[status & np.uint32(UNREADABLE) != 0] |= np.uint32(FitStatus.BAD_SPECTRUM)
+    weak = (excluded == 0) & (spectra["snr"].to_numpy() < snr_min)
+    excluded[weak] |= np.uint32(FitStatus.LOW_SNR | FitStatus.NOT_SELECTED)
+    return Question(spectra, rows, excluded)
+
+
+def infer(config: RunConfig) -> Iterator[Stage]:
+    """Yield the stage that estimates first labels of every block of spectra."""
+    if config.infer is None:
+        raise ConfigError("the run file has no [infer] table")
+    spectra = folders.spectra_url(config)
+    store = paths.join(spectra, "spectra.zarr")
+    url = folders.first_url(config)
+    head = read_spectra(store, 0, 0)
+    there = Ledger(spectra).done()
+    size = config.run.spectra_per_block
+    blocks = [b for b in plan_blocks(count_spectra(store), size) if b.index in there]
+    matches = {name: folders.matches_url(config, name) for name in config.crossmatch or {}}
+    fits = (folders.model_urls(config), head["wavelength"].to_numpy(), dict(head.attrs))
+    load_ready(*fits)  # a model that does not fit this store is said here, before workers start
+    yield Stage(
+        name="infer",
+        url=url,
+        blocks=blocks,
+        read=partial(
+            read_question,
+            url=store,
+            index_url=folders.raw_url(config),
+            matches=matches if config.infer.where else {},
+            table=config.infer,
+        ),
+        compute=partial(_compute, table=config.infer),
+        write=partial(write_part, url=url, status="first_status"),
+        runs_on="ray",
+        setup=partial(
+            load_starters, *fits, n_template=config.infer.templates, seed=config.run.seed
+        ),
+        memory_bytes=memory_bytes(size, head.sizes["wavelength"]),
+    )
+
+
+def read_question(
+    block: Block, url: str, index_url: str, matches: dict[str, str], table: InferTable
+) -> Question:
+    """Read one block's spectra and say which of them are asked for."""
+    spectra = read_spectra(url, block.start, block.stop)
+    rows = np.arange(block.start, block.stop, dtype=np.int64)
+    if not table.where:
+        return ask(spectra, rows, snr_min=table.snr_min)
+    columns: dict[str, npt.NDArray[Any]] = {
+        str(name): spectra[name].to_numpy() for name in spectra if spectra[name].ndim == 1
+    }
+    index = read_index(index_url, block)
+    columns |= {str(name): index[name].to_numpy() for name in index}
+    for name, match_url in matches.items():
+        columns |= match_columns(name, match_url, block)
+    selected = where(table.where, columns)
+    return ask(spectra, rows, selected=selected, snr_min=table.snr_min)
+
+
+def match_columns(name: str, url: str, block: Block) -> dict[str, npt.NDArray[Any]]:
+    """Return a block's columns of one label catalog, named <catalog>_<column>; unmatched: NaN."""
+    data = paths.read_bytes(paths.join(url, "matches.parquet"))
+    filters = [("row", ">=", block.start), ("row", "<", block.stop)]
+    matched = pd.read_parquet(io.BytesIO(data), filters=filters).set_index("row")
+    matched = matched.reindex(np.arange(block.start, block.stop))
+    return {f"{name}_{column}": matched[column].to_numpy() for column in matched}
+
+
+def write_part(block: Block, part: pd.DataFrame, url: str, status: str) -> BlockResult:
+    """Store one block's table under its attempt's name, then commit it."""
+    ledger = Ledger(url)
+    if standing := ledger.committed(block):
+        return standing
+    attempt = new_attempt()
+    key = f"parts/{block.index:06d}-{attempt}.parquet"
+    data = part.to_parquet(index=False)
+    paths.write_bytes(paths.join(url, key), data)
+    counts = status_names(part[status].to_numpy(), FitStatus)
+    return ledger.commit(block, BlockResult(len(part), {key: paths.sha256(data)}, counts, attempt))
+
+
+def read_part(block: Block, url: str) -> pd.DataFrame:
+    """Return one block's committed table."""
+    result = Ledger(url).committed(block)
+    if result is None:
+        return pd.DataFrame()
+    key = next(key for key in result.objects if key.startswith("parts/"))
+    return pd.read_parquet(io.BytesIO(paths.read_bytes(paths.join(url, key))))
+
+
+def _compute(starters: list[Starter], question: Question, table: InferTable) -> pd.DataFrame:
+    return first_labels(question, starters, table)

@@ -1,0 +1,285 @@
+"""What a run holds: planned, done, failed and left; read back and checked; cleaned."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from scalespec.config import RunConfig
+from scalespec.errors import ScalespecError, StoreError
+from scalespec.schema import check_spectra
+from scalespec.stages import folders
+from scalespec.stages.ingest import list_inputs
+from scalespec.store import paths
+from scalespec.store.ledger import Ledger, current, read_json
+from scalespec.store.model import load_model
+from scalespec.store.spectra import memory_bytes, open_spectra
+from scalespec.surveys import SURVEYS
+
+ENGINES = {
+    "ingest": "dask",
+    "preprocess": "dask",
+    "crossmatch": "dask",
+    "train": "ray",
+    "infer": "ray",
+    "fit": "ray",
+    "publish": "dask",
+    "report": "driver",
+}
+ROW_BYTES = {"ingest": 12, "preprocess": 12}
+"""Bytes per pixel that a stage stores: flux, ivar, mask."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """One folder of a run: the stage it belongs to, and its URL once upstream is known."""
+
+    stage: str
+    url: str | None
+
+
+def run_folders(config: RunConfig) -> list[Folder]:
+    """Return the folders of every stage in the run file, in order; None: upstream is missing."""
+    named: list[tuple[str, Callable[[], str]]] = []
+    for stage in config.stages():
+        named += [(label, call) for label, call in _stage_folders(config, stage)]
+    return [Folder(label, _known(call)) for label, call in named]
+
+
+def _stage_folders(config: RunConfig, stage: str) -> list[tuple[str, Callable[[], str]]]:
+    if stage == "crossmatch":
+        found: list[tuple[str, Callable[[], str]]] = []
+        for name in config.crossmatch or {}:
+            found.append((f"crossmatch {name}", partial(folders.matches_url, config, name)))
+            if config.preprocess is not None:
+                train = partial(folders.training_url, config, name)
+                found.append((f"crossmatch {name} train.zarr", train))
+        return found
+    if stage == "train":
+        library = config.train is not None and bool(config.train.library)
+        first = [("train library", partial(folders.library_url, config))] if library else []
+        return [*first, ("train", partial(folders.model_url, config))]
+    simple = {
+        "ingest": folders.raw_url,
+        "preprocess": folders.spectra_url,
+        "infer": folders.first_url,
+        "fit": folders.best_url,
+        "publish": folders.catalog_url,
+        "report": folders.report_url,
+    }
+    return [(stage, partial(simple[stage], config))]
+
+
+def _known(call: Callable[[], str]) -> str | None:
+    try:
+        return call()
+    except ScalespecError:
+        return None
+
+
+def _current(config: RunConfig, url: str) -> dict[str, Any]:
+    """Return the current.json record beside `url` if it names that very folder, else nothing."""
+    root = config.run.workspace.partition("?")[0].rstrip("/") + "/"
+    stage, _, name = url.partition("?")[0].removeprefix(root).rpartition("/")
+    record = current(config.run.workspace, stage)
+    return record if record and record["digest"] == name else {}
+
+
+def stage_states(config: RunConfig) -> list[dict[str, Any]]:
+    """Return per folder: blocks planned, done, failed and left, rows, and rows by status."""
+    return [_state(config, folder) for folder in run_folders(config)]
+
+
+def _state(config: RunConfig, folder: Folder) -> dict[str, Any]:
+    state: dict[str, Any] = {"stage": folder.stage, "url": folder.url, "counts": {}}
+    if folder.url is None:
+        return state | {"blocks": None, "done": 0, "failed": 0, "left": None, "rows": 0}
+    record = _current(config, folder.url)
+    if folder.stage in ("train", "report"):
+        made = paths.exists(
+            paths.join(folder.url, "model.json" if folder.stage == "train" else "index.html")
+        )
+        return state | {"blocks": 1, "done": int(made), "failed": 0, "left": 1 - made, "rows": 0}
+    ledger = Ledger(folder.url)
+    commits, failures = ledger.commits(), ledger.failures()
+    counts: dict[str, int] = {}
+    for result in commits.values():
+        for name, n in result.counts.items():
+            counts[name] = counts.get(name, 0) + n
+    planned = len(record["blocks"]) if "blocks" in record else None
+    left = None if planned is None else planned - len(commits) - len(failures)
+    rows = sum(result.rows for result in commits.values())
+    numbers = {"blocks": planned, "done": len(commits), "failed": len(failures)}
+    return state | numbers | {"left": left, "rows": rows, "counts": counts}
+
+
+def verify_run(config: RunConfig) -> tuple[list[str], int]:
+    """Read everything committed back and compare it with its record.
+
+    Returns
+    -------
+    problems, n_checked
+        One line per object that is missing, changed or of another shape; objects checked.
+    """
+    problems: list[str] = []
+    checked = 0
+    for folder in run_folders(config):
+        if folder.url is None:
+            problems.append(f"{folder.stage}: not run yet")
+            continue
+        try:
+            found, n = _verify_folder(config, folder.stage, folder.url)
+        except StoreError as error:  # a record that cannot be read; the other folders may be fine
+            found, n = [str(error)], 0
+        problems += [f"{folder.stage}: {line}" for line in found]
+        checked += n
+    return problems, checked
+
+
+def _verify_folder(config: RunConfig, stage: str, url: str) -> tuple[list[str], int]:
+    if stage == "train":
+        return _verified(lambda: load_model(url)), 1
+    if stage == "report":
+        return _verified(lambda: paths.read_bytes(paths.join(url, "index.html"))), 1
+    record = _current(config, url)
+    if "blocks" not in record:
+        return ["not run yet with these settings"], 0
+    problems, checked = [], 0
+    commits = Ledger(url).commits()
+    for index, result in sorted(commits.items()):
+        for key, wanted in result.objects.items():
+            checked += 1
+            problems += _verify_object(paths.join(url, key), wanted, index)
+    for index, start, stop in record["blocks"]:
+        if index not in commits:
+            problems.append(f"block {index} (rows {start}:{stop}) is not committed")
+        elif commits[index].rows != stop - start and stage != "crossmatch":
+            problems += _verify_rows(stage, index, commits[index].rows, stop - start)
+    problems += _verify_store(url)
+    if stage == "publish":
+        problems += _verify_manifest(url)
+        checked += 1
+    return problems, checked
+
+
+def _verify_rows(stage: str, index: int, rows: int, planned: int) -> list[str]:
+    """Every planned spectrum has its row; matches are as many as there are."""
+    if stage.startswith("crossmatch"):
+        return []
+    return [f"block {index} holds {rows} rows, planned were {planned}"]
+
+
+def _verified(call: Callable[[], Any]) -> list[str]:
+    try:
+        call()
+    except ScalespecError as error:
+        return [str(error)]
+    return []
+
+
+def _verify_object(url: str, wanted: str, index: int) -> list[str]:
+    try:
+        found = paths.sha256(paths.read_bytes(url))
+    except StoreError as error:
+        return [f"block {index}: {error}"]
+    if found != wanted:
+        return [f"block {index}: {url} changed since its commit (sha256 {found[:12]}...)"]
+    return []
+
+
+def _verify_store(url: str) -> list[str]:
+    for name in ("spectra.zarr", "train.zarr"):
+        store = paths.join(url, name)
+        if paths.exists(paths.join(store, "zarr.json")):
+            return _verified(partial(_check_store, store))
+    return []
+
+
+def _check_store(store: str) -> None:
+    check_spectra(open_spectra(store))
+
+
+def _verify_manifest(url: str) -> list[str]:
+    try:
+        manifest = read_json(paths.join(url, "manifest.json"))
+    except StoreError as error:
+        return [str(error)]
+    objects: dict[str, str] = manifest["objects"]
+    return [
+        line
+        for key, wanted in objects.items()
+        for line in _verify_object(paths.join(url, key), wanted, -1)
+    ]
+
+
+def plan_run(config: RunConfig) -> list[dict[str, Any]]:
+    """Say what would run, touching nothing: blocks, spectra, bytes and memory per stage."""
+    n = _planned_spectra(config)
+    size = config.run.spectra_per_block
+    n_pixel = len(SURVEYS[config.ingest.survey].wavelength) if config.ingest else 0
+    memory = memory_bytes(min(size, n), n_pixel)
+    return [
+        {
+            "stage": stage,
+            "engine": ENGINES[stage],
+            "blocks": 1 if stage in ("train", "report") else -(-n // size),
+            "spectra": n,
+            "bytes": n * n_pixel * ROW_BYTES.get(stage, 0),
+            "memory_bytes": memory if stage in ROW_BYTES else 0,
+        }
+        for stage in config.stages()
+    ]
+
+
+def _planned_spectra(config: RunConfig) -> int:
+    if config.ingest is None:
+        return 0
+    done = paths.join(folders.plan_url(config), "plan.json")
+    return int(read_json(done)["n"]) if paths.exists(done) else len(list_inputs(config.ingest))
+
+
+def clean_run(config: RunConfig, *, remove: bool) -> list[str]:
+    """Return, and with `remove` delete, what nothing in use names.
+
+    Those are folders of digests that neither this run file nor a ``current.json`` names (a changed
+    setting alone makes no catalog old), and objects in the other folders that no commit names: left
+    by attempts that were killed or came second.
+    """
+    found = _digest_folders(config)
+    named = {folder.url for folder in run_folders(config)}
+    kept = [url for url in found if url in named or _current(config, url)]
+    old = [url for url in found if url not in kept]
+    orphans = [url for folder in kept for url in _orphans(folder)]
+    if remove:
+        for url in old:
+            paths.delete_tree(url)
+        for url in orphans:
+            paths.delete(url)
+    return old + orphans
+
+
+def _digest_folders(config: RunConfig) -> list[str]:
+    """Return every ``<stage>/<digest>`` folder of the workspace, except the lists of inputs."""
+    workspace = config.run.workspace
+    found = set()
+    for key in paths.list_keys(workspace):
+        parts = key.split("/")
+        for depth, part in enumerate(parts[:-1]):
+            if (
+                len(part) == 16
+                and all(c in "0123456789abcdef" for c in part)
+                and parts[0] != "plan"
+            ):
+                found.add(paths.join(workspace, *parts[: depth + 1]))
+                break
+    return sorted(found)
+
+
+def _orphans(url: str) -> list[str]:
+    commits = Ledger(url).commits()
+    named = {key for result in commits.values() for key in result.objects}
+    return [
+        paths.join(url, key)
+        for key in paths.list_keys(url)
+        if key.startswith(("parts/", "index/")) and key not in named
+    ]

@@ -1,0 +1,335 @@
+"""Parquet parts -> one catalog.
+
+A stage's parts are the tables its commits name, one per block; nothing is ever found by a glob, so
+what a killed attempt left behind is not seen. A catalog is ``catalog.parquet``, ``catalog.fits``
+and, written last, ``manifest.json``: without it there is no catalog yet. A column carries its unit
+and description as Arrow field metadata.
+"""
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+
+from scalespec.errors import StoreError
+from scalespec.plan import Block, BlockResult
+from scalespec.store import fits_table, paths, streams
+from scalespec.store.ledger import Ledger, current, new_attempt, read_json, write_json
+
+Parts = Callable[[Sequence[str] | None], Iterator[pa.Table]]
+"""From column names to the tables of all blocks, in order."""
+ROW_GROUP_ROWS = 65_536
+"""A row group is as many whole blocks as reach this: a footer entry per column costs 100 bytes."""
+MANIFEST = "manifest.json"
+PARQUET = "catalog.parquet"
+FITS = "catalog.fits"
+
+
+def write_part(
+    url: str, block: Block, table: pa.Table, *, counts: Mapping[str, int]
+) -> BlockResult:
+    """Store one block's table as a Parquet part, then commit it.
+
+    Returns
+    -------
+    BlockResult
+        The commit that stands: an earlier one if there is one, and then nothing is written.
+    """
+    ledger = Ledger(url)
+    if standing := ledger.committed(block):
+        return standing
+    attempt = new_attempt()
+    key = f"parts/{block.index:06d}-{attempt}.parquet"
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    data = buffer.getvalue()
+    paths.write_bytes(paths.join(url, key), data)
+    result = BlockResult(table.num_rows, {key: paths.sha256(data)}, counts, attempt)
+    return ledger.commit(block, result)
+
+
+def _load(url: str, result: BlockResult, columns: Sequence[str] | None) -> pa.Table:
+    key = next((key for key in result.objects if key.startswith("parts/")), None)
+    if key is None:
+        raise StoreError(f"{url}: a commit names no part, only {sorted(result.objects)}")
+    data = paths.read_bytes(paths.join(url, key))
+    try:
+        return pq.read_table(io.BytesIO(data), columns=None if columns is None else list(columns))
+    except pa.ArrowException as error:
+        raise StoreError(
+            f"{paths.join(url, key)}: not the Parquet it should be ({error})"
+        ) from error
+
+
+def read_part(url: str, block: Block, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return the committed table of one block.
+
+    Raises
+    ------
+    StoreError
+        If the block is not committed, or its part is missing or damaged.
+    """
+    result = Ledger(url).committed(block)
+    if result is None:
+        raise StoreError(f"{url}: block {block.index} is not committed")
+    return _load(url, result, columns)
+
+
+def iterate_parts(url: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Yield the committed tables in block order, one in memory at a time.
+
+    Raises
+    ------
+    StoreError
+        If a part is missing or damaged, or its columns differ from those of the first.
+    """
+    yield from _tables(url, Ledger(url).commits(), columns)
+
+
+def _tables(
+    url: str, commits: Mapping[int, BlockResult], columns: Sequence[str] | None
+) -> Iterator[pa.Table]:
+    schema: pa.Schema | None = None
+    for index, result in sorted(commits.items()):
+        table = _load(url, result, columns)
+        schema = schema or table.schema
+        if not table.schema.equals(schema):
+            raise StoreError(f"{url}: block {index} has other columns than the first block")
+        yield table
+
+
+def read_schema(url: str, columns: Sequence[str] | None = None) -> pa.Schema:
+    """Return the columns of a stage's parts.
+
+    Raises
+    ------
+    StoreError
+        If no block is committed.
+    """
+    for table in iterate_parts(url, columns):
+        return table.schema
+    raise StoreError(f"{url}: no block is committed there")
+
+
+def read_parts(url: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return a stage's rows in block order: the parts its commits name, and no others.
+
+    Parameters
+    ----------
+    url : str
+        A stage's folder, ``<workspace>/<stage>/<digest>``.
+    columns : sequence of str, optional
+        Only these.
+
+    Raises
+    ------
+    StoreError
+        If no block is committed, a part is missing or damaged, or parts differ in their columns.
+    """
+    tables = list(iterate_parts(url, columns))
+    if not tables:
+        raise StoreError(f"{url}: no block is committed there")
+    return pa.concat_tables(tables)
+
+
+def read_row_range(url: str, block: Block) -> pa.Table:
+    """Return the rows of a block from one Parquet file that has a sorted column ``row``.
+
+    Only the row groups that can hold them are read.
+
+    Raises
+    ------
+    StoreError
+        If the file is missing or damaged.
+    """
+    file_format = pads.ParquetFileFormat()
+    wanted = (pads.field("row") >= block.start) & (pads.field("row") < block.stop)
+    with streams.opened(url) as source:
+        try:
+            fragment = file_format.make_fragment(source)
+            return fragment.to_table(filter=wanted)
+        except pa.ArrowException as error:
+            raise StoreError(f"{url}: not a Parquet table of rows ({error})") from error
+
+
+def write_catalog(
+    url: str,
+    *,
+    blocks: Sequence[Block],
+    columns: Sequence[str] | None = None,
+    notes: Mapping[str, Mapping[str, str]] | None = None,
+) -> dict[str, Any]:
+    """Join the committed parts at `url` into one catalog; the same parts give the same bytes.
+
+    Rows are streamed: memory is that of one row group, whatever the number of rows. A catalog that
+    stands already, made of the same blocks, is left alone.
+
+    Parameters
+    ----------
+    url : str
+        Folder with commits and parts; the catalog is written into it.
+    blocks : sequence of Block
+        All that were planned; those not committed are named in the manifest.
+    columns : sequence of str, optional
+        Columns to publish, in this order; all of them if not given.
+    notes : mapping of str to mapping, optional
+        What coded values mean, ``{column: {code: meaning}}``; kept in manifest and FITS header.
+
+    Returns
+    -------
+    dict
+        The manifest: ``rows``, ``missing_blocks``, ``objects`` (name -> sha256), ``columns``.
+
+    Raises
+    ------
+    StoreError
+        If no block is committed, or something cannot be read or written.
+    """
+    commits = Ledger(url).commits()
+    missing = [block.index for block in blocks if block.index not in commits]
+    manifest_url = paths.join(url, MANIFEST)
+    if paths.exists(manifest_url):
+        standing = read_json(manifest_url)
+        if standing["missing_blocks"] == missing:
+            return standing
+        paths.delete(manifest_url)  # blocks came in since: not visible until it is whole again
+    if not commits:
+        raise StoreError(f"{url}: no block is committed there")
+    schema = next(_tables(url, commits, columns)).schema
+    parts = partial(_tables, url, commits)
+    manifest = {
+        "format": "scalespec catalog 1",
+        "key": streams.split(url)[1],
+        "rows": sum(result.rows for result in commits.values()),
+        "missing_blocks": missing,
+        "columns": [_described(field) for field in schema],
+        "notes": {name: dict(meanings) for name, meanings in (notes or {}).items()},
+        "objects": {
+            PARQUET: _write_parquet(paths.join(url, PARQUET), schema, parts),
+            FITS: _write_fits(paths.join(url, FITS), schema, parts, notes or {}),
+        },
+    }
+    write_json(manifest_url, manifest, create=True)
+    return read_json(manifest_url)
+
+
+def _described(field: pa.Field) -> dict[str, str]:
+    facts = {k.decode(): v.decode() for k, v in (field.metadata or {}).items()}
+    return {"name": field.name, "type": str(field.type)} | {
+        key: facts.get(key, "") for key in ("unit", "description")
+    }
+
+
+def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        if sum(t.num_rows for t in held) >= ROW_GROUP_ROWS:
+            yield pa.concat_tables(held).combine_chunks()
+            held = []
+    if held:
+        yield pa.concat_tables(held).combine_chunks()
+
+
+def _write_parquet(url: str, schema: pa.Schema, parts: Parts) -> str:
+    with streams.written(url) as sink:
+        with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+            for group in _row_groups(parts(schema.names)):
+                writer.write_table(group, row_group_size=max(group.num_rows, 1))
+        return sink.sha256
+
+
+def _write_fits(
+    url: str, schema: pa.Schema, parts: Parts, notes: Mapping[str, Mapping[str, str]]
+) -> str:
+    strings = [field.name for field in schema if pa.types.is_string(field.type)]
+    widths = dict.fromkeys(strings, 1)
+    rows = 0
+    for table in parts(strings or schema.names[:1]):
+        rows += table.num_rows
+        for name in strings:
+            widths[name] = max(widths[name], fits_table.string_width(table[name]))
+    with streams.written(url) as sink:
+        sink.write(fits_table.header_bytes(schema, widths, rows=rows, notes=notes))
+        for table in parts(schema.names):
+            sink.write(fits_table.row_bytes(table, widths))
+        sink.write(b"\0" * (-sink.tell() % fits_table.BLOCK_BYTES))
+        return sink.sha256
+
+
+def catalog_folder(url: str) -> str:
+    """Return the folder of the catalog that `url` means: that folder itself, or a workspace.
+
+    Raises
+    ------
+    StoreError
+        If there is no complete catalog.
+    """
+    if not paths.exists(paths.join(url, MANIFEST)):
+        record = current(url, "catalog")
+        if record is None:
+            raise StoreError(f"{url}: no catalog there (no {MANIFEST}); run publish")
+        url = paths.join(url, "catalog", record["digest"])
+    if not paths.exists(paths.join(url, MANIFEST)):
+        raise StoreError(f"{url}: the catalog is not complete yet (no {MANIFEST}); run publish")
+    return url
+
+
+def open_catalog(url: str) -> pads.Dataset:
+    """Open a published catalog lazily: columns and rows are read when they are asked for.
+
+    Parameters
+    ----------
+    url : str
+        A catalog's folder or a run's workspace, local or ``s3://``.
+
+    Returns
+    -------
+    pyarrow.dataset.Dataset
+        One row per planned spectrum. Units and descriptions are in the fields' metadata; missing
+        floats are null, missing integers -1, missing strings empty.
+
+    Raises
+    ------
+    StoreError
+        If there is no complete catalog.
+
+    Examples
+    --------
+    >>> catalog = open_catalog("demo/work")  # doctest: +SKIP
+    >>> wanted = pads.field("fit_status") == 0  # doctest: +SKIP
+    >>> catalog.to_table(columns=["obsid", "teff"], filter=wanted).to_pandas()  # doctest: +SKIP
+    """
+    target = paths.join(catalog_folder(url), PARQUET)
+    if not paths.is_remote(target):
+        return pads.dataset(str(paths.local_path(target)), format="parquet")
+    file_format = pads.ParquetFileFormat()
+    with streams.opened(target) as source:  # stays open: the dataset reads from it when it is asked
+        fragment = file_format.make_fragment(source)
+        return pads.FileSystemDataset([fragment], fragment.physical_schema, file_format)
+
+
+def verify_catalog(url: str) -> list[str]:
+    """Read a catalog back and return what is wrong with it, as sentences; none if it is whole.
+
+    Raises
+    ------
+    StoreError
+        If there is no complete catalog.
+    """
+    folder = catalog_folder(url)
+    manifest = read_json(paths.join(folder, MANIFEST))
+    problems = []
+    for name, wanted in manifest["objects"].items():
+        target = paths.join(folder, name)
+        if not paths.exists(target):
+            problems.append(f"{target}: named by the manifest, but missing")
+        elif (found := streams.sha256(target)) != wanted:
+            problems.append(f"{target}: sha256 {found[:12]}..., the manifest says {wanted[:12]}...")
+    if not problems and (n := open_catalog(folder).count_rows()) != manifest["rows"]:
+        problems.append(f"{folder}: {n} rows, the manifest says {manifest['rows']}")
+    return problems

@@ -1,0 +1,161 @@
+"""Which blocks are done: commit records, failures and the folder of one stage under its digest.
+
+``<workspace>/<stage>/<digest>/`` holds what the stage made; ``commits/000042.json`` in it says that
+block 42 is whole and what it holds, ``failed/000042.json`` why it is not; ``<workspace>/<stage>/
+current.json`` names the digest in use. A commit is written once, create-only, after the data, so a
+kill at any moment leaves a block that is either committed or done again.
+"""
+
+import json
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from scalespec.errors import StoreError
+from scalespec.plan import Block, BlockResult
+from scalespec.store import paths
+
+RECORD = re.compile(r"\d{6,}\.json")
+
+
+def new_attempt() -> str:
+    """Return a name for one try at one block, unlike any other."""
+    return secrets.token_hex(8)
+
+
+def read_json(url: str) -> dict[str, Any]:
+    """Return the JSON object at `url`.
+
+    Raises
+    ------
+    StoreError
+        If it is missing or not a JSON object.
+    """
+    data = paths.read_bytes(url)
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise StoreError(f"{url}: damaged JSON ({error}); delete it and run again") from error
+    if not isinstance(value, dict):
+        raise StoreError(f"{url}: wanted a JSON object, found {type(value).__name__}")
+    return value
+
+
+def write_json(url: str, value: Mapping[str, Any], *, create: bool = False) -> bool:
+    """Write `value` as JSON with sorted keys; see `paths.write_bytes` for `create`."""
+    text = json.dumps(value, indent=1, sort_keys=True)
+    return paths.write_bytes(url, text.encode(), create=create)
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The record of one stage under one digest.
+
+    Attributes
+    ----------
+    url : str
+        The stage's folder, ``<workspace>/<stage>/<digest>``.
+    """
+
+    url: str
+
+    def _commit_url(self, block: Block) -> str:
+        return paths.join(self.url, "commits", f"{block.index:06d}.json")
+
+    def _records(self, kind: str) -> dict[int, str]:
+        """Return the URLs of the records of one kind by block index; other names are not ours."""
+        folder = paths.join(self.url, kind)
+        return {
+            int(key.removesuffix(".json")): paths.join(folder, key)
+            for key in paths.list_keys(folder)
+            if RECORD.fullmatch(key)
+        }
+
+    def committed(self, block: Block) -> BlockResult | None:
+        """Return what was stored for `block`, or None if it is not committed.
+
+        Raises
+        ------
+        StoreError
+            If its record is damaged.
+        """
+        url = self._commit_url(block)
+        return _read_result(url) if paths.exists(url) else None
+
+    def commits(self) -> dict[int, BlockResult]:
+        """Return every committed block's result by block index.
+
+        Raises
+        ------
+        StoreError
+            If a record is damaged.
+        """
+        return {index: _read_result(url) for index, url in self._records("commits").items()}
+
+    def done(self) -> set[int]:
+        """Return the indices of the committed blocks: a listing, no record is read."""
+        return set(self._records("commits"))
+
+    def commit(self, block: Block, result: BlockResult) -> BlockResult:
+        """Make `result` the block's record; if another attempt was first, its record stands.
+
+        Returns
+        -------
+        BlockResult
+            The record that stands. A create that is refused may be our own earlier success whose
+            answer was lost, so the record is read back rather than believed lost.
+        """
+        record = asdict(result) | {"start": block.start, "stop": block.stop}
+        if write_json(self._commit_url(block), record, create=True):
+            return result
+        standing = self.committed(block)
+        if standing is None:
+            raise StoreError(f"{self._commit_url(block)}: exists, yet cannot be read")
+        return standing
+
+    def record_failure(self, block: Block, error: str) -> None:
+        """Keep why `block` failed after all retries."""
+        url = paths.join(self.url, "failed", f"{block.index:06d}.json")
+        write_json(url, {"start": block.start, "stop": block.stop, "error": error})
+
+    def failures(self) -> dict[int, str]:
+        """Return why blocks failed, by block index; a block committed since is not among them."""
+        failed = self._records("failed")
+        done = self.done() if failed else set()
+        return {
+            index: str(read_json(url).get("error", ""))
+            for index, url in failed.items()
+            if index not in done
+        }
+
+
+def _read_result(url: str) -> BlockResult:
+    record = read_json(url)
+    try:
+        objects, counts = dict(record["objects"]), dict(record["counts"])
+        return BlockResult(int(record["rows"]), objects, counts, str(record["attempt"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(
+            f"{url}: no commit record of ours ({error!r}); delete it to do the block again"
+        ) from error
+
+
+def stage_url(workspace: str, stage: str, digest: str) -> str:
+    """Return the folder of a stage under a digest."""
+    return paths.join(workspace, stage, digest)
+
+
+def set_current(workspace: str, folder: str, digest: str, **facts: Any) -> None:
+    """Name the digest in use of a stage's folder, with facts that status and verify need."""
+    url = paths.join(workspace, folder, "current.json")
+    record = {"digest": digest, **facts}
+    if not paths.exists(url) or read_json(url) != record:
+        write_json(url, record)
+
+
+def current(workspace: str, folder: str) -> dict[str, Any] | None:
+    """Return the record of a folder's digest in use, or None if its stage never ran."""
+    url = paths.join(workspace, folder, "current.json")
+    return read_json(url) if paths.exists(url) else None

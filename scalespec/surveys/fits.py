@@ -1,0 +1,374 @@
+"""FITS files as arrays: a strict, fast parser of the plain subset; astropy for the rest.
+
+The strict parser takes what survey spectra are made of and refuses everything else, so that it is
+either right or not used. Byte layout: FITS Standard 4.0 (2018), sections 3, 4 and 7.3.
+"""
+
+import math
+import re
+import warnings
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from isal import isal_zlib
+
+from scalespec.errors import SurveyFileError
+
+Value = str | bool | int | float | None
+Cards = Collection[str] | None
+
+LIMIT_BYTES = 64 * 2**20
+CARD, BLOCK = 80, 2880  # bytes
+_MAGIC = b"\x1f\x8b"
+_MAX_MEMBERS = 1024  # each costs a copy of what follows it
+_PRINTABLE = bytes(range(32, 127))
+_END = b"END".ljust(CARD)
+_IMAGE_DTYPES = {-64: ">f8", -32: ">f4", 8: "u1", 16: ">i2", 32: ">i4"}
+_COLUMN_DTYPES = {"E": ">f4", "D": ">f8", "J": ">i4", "I": ">i2", "K": ">i8", "L": "u1", "A": "S"}
+_TEXT = (b"", b"COMMENT", b"HISTORY")
+_REFUSED = frozenset((b"BSCALE  ", b"BZERO   ", b"BLANK   ", b"CONTINUE", b"HIERARCH", b"THEAP   "))
+_REFUSED_COLUMNS = frozenset((b"TSCA", b"TZER", b"TNUL", b"TDIM"))
+_VALUE = re.compile(
+    rb"=  *(?:'((?:[^']|'')*)'|([TF])|([+-]?\d+)|([+-]?(?:\d+\.?\d*|\.\d+)(?:[ED][+-]?\d+)?))?"
+    rb" *(?:/.*)?",
+    re.DOTALL,
+)
+_STRING, _LOGICAL, _INTEGER = 1, 2, 3  # groups of _VALUE
+_TFORM = re.compile(r"(\d*)([A-Z])\Z")
+
+
+class UnsupportedFITS(ValueError):  # noqa: N818 - no error: it only says who must read the file
+    """The file may be good FITS, but is not of the subset the strict parser knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class HDU:
+    """One header and its data.
+
+    Attributes
+    ----------
+    name : str
+        EXTNAME, or "" where there is none.
+    header : dict
+        Keyword -> value, of the cards asked for; None is a card without a value.
+    data : array, dict or None
+        An image; the columns of a table, each ``(n_row,)`` or ``(n_row, repeat)``; or nothing.
+        Arrays are read-only views of the file's own big-endian bytes.
+    """
+
+    name: str
+    header: dict[str, Value]
+    data: np.ndarray | dict[str, np.ndarray] | None
+
+
+def gunzip(data: bytes, *, limit_bytes: int = LIMIT_BYTES) -> bytes:
+    """Return the FITS bytes in `data`, gzipped or not, whatever the file's name says.
+
+    All members of a multi-member stream are read. Bytes after the last member that are not gzip are
+    ignored, as gzip(1) does: each member's checksum, and the sizes in the FITS headers, vouch for
+    what was read.
+
+    Parameters
+    ----------
+    data : bytes
+        A file's content.
+    limit_bytes : int
+        Most bytes to make of it; no more than that is ever allocated.
+
+    Raises
+    ------
+    SurveyFileError
+        With reason ``truncated``, ``corrupt``, ``not_fits`` (neither gzip nor FITS), or
+        ``bad_layout`` (larger than the limit).
+
+    References
+    ----------
+    RFC 1952, section 2.2: a gzip file is a series of members.
+
+    Examples
+    --------
+    >>> import gzip
+    >>> gunzip(gzip.compress(b"SIMPLE  = ") + gzip.compress(b"T"))
+    b'SIMPLE  = T'
+    """
+    if data.startswith(b"SIMPLE"):
+        return data
+    if not data.startswith(_MAGIC):
+        raise SurveyFileError(f"neither gzip nor FITS: begins with {data[:20]!r}", "not_fits")
+    members: list[bytes] = []
+    size, rest = 0, data
+    while rest.startswith(_MAGIC) and len(members) < _MAX_MEMBERS:
+        stream = isal_zlib.decompressobj(wbits=31)  # 31: a gzip header and checksum are wanted
+        try:
+            members.append(stream.decompress(rest, limit_bytes - size + 1))
+        except isal_zlib.error as error:  # type: ignore[misc]  # its stub says instance, not class
+            raise SurveyFileError(f"broken gzip stream: {error}", "corrupt") from error
+        size += len(members[-1])
+        if size > limit_bytes:
+            raise SurveyFileError(f"gunzips to more than {limit_bytes} bytes", "bad_layout")
+        if not stream.eof:
+            raise SurveyFileError(f"gzip stream ends early, after {len(data)} bytes", "truncated")
+        rest = stream.unused_data
+    return members[0] if len(members) == 1 else b"".join(members)
+
+
+def read_fits(data: bytes, *, cards: Cards = None) -> tuple[list[HDU], bool]:
+    """Read FITS bytes by the strict parser, or by astropy where that one refuses.
+
+    Parameters and errors are those of `parse_fits`, which see.
+
+    Returns
+    -------
+    hdus : list of HDU
+        Every HDU of the file.
+    used_fallback : bool
+        Whether astropy had to read it.
+    """
+    try:
+        return parse_fits(data, cards=cards), False
+    except UnsupportedFITS:
+        return parse_fits_astropy(data, cards=cards), True
+
+
+def parse_fits(data: bytes, *, cards: Cards = None) -> list[HDU]:
+    """Parse FITS bytes of the strict subset.
+
+    It knows images of up to two axes (BITPIX -64, -32, 8, 16, 32) and binary tables of fixed
+    vectors (TFORM letters E, D, I, J, K, L, A), unscaled, with neither heap nor CONTINUE cards.
+
+    Parameters
+    ----------
+    data : bytes
+        A FITS file's content, not gzipped.
+    cards : collection of str, optional
+        Keywords to have in the headers; all of them when not given.
+
+    Raises
+    ------
+    SurveyFileError
+        With reason ``not_fits``, or ``truncated`` when a header says more bytes than came.
+    UnsupportedFITS
+        For anything outside the subset; `parse_fits_astropy` may know it.
+
+    Examples
+    --------
+    >>> from astropy.io import fits
+    >>> file = BytesIO()
+    >>> fits.PrimaryHDU(np.array([1.5, 2.5], np.float32)).writeto(file)
+    >>> hdu, = parse_fits(file.getvalue(), cards=["BITPIX"])
+    >>> hdu.header, hdu.data
+    ({'BITPIX': -32}, array([1.5, 2.5], dtype='>f4'))
+    """
+    if not data.startswith(b"SIMPLE  ="):
+        raise SurveyFileError(f"no FITS file: begins with {data[:20]!r}", "not_fits")
+    hdus: list[HDU] = []
+    start = 0
+    while start < len(data):
+        if hdus and not data.startswith(b"XTENSION=", start):
+            if data.count(0, start) == len(data) - start:
+                break  # zeros to fill a tape block
+            raise UnsupportedFITS(f"{data[start : start + 20]!r} after HDU {len(hdus) - 1}")
+        hdu, start = _parse_hdu(data, start, cards)
+        hdus.append(hdu)
+    return hdus
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """Where the cards of one header lie; values are parsed when asked for."""
+
+    data: bytes
+    offsets: dict[bytes, int]  # padded keyword -> its first card
+
+    def value(self, keyword: str) -> Value:
+        offset = self.offsets.get(keyword.encode().ljust(8))
+        if offset is None:
+            return None
+        found = _VALUE.fullmatch(self.data, offset + 8, offset + CARD)
+        if found is None:
+            raise UnsupportedFITS(f"card {self.data[offset : offset + CARD]!r}")
+        group = found.lastindex
+        if group is None:
+            return None
+        text = found[group]
+        if group == _STRING:
+            return text.decode().replace("''", "'").rstrip()
+        if group == _LOGICAL:
+            return text == b"T"
+        return int(text) if group == _INTEGER else float(text.replace(b"D", b"E"))
+
+    def integer(self, keyword: str, missing: int | None = None) -> int:
+        value = self.value(keyword)
+        if value is None and missing is not None:
+            return missing
+        if type(value) is not int or abs(value) > 2**40:  # a bool is no integer here
+            raise UnsupportedFITS(f"{keyword} = {value!r}, wanted an integer")
+        return value
+
+    def string(self, keyword: str) -> str:
+        value = self.value(keyword)
+        if not isinstance(value, str):
+            raise UnsupportedFITS(f"{keyword} = {value!r}, wanted a string")
+        return value
+
+    def values(self, cards: Cards) -> dict[str, Value]:
+        """Return the values of `cards` as far as the header has them, or of every card."""
+        if cards is None:
+            cards = [
+                keyword.decode().rstrip()
+                for keyword, offset in reversed(self.offsets.items())
+                if self.data.startswith(b"= ", offset + 8) and keyword.strip() not in _TEXT
+            ]
+        return {card: self.value(card) for card in cards if card.encode().ljust(8) in self.offsets}
+
+
+def _find_cards(data: bytes, start: int) -> tuple[_Header, int]:
+    """Return the header that begins at `start`, and where its data begin."""
+    end = data.find(_END, start)
+    while end >= 0 and (end - start) % CARD:
+        end = data.find(_END, end + 1)
+    if end < 0:
+        raise SurveyFileError("the file ends before its header does: no END card", "truncated")
+    if data[start:end].translate(None, _PRINTABLE):
+        raise UnsupportedFITS("a header that is not printable ASCII")
+    # from the last card to the first: of a repeated keyword the first card counts, as in astropy
+    offsets = {data[i : i + 8]: i for i in range(end - CARD, start - 1, -CARD)}
+    if not _REFUSED.isdisjoint(offsets):
+        raise UnsupportedFITS(f"card {min(_REFUSED.intersection(offsets))!r}")
+    return _Header(data, offsets), start + _padded(end + CARD - start)
+
+
+def _padded(n_bytes: int) -> int:
+    return -(-n_bytes // BLOCK) * BLOCK
+
+
+def _parse_hdu(data: bytes, start: int, cards: Cards) -> tuple[HDU, int]:
+    """Return the HDU that begins at `start`, and where the next one does."""
+    header, body = _find_cards(data, start)
+    kind = header.string("XTENSION") if start else "IMAGE"
+    if kind not in ("IMAGE", "BINTABLE") or not (start or header.value("SIMPLE") is True):
+        raise UnsupportedFITS(f"an HDU of kind {kind!r}")
+    bitpix, naxis = header.integer("BITPIX"), header.integer("NAXIS")
+    known = bitpix in _IMAGE_DTYPES and 0 <= naxis <= 2
+    if not known or (kind == "BINTABLE" and (bitpix, naxis) != (8, 2)):
+        raise UnsupportedFITS(f"BITPIX = {bitpix}, NAXIS = {naxis}")
+    shape = tuple(header.integer(f"NAXIS{axis}") for axis in range(naxis, 0, -1))
+    if min(shape, default=1) < 1 or header.integer("PCOUNT", 0) or header.integer("GCOUNT", 1) != 1:
+        raise UnsupportedFITS(f"shape {shape} with a heap, groups or no elements")
+    n_bytes = abs(bitpix) // 8 * math.prod(shape) if shape else 0
+    if body + n_bytes > len(data):
+        raise SurveyFileError(
+            f"HDU at byte {start} wants {body + n_bytes} bytes of file, got {len(data)}",
+            "truncated",
+        )
+    array: np.ndarray | dict[str, np.ndarray] | None = None
+    if kind == "BINTABLE":
+        array = _parse_table(header, body, shape)
+    elif shape:
+        flat = np.frombuffer(data, _IMAGE_DTYPES[bitpix], math.prod(shape), body)
+        array = flat.reshape(shape)
+    name = header.value("EXTNAME") if b"EXTNAME " in header.offsets else ""
+    return HDU(str(name), header.values(cards), array), body + _padded(n_bytes)
+
+
+def _parse_table(header: _Header, body: int, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Return a binary table's columns by name."""
+    if not _REFUSED_COLUMNS.isdisjoint([keyword[:4] for keyword in header.offsets]):
+        raise UnsupportedFITS("a table with scaled, null or shaped columns")
+    fields = range(1, header.integer("TFIELDS") + 1)
+    names = tuple(header.string(f"TTYPE{i}") for i in fields)
+    forms = tuple(header.string(f"TFORM{i}") for i in fields)
+    dtype = _row_dtype(names, forms)
+    if dtype.itemsize != shape[1]:
+        raise UnsupportedFITS(f"a table of shape {shape} whose columns take {dtype.itemsize} bytes")
+    rows = np.frombuffer(header.data, dtype, shape[0], body)
+    return {name: _column(rows[name], form) for name, form in zip(names, forms, strict=True)}
+
+
+@lru_cache(maxsize=256)
+def _row_dtype(names: tuple[str, ...], forms: tuple[str, ...]) -> np.dtype[np.void]:
+    """Return the dtype of one row of a binary table."""
+    fields: list[Any] = []
+    for name, form in zip(names, forms, strict=True):
+        found = _TFORM.match(form)
+        if found is None or found[2] not in _COLUMN_DTYPES or found[1].startswith("0"):
+            raise UnsupportedFITS(f"TFORM {form!r}")
+        repeat, letter = int(found[1] or 1), found[2]
+        if letter == "A":
+            fields.append((name, f"S{repeat}"))
+        else:
+            fields.append((name, _COLUMN_DTYPES[letter], () if repeat == 1 else (repeat,)))
+    try:
+        return np.dtype(fields)
+    except (TypeError, ValueError) as error:  # a vector too long, two columns of one name
+        raise UnsupportedFITS(f"columns {names}: {error}") from error
+
+
+def _column(column: np.ndarray, form: str) -> np.ndarray:
+    if form.endswith("L"):
+        return np.asarray(column == ord("T"))
+    return np.strings.rstrip(column) if form.endswith("A") else column
+
+
+def parse_fits_astropy(data: bytes, *, cards: Cards = None) -> list[HDU]:
+    """Parse FITS bytes by astropy: the reference for `parse_fits`, and the way for the rest.
+
+    Parameters are those of `parse_fits`. HDUs that are neither image nor binary table have no data.
+
+    Raises
+    ------
+    SurveyFileError
+        With reason ``truncated`` or ``corrupt`` when astropy cannot read it.
+    """
+    from astropy.io import fits
+
+    damage = (  # what astropy and NumPy are known to raise; VerifyError is a bare Exception
+        *(ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RuntimeError),
+        *(TypeError, ValueError, fits.VerifyError),
+    )
+    options = {"memmap": False, "disable_image_compression": True}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            with fits.open(BytesIO(data), **options) as hdus:
+                return [_from_astropy(hdu, cards) for hdu in hdus]
+        except damage as error:
+            short = any("truncated" in str(warning.message) for warning in caught)
+            reason = "truncated" if short else "corrupt"
+            raise SurveyFileError(f"astropy cannot read it: {error!r}", reason) from error
+
+
+def _from_astropy(hdu: Any, cards: Cards) -> HDU:
+    """Return astropy's HDU as ours."""
+    header: dict[str, Value] = {}
+    for card in hdu.header.cards:
+        if card.keyword.encode() not in _TEXT and (cards is None or card.keyword in cards):
+            header.setdefault(card.keyword, _card_value(card))
+    name = str(hdu.header.get("EXTNAME", ""))
+    if hasattr(hdu, "columns"):
+        columns = {column: _plain(hdu.data[column]) for column in hdu.columns.names}
+        return HDU(name, header, columns)
+    return HDU(name, header, hdu.data if hdu.is_image else None)
+
+
+def _card_value(card: Any) -> Value:
+    """Return astropy's value of a card; one that it cannot parse has none."""
+    from astropy.io import fits
+
+    try:
+        value = card.value
+    except (fits.VerifyError, ValueError):
+        return None
+    return value if isinstance(value, str | bool | int | float) else None
+
+
+def _plain(column: np.ndarray) -> np.ndarray:
+    """Return a table's column as a plain array, its text as bytes without trailing blanks."""
+    plain = np.asarray(column)
+    return (
+        np.strings.rstrip(np.strings.encode(plain, "ascii")) if plain.dtype.kind == "U" else plain
+    )

@@ -1,0 +1,47 @@
+"""Fixtures every room uses."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real survey data beside the checkout; tests that want it skip without it."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("no ../shared/data beside this checkout")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def write_survey() -> Callable[..., list[Path]]:
+    """A function that writes `n` made-up LAMOST files of the old image layout below a folder."""
+    return _write_survey
+
+
+def _write_survey(folder: Path, n: int, *, seed: int = 0) -> list[Path]:
+    wavelength = 10 ** (3.5682 + 1e-4 * np.arange(3909))
+    made = []
+    for i in range(n):
+        rng = np.random.default_rng([seed, i])
+        flux = 1000 + 200 * np.sin(wavelength / 900) + rng.normal(0, 20, wavelength.size)
+        ivar = np.where(rng.random(wavelength.size) < 0.02, 0, 1 / 400)
+        rows = np.array([flux, ivar, wavelength, 0 * flux, 0 * flux], np.float32)
+        cards = {"OBSID": 1000 + i, "RA": 10.0 + i, "DEC": -1.0 * i, "Z": 1e-4 * rng.normal()}
+        cards |= {"MJD": 56000 + i, "CLASS": "STAR", "COEFF0": 3.5682, "COEFF1": 1e-4}
+        path = folder / f"{i % 3}" / f"spec-56000-TEST_sp01-{i:03d}.fits"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fits.PrimaryHDU(rows, fits.Header(cards)).writeto(path)
+        made.append(path)
+    return made

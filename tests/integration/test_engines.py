@@ -1,0 +1,198 @@
+"""One suite that every engine passes: local, Dask on processes, Ray actors."""
+
+import os
+import signal
+import threading
+import uuid
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from scalespec.config import DaskTable, EngineTable
+from scalespec.engines import open_engine
+from scalespec.engines.local import LocalEngine
+from scalespec.errors import StageError
+from scalespec.plan import BlockReport, BlockResult, Stage, plan_blocks
+from scalespec.store.ledger import Ledger, new_attempt
+
+ENGINES = [
+    "local",
+    pytest.param("dask", marks=pytest.mark.dask),
+    pytest.param("ray", marks=pytest.mark.ray),
+]
+CLUSTERS = ENGINES[1:]
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def engine(request):
+    """Two workers of each kind, started once."""
+    engine = open_engine(request.param, EngineTable())
+    yield engine
+    engine.close()
+
+
+def scripted_stage(folder, n, script=None, **fields):
+    """A stage that follows a script and commits its blocks.
+
+    ``script[block]`` lists what its tries do: an error to raise, "stubborn", "kill" or "ok"; every
+    try leaves a file. The functions are nested so that they travel to workers by value: a worker
+    cannot import a test.
+    """
+    script = script or {}
+    (folder / "calls").mkdir(parents=True, exist_ok=True)
+
+    def setup():
+        (folder / f"setup.{os.getpid()}.{uuid.uuid4().hex}").touch()
+        return os.getpid()
+
+    def read(block):
+        return block.index
+
+    def compute(value, index):
+        tried = len(list((folder / "calls").glob(f"{index}.*")))
+        (folder / "calls" / f"{index}.{uuid.uuid4().hex}").touch()
+        steps = script.get(index, ["ok"])
+        step = steps[min(tried, len(steps) - 1)]
+        if step == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if step == "stubborn":
+            error = RuntimeError("cannot be pickled")
+            error.lock = threading.Lock()
+            raise error
+        if step != "ok":
+            raise step
+        return value
+
+    def write(block, value):
+        ledger = Ledger(str(folder))
+        if standing := ledger.committed(block):
+            return standing
+        return ledger.commit(block, BlockResult(block.size, {}, {"pid": value}, new_attempt()))
+
+    name = f"stage-{uuid.uuid4().hex}"
+    return Stage(
+        name, str(folder), plan_blocks(n, 1), read, compute, write, "dask", setup, **fields
+    )
+
+
+@dataclass
+class Played:
+    """What became of a stage."""
+
+    folder: Path
+    workers: int
+    reports: list[BlockReport]
+    drawn: list[int]  # blocks drawn from the plan when each report came
+
+    def errors(self):
+        return {r.block.index: r.error for r in self.reports if not r.ok}
+
+    def calls(self):
+        return Counter(int(path.name.split(".")[0]) for path in (self.folder / "calls").iterdir())
+
+    def committed(self):
+        return Ledger(str(self.folder)).commits()
+
+
+def play(engine, stage):
+    drawn, reports, when = [], [], []
+    for report in engine.map(stage, (drawn.append(b) or b for b in stage.blocks)):
+        reports.append(report)
+        when.append(len(drawn))
+    return Played(Path(stage.url), engine.workers, reports, when)
+
+
+@pytest.fixture(scope="module")
+def played(engine, tmp_path_factory):
+    """Twenty blocks, some of which fail."""
+    script = {
+        1: [OSError("reset"), OSError("reset"), "ok"],
+        2: [ValueError("flux is negative"), "ok"],
+        4: [OSError("gone"), OSError("gone"), OSError("gone for good"), "ok"],
+        5: ["stubborn", "ok"],
+    }
+    return play(engine, scripted_stage(tmp_path_factory.mktemp("played"), 20, script))
+
+
+def test_every_block_is_reported_once(played):
+    assert sorted(r.block.index for r in played.reports) == list(range(20))
+
+
+def test_what_is_reported_is_what_was_committed(played):
+    assert played.committed() == {r.block.index: r.result for r in played.reports if r.ok}
+    assert len(played.committed()) == 17
+
+
+def test_a_failing_block_is_reported_with_its_error(played):
+    assert played.errors() == {
+        2: "ValueError: flux is negative",
+        4: "OSError: gone for good",
+        5: "RuntimeError: cannot be pickled",  # and so could not travel as an object
+    }
+
+
+def test_the_machines_errors_are_tried_again_and_the_datas_are_not(played):
+    assert played.calls() == Counter(dict.fromkeys(range(20), 1) | {1: 3, 4: 3})
+
+
+def test_setup_runs_once_in_every_process(played):
+    worked = {result.counts["pid"] for result in played.committed().values()}
+    made = Counter(int(path.name.split(".")[1]) for path in played.folder.glob("setup.*"))
+    assert worked <= set(made)
+    assert set(made.values()) == {1}
+    assert len(made) <= played.workers
+
+
+def test_blocks_are_drawn_as_they_are_worked_off(played):
+    in_flight = 2 * max(played.workers, 2)  # two calls a worker; four in this process
+    assert all(drawn <= n + in_flight for n, drawn in enumerate(played.drawn))
+
+
+def test_an_engine_left_in_the_middle_works_on(engine, tmp_path):
+    stage = scripted_stage(tmp_path / "a", 20)
+    reports = engine.map(stage, stage.blocks)
+    next(reports)
+    reports.close()
+    again = play(engine, scripted_stage(tmp_path / "b", 1))  # fewer blocks than workers
+    assert [r.block.index for r in again.reports] == [0]
+    assert not again.errors()
+
+
+def test_no_blocks_no_reports(engine, tmp_path):
+    assert play(engine, scripted_stage(tmp_path, 0)).reports == []
+
+
+@pytest.fixture(scope="module")
+def killed(engine, tmp_path_factory):
+    """Calls of three blocks; one block kills its worker once, another each time it is tried."""
+    if isinstance(engine, LocalEngine):
+        pytest.skip("the local engine's worker is this process")
+    script = {4: ["kill", "ok"], 10: ["kill"]}
+    stage = scripted_stage(tmp_path_factory.mktemp("killed"), 15, script, blocks_per_call=3)
+    return play(engine, stage)
+
+
+def test_workers_are_other_processes(killed):
+    pids = {result.counts["pid"] for result in killed.committed().values()}
+    assert os.getpid() not in pids
+
+
+def test_a_killed_worker_costs_no_block_and_doubles_none(killed):
+    assert sorted(r.block.index for r in killed.reports) == list(range(15))
+    assert killed.committed() == {r.block.index: r.result for r in killed.reports if r.ok}
+    assert killed.calls()[4] >= 2
+
+
+def test_a_block_that_always_kills_its_worker_fails_alone(killed):
+    assert list(killed.errors()) == [10]
+    assert killed.errors()[10].startswith("lost with its worker")
+
+
+@pytest.mark.dask
+@pytest.mark.slow  # the client knocks for half a minute
+def test_no_scheduler_at_the_address_is_said_with_what_to_do():
+    table = EngineTable(dask=DaskTable(address="tcp://127.0.0.1:9"))
+    with pytest.raises(StageError, match=r"tcp://127.0.0.1:9.*start one with: dask scheduler"):
+        open_engine("dask", table)

@@ -1,0 +1,33 @@
+"""Fixtures of the unit tests."""
+
+import importlib.util
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """The module ``tiny_run.py`` beside this file, loaded only where a test wants it."""
+    path = Path(__file__).with_name("tiny_run.py")
+    spec = importlib.util.spec_from_file_location("tiny_run", path)
+    module = sys.modules["tiny_run"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def _one_tiny_run(tiny, tmp_path_factory):
+    return tiny.write_run(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def tiny_run(_one_tiny_run, tmp_path):
+    """A run of 20 spectra in 3 blocks, fitted and not yet published, in its own workspace."""
+    made_later = shutil.ignore_patterns("catalog", "report")
+    shutil.copytree(_one_tiny_run.config.run.workspace, tmp_path / "work", ignore=made_later)
+    table = _one_tiny_run.config.run.model_copy(update={"workspace": str(tmp_path / "work")})
+    return replace(_one_tiny_run, config=_one_tiny_run.config.model_copy(update={"run": table}))

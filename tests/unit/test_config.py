@@ -1,0 +1,139 @@
+"""The run file: what is refused, how a wrong one is explained, and what a digest tells apart."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scalespec.config import STAGES, PreprocessTable, digest, load_config, parse_config
+from scalespec.errors import ConfigError
+
+RUN = '[run]\nname = "a"\nworkspace = "work"\n'
+INGEST = '[ingest]\nfiles = "raw/*.fits.gz"\n'
+FIT = '[preprocess]\n[infer]\nmodels = ["m.npz"]\n[fit]\n'
+APOGEE = '[crossmatch.apogee]\ncatalog = "labels.fits"\n'
+
+
+def test_a_minimal_run_file_has_the_defaults_of_the_house():
+    config = parse_config(RUN + INGEST)
+    assert config.run.spectra_per_block == 4096
+    assert config.engine.dask.workers == config.engine.ray.workers == 2
+    assert config.stages() == ("ingest",)
+
+
+def test_stages_come_in_the_order_of_the_data():
+    text = RUN + "[report]\n[publish]\n" + FIT + APOGEE + INGEST
+    assert parse_config(text).stages() == tuple(s for s in STAGES if s != "train")
+
+
+def test_every_wrong_key_is_named_at_once_with_its_value():
+    text = """
+        [run]
+        name = "a"
+        spectra_per_block = 0
+        [ingest]
+        filez = "raw"
+        [preprocess]
+        wavelength_min_angstrom = -1.0
+        continuum = {width_angstrom = "wide"}
+        [cluster]
+        nodes = 3
+    """
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, "my.toml")
+    first, *lines = str(caught.value).splitlines()
+    assert first == f"my.toml: {len(lines)} wrong"
+    starts = sorted(line.split(":")[0].strip() for line in lines)
+    assert starts == [
+        "cluster",
+        "ingest.filez = 'raw'",
+        "preprocess.continuum.width_angstrom = 'wide'",
+        "preprocess.wavelength_min_angstrom = -1.0",
+        "run.spectra_per_block = 0",
+        "run.workspace",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (RUN + "[ingest]\n", "give either files or catalog"),
+        (RUN + '[ingest]\nfiles = "a"\ncatalog = "b"\n', "give either files or catalog"),
+        (RUN + '[ingest]\nfiles = "a"\nwhere = "snrg > 10"\n', "give catalog, too"),
+        (RUN + INGEST + "[preprocess]\nwavelength_min_angstrom = 9000\n", "must be below"),
+        (RUN + '[train]\nlabels = ["teff"]\n', "give either library or catalog"),
+        (RUN + '[train]\nlabels = ["teff", "teff"]\nlibrary = "l"\n', "different names"),
+        (RUN + "[preprocess]\n", r"\[preprocess\] wants a \[ingest\] table"),
+        (RUN + INGEST + FIT.replace("[infer]", "[infre]"), "infre"),
+        (RUN + INGEST + "[preprocess]\n[infer]\n", "wants models"),
+        (RUN + INGEST + FIT + "[report]\n", r"wants a \[publish\] table"),
+        (RUN + '[train]\nlabels = ["t"]\ncatalog = "apogee"\n', r"\[crossmatch.apogee\]"),
+        (RUN + INGEST + APOGEE + '[train]\nlabels = ["t"]\ncatalog = "apogee"\n', "matched stars"),
+        (
+            RUN + INGEST + FIT + '[publish]\n[report]\nreferences = ["gaia"]\n',
+            r"no \[crossmatch.gaia\]",
+        ),
+        ("[run", "not TOML"),
+    ],
+)
+def test_tables_that_do_not_fit_together_are_refused(text, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_config(text)
+
+
+def test_paths_are_relative_to_the_run_file_and_urls_are_left_alone(tmp_path):
+    text = (
+        RUN
+        + '[ingest]\nfiles = ["raw/*.gz", "@list.txt", "/abs/x", "s3://b/p", "@s3://b/l"]\n'
+        + '[crossmatch.train]\ncatalog = "labels.csv"\n'  # any name will do, also a verb's
+        + '[preprocess]\n[train]\nlabels = ["teff"]\ncatalog = "train"\n'
+        + '[infer]\nmodels = ["m.npz"]\nwhere = "teff > 1"\n'
+    )
+    (tmp_path / "run.toml").write_text(text)
+    config = load_config(tmp_path / "run.toml")
+    here = str(tmp_path)
+    assert config.run.workspace == f"{here}/work"
+    assert config.ingest.files == (
+        f"{here}/raw/*.gz",
+        f"@{here}/list.txt",
+        "/abs/x",
+        "s3://b/p",
+        "@s3://b/l",
+    )
+    assert config.crossmatch["train"].catalog == f"{here}/labels.csv"
+    assert config.train.catalog == "train"  # the name of a table, not a path
+    assert config.infer.models == (f"{here}/m.npz",)
+    assert config.infer.where == "teff > 1"
+
+
+def test_a_file_that_is_no_text_is_refused_by_name(tmp_path):
+    (tmp_path / "run.toml").write_bytes(b"\xff\xfe\x00")
+    for name in ("run.toml", "missing.toml"):
+        with pytest.raises(ConfigError, match=f"{name}: cannot be read"):
+            load_config(tmp_path / name)
+
+
+def test_a_config_cannot_be_changed():
+    config = parse_config(RUN)
+    with pytest.raises(ValueError, match="frozen"):
+        config.run.seed = 2
+
+
+@given(
+    st.dictionaries(st.text(), st.integers() | st.floats(allow_nan=False) | st.text(), max_size=5)
+)
+def test_a_digest_does_not_depend_on_the_order_of_keys(table):
+    backwards = dict(reversed(table.items()))
+    assert digest(table) == digest(backwards)
+    assert len(digest(table)) == 16
+
+
+def test_a_digest_tells_any_setting_apart():
+    tables = [
+        PreprocessTable(),
+        PreprocessTable(spike_sigma=7.0),
+        PreprocessTable(continuum={"width_angstrom": 60.0}),
+        PreprocessTable(windows=("TELLURIC",)),
+    ]
+    assert len({digest(table) for table in tables}) == len(tables)
+    assert digest(PreprocessTable()) == digest(PreprocessTable(spike_sigma=6.0))
+    assert digest("a", "b") != digest("ab") != digest(["a", "b"])

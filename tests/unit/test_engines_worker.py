@@ -1,0 +1,197 @@
+"""What a worker does with its blocks: read ahead, write behind, try again, report."""
+
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from scalespec.config import EngineTable
+from scalespec.engines import open_engine, worker
+from scalespec.engines.local import LocalEngine
+from scalespec.engines.worker import run_blocks
+from scalespec.errors import StoreError
+from scalespec.plan import BlockResult, Stage, Training, plan_blocks
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch):
+    """No pauses between tries, no values of an earlier test."""
+    monkeypatch.setattr(worker, "PAUSE_S", 0.0)
+    monkeypatch.setattr(worker, "_values", {})
+
+
+def stage_of(n=3, *, read=None, compute=None, write=None, setup=None, name="test", **fields):
+    return Stage(
+        name=name,
+        url="nowhere",
+        blocks=plan_blocks(n, 1),
+        read=read or (lambda block: block.index),
+        compute=compute or (lambda value, data: (value, data)),
+        write=write or (lambda block, made: BlockResult(1, {}, {}, f"{made}")),
+        runs_on="dask",
+        setup=setup,
+        **fields,
+    )
+
+
+class Scripted:
+    """A call that does what its script says: raises errors, gives its argument at 'ok'."""
+
+    def __init__(self, **script):
+        self.script = {int(k[1:]): list(v) for k, v in script.items()}
+        self.calls = []
+
+    def __call__(self, block):
+        self.calls.append(block.index)
+        step = self.script.get(block.index, ["ok"]).pop(0)
+        if step != "ok":
+            raise step
+        return block.index
+
+
+def test_every_block_is_reported_in_order_with_what_was_stored():
+    stage = stage_of(4, setup=lambda: "model")
+    reports = list(run_blocks(stage, stage.blocks))
+    assert [r.block for r in reports] == list(stage.blocks)
+    assert [r.result.attempt for r in reports] == [f"('model', {i})" for i in range(4)]
+    assert all(r.ok and r.error == "" and r.seconds >= 0 for r in reports)
+
+
+def test_no_blocks_no_reports():
+    assert list(run_blocks(stage_of(), [])) == []
+
+
+def test_an_oserror_is_tried_again_and_calls_are_counted():
+    read = Scripted(b0=[OSError("a"), OSError("b"), "ok"], b1=["ok"], b2=[OSError("c"), "ok"])
+    reports = list(run_blocks(stage_of(read=read), plan_blocks(3, 1)))
+    assert [r.ok for r in reports] == [True, True, True]
+    assert [read.calls.count(i) for i in range(3)] == [3, 1, 2]
+
+
+def test_a_third_oserror_ends_the_block_and_not_the_rest():
+    read = Scripted(b1=[OSError("a"), OSError("b"), StoreError("full disk"), "ok"])
+    reports = list(run_blocks(stage_of(read=read), plan_blocks(3, 1)))
+    assert [r.ok for r in reports] == [True, False, True]
+    assert reports[1].error == "StoreError: full disk"
+    assert read.calls.count(1) == 3
+
+
+def test_the_datas_error_is_not_tried_again():
+    read = Scripted(b1=[ValueError("negative wavelength"), "ok"])
+    reports = list(run_blocks(stage_of(read=read), plan_blocks(3, 1)))
+    assert [r.error for r in reports] == ["", "ValueError: negative wavelength", ""]
+    assert read.calls.count(1) == 1
+
+
+@pytest.mark.parametrize("part", ["read", "compute", "write"])
+def test_an_error_anywhere_is_a_report(part):
+    def fail(*args):
+        raise ZeroDivisionError("by 0")
+
+    stage = stage_of(2, **{part: fail})
+    reports = list(run_blocks(stage, stage.blocks))
+    assert [r.error for r in reports] == ["ZeroDivisionError: by 0"] * 2
+
+
+def test_compute_and_write_are_tried_again_too():
+    tried = {"compute": 0, "write": 0}
+
+    def flaky(part, result):
+        tried[part] += 1
+        if tried[part] == 1:
+            raise OSError("network")
+        return result
+
+    stage = stage_of(
+        1,
+        compute=lambda value, data: flaky("compute", data),
+        write=lambda block, made: flaky("write", BlockResult(1, {})),
+    )
+    (report,) = run_blocks(stage, stage.blocks)
+    assert report.ok
+    assert tried == {"compute": 2, "write": 2}
+
+
+def test_setup_is_called_once_per_stage_and_its_failure_fails_the_blocks():
+    made = []
+    stage = stage_of(3, setup=lambda: made.append("model") or "model")
+    for _ in range(2):
+        list(run_blocks(stage, stage.blocks))
+    assert made == ["model"]
+
+    def broken():
+        raise ValueError("no such model")
+
+    reports = list(run_blocks(stage_of(2, setup=broken, name="other"), plan_blocks(2, 1)))
+    assert [r.error for r in reports] == ["ValueError: no such model"] * 2
+
+
+def test_the_next_block_is_read_and_the_last_written_while_one_is_computed():
+    reading, writing = threading.Event(), threading.Event()
+    seen = []
+
+    def read(block):
+        if block.index == 2:
+            reading.set()
+        return block.index
+
+    def compute(value, data):
+        if data == 1:  # block 2 is being read, and block 0 written, by other threads
+            seen.append((reading.wait(5), writing.wait(5)))
+        return data
+
+    def write(block, made):
+        if block.index == 0:
+            writing.set()
+        return BlockResult(1, {})
+
+    stage = stage_of(3, read=read, compute=compute, write=write)
+    assert all(r.ok for r in run_blocks(stage, stage.blocks))
+    assert seen == [(True, True)]
+
+
+def test_only_one_block_is_read_ahead():
+    read, computed = [], []
+
+    def compute(value, data):
+        time.sleep(0.02)
+        computed.append((data, len(read)))
+        return data
+
+    stage = stage_of(5, read=lambda b: read.append(b.index) or b.index, compute=compute)
+    list(run_blocks(stage, stage.blocks))
+    assert all(n_read <= data + 2 for data, n_read in computed)
+
+
+def test_the_local_engine_draws_blocks_as_it_goes():
+    drawn = []
+    blocks = plan_blocks(12, 1)
+    reports = LocalEngine().map(stage_of(12), (drawn.append(b) or b for b in blocks))
+    next(reports)
+    assert len(drawn) == 4  # one call's worth: what a stop finds in flight
+    assert [r.block for r in reports] == blocks[1:]
+
+
+def test_the_local_engine_trains_here_alone():
+    told = {}
+
+    def loop(context):
+        told.update(rank=context.rank, size=context.world_size, device=context.device)
+        context.report({"loss": 1.0})
+        told["model"] = context.wrap("model")
+
+    engine = open_engine("local", EngineTable())
+    engine.train(Training("train", "nowhere", loop))
+    engine.close()
+    assert told == {"rank": 0, "size": 1, "device": "cpu", "model": "model"}
+
+
+def test_opening_the_local_engine_imports_no_cluster():
+    code = (
+        "import sys; from scalespec.engines import open_engine; "
+        "from scalespec.config import EngineTable; open_engine('local', EngineTable()); "
+        "sys.exit(int('ray' in sys.modules or 'distributed' in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
