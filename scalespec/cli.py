@@ -14,7 +14,6 @@ import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
-from pathlib import Path
 from typing import Any
 
 import click
@@ -42,6 +41,11 @@ out = Console()
 err = Console(stderr=True)
 
 
+def _say(text: object, *, to: Console = out, style: str | None = None) -> None:
+    """Print text as it is: nothing in it is markup, and no path in it is broken by a line's end."""
+    to.print(str(text), style=style, markup=False, highlight=False, soft_wrap=True)
+
+
 class Order(click.Group):
     """Lists verbs in the order of the data, not of the alphabet."""
 
@@ -58,10 +62,10 @@ def _explained(command: Callable[..., Any]) -> Callable[..., Any]:
         try:
             code = command(*args, **kwargs)
         except ConfigError as error:
-            err.print(str(error), style="red", markup=False, highlight=False)
+            _say(error, to=err, style="red")
             sys.exit(WRONG)
         except (ScalespecError, ValueError) as error:
-            err.print(f"{type(error).__name__}: {error}", style="red", markup=False)
+            _say(f"{type(error).__name__}: {error}", to=err, style="red")
             sys.exit(FAILED)
         sys.exit(code or OK)
 
@@ -91,7 +95,7 @@ def main(verbose: int) -> None:
 @click.argument("folder", type=click.Path(file_okay=False))
 @click.option("--n-spectra", type=click.IntRange(1), default=2048, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
-@click.option("--n-library", type=click.IntRange(0), default=6144, show_default=True)
+@click.option("--n-library", type=click.IntRange(0), default=4096, show_default=True)
 @click.option("--emulator", type=click.Path(exists=True), help="True spectra from this .npz.")
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True)
 @_explained
@@ -101,7 +105,7 @@ def mock(folder: str, **options: Any) -> None:
 
     with _drawn() as listener:
         made = write_mock(folder, listener=listener, **options)
-    out.print(made, markup=False, highlight=False)
+    _say(made)
 
 
 @main.command()
@@ -170,8 +174,8 @@ def verify(run_file: str, as_json: bool) -> int:
         out.print_json(json.dumps({"checked": checked, "problems": problems}))
     else:
         for problem in problems:
-            out.print(problem, style="red", markup=False)
-        out.print(f"{checked} objects checked, {len(problems)} problems")
+            _say(problem, style="red")
+        _say(f"{checked} objects checked, {len(problems)} problems")
     return FAILED if problems else OK
 
 
@@ -185,8 +189,8 @@ def clean(run_file: str, yes: bool) -> None:
 
     removed = clean_run(load_config(run_file), remove=yes)
     for url in removed:
-        out.print(url, markup=False, highlight=False)
-    out.print(f"{len(removed)} {'removed' if yes else 'to remove: say --yes'}")
+        _say(url)
+    _say(f"{len(removed)} {'removed' if yes else 'to remove: say --yes'}")
 
 
 @main.command()
@@ -199,11 +203,11 @@ def inspect(url: str, obsid: int | None, output: str | None) -> None:
     from scalespec.stages.inspect import draw_star, inspect_url
 
     if obsid is None:
-        out.print(inspect_url(url), markup=False, highlight=False)
+        _say(inspect_url(url))
         return
     target = output or f"{obsid}.png"
-    out.print(draw_star(load_config(url), obsid, target), markup=False, highlight=False)
-    out.print(target, markup=False, highlight=False)
+    _say(draw_star(load_config(url), obsid, target))
+    _say(target)
 
 
 @main.command()
@@ -219,8 +223,8 @@ def label(files: tuple[str, ...], models: tuple[str, ...], output: str, survey: 
     table = label_files(files, models=models, survey=survey)
     table.to_parquet(output, index=False)
     shown = table[[c for c in table.columns if c in _SHOWN]].head(20)
-    out.print(shown.to_string(index=False), markup=False, highlight=False)
-    out.print(f"{len(table)} rows: {output}", markup=False, highlight=False)
+    _say(shown.to_string(index=False))
+    _say(f"{len(table)} rows: {output}")
 
 
 _SHOWN = ("file", "teff", "teff_err", "logg", "logg_err", "fe_h", "m_h", "rv", "chi2", "fit_status")
@@ -245,17 +249,14 @@ def _run(path: str, verbs: tuple[str, ...], engine: Any, retry: bool, limit: int
         )
     for stage, blocks in summary.failed.items():
         for index, why in sorted(blocks.items()):
-            err.print(f"{stage}: block {index} failed: {why}", style="red", markup=False)
+            _say(f"{stage}: block {index} failed: {why}", to=err, style="red")
     if summary.failed:
-        err.print("the rest is stored; run again with --retry-failed to take these again")
+        _say("the rest is stored; run again with --retry-failed to take these again", to=err)
     if summary.stopped:
-        err.print(
-            f"stopped, {summary.left} blocks of this stage left; the same command goes on from here"
-        )
-    where = Path(config.run.workspace)
-    out.print(
-        f"{summary.resumed} blocks were done, {summary.done} done now: {where}", highlight=False
-    )
+        left = f"stopped, {summary.left} blocks of this stage left"
+        _say(f"{left}; the same command goes on from here", to=err)
+    done = f"{summary.resumed} blocks were done, {summary.done} done now"
+    _say(f"{done}: {config.run.workspace}")
     return summary.exit_code
 
 
@@ -271,7 +272,7 @@ class _Stopping:
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True
-        err.print("finishing the blocks in flight; once more to leave at once")
+        _say("finishing the blocks in flight; once more to leave at once", to=err)
 
     def __call__(self) -> bool:
         return self._asked

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import tomllib
 from collections.abc import Set
 from pathlib import Path
@@ -86,6 +87,8 @@ class PreprocessTable(Table):
         "TELLURIC",
     )
     """Windows of the observer's frame that are masked: `kernels.mask.LAMOST` lists them."""
+    resolving_power: float | None = Field(default=None, gt=0)
+    """R of the data, where you know better than their reader; models are brought to it."""
     spike_sigma: float = Field(default=6.0, gt=0)
     """Pixels this many sigma above the continuum, and more than `spike_height`, are masked."""
     spike_height: float = Field(default=0.3, gt=0)
@@ -345,7 +348,7 @@ def _absolute(value: Any, base: Path) -> Any:
     if not isinstance(value, str) or not value or "://" in value:
         return value
     mark = "@" if value.startswith("@") else ""
-    return mark + str(base / value.removeprefix("@"))
+    return mark + os.path.normpath(base / value.removeprefix("@"))
 
 
 def load_config(path: str | Path) -> RunConfig:

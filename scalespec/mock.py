@@ -5,6 +5,7 @@ from typing import Any
 
 from scalespec.config import DaskTable, EngineTable
 from scalespec.engines import open_engine
+from scalespec.errors import StageError
 from scalespec.plan import BlockReport, Stage
 from scalespec.run import Listener, Progress
 from scalespec.stages.library import library_stage
@@ -50,6 +51,11 @@ def write_mock(
     -------
     str
         What was written, in words.
+
+    Raises
+    ------
+    StageError
+        If a block could not be written; a library goes on from the blocks it has.
     """
     model = load_model(emulator) if emulator else None
     labels = model.spec.labels if model else LABELS
@@ -88,9 +94,9 @@ def _fill(stage: Stage, engine: Any, listener: Listener) -> None:
     left = [block for block in stage.blocks if block.index not in done]
     listener(Progress(stage.name, len(stage.blocks), len(done)))
     for report in engine.map(stage, left):
-        if not report.ok:
-            Ledger(stage.url).record_failure(report.block, report.error)
         _told(stage.name, listener)(report)
+        if not report.ok:
+            raise StageError(f"library block {report.block.index}: {report.error}")
 
 
 def _told(name: str, listener: Listener) -> Callable[[BlockReport], None]:

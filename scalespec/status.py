@@ -12,7 +12,6 @@ from scalespec.stages import folders
 from scalespec.stages.ingest import list_inputs
 from scalespec.store import paths
 from scalespec.store.ledger import Ledger, current, read_json
-from scalespec.store.model import load_model
 from scalespec.store.spectra import memory_bytes, open_spectra
 from scalespec.surveys import SURVEYS
 
@@ -138,6 +137,8 @@ def verify_run(config: RunConfig) -> tuple[list[str], int]:
 
 def _verify_folder(config: RunConfig, stage: str, url: str) -> tuple[list[str], int]:
     if stage == "train":
+        from scalespec.store.model import load_model  # with torch: seconds
+
         return _verified(lambda: load_model(url)), 1
     if stage == "report":
         return _verified(lambda: paths.read_bytes(paths.join(url, "index.html"))), 1

@@ -1,6 +1,9 @@
 """Fixtures every room uses."""
 
+import fcntl
+import importlib.util
 import os
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -8,6 +11,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +32,21 @@ def shared() -> Path:
 def write_survey() -> Callable[..., list[Path]]:
     """A function that writes `n` made-up LAMOST files of the old image layout below a folder."""
     return _write_survey
+
+
+@pytest.fixture(scope="session")
+def line(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What tests of whole runs share, from ``line.py`` beside this file; made once for all."""
+    path = Path(__file__).with_name("line.py")
+    spec = importlib.util.spec_from_file_location("line", path)
+    module = sys.modules["line"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with (base / "line.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = module.found if (base / "line").exists() else module.build
+        return made(base / "line")
 
 
 def _write_survey(folder: Path, n: int, *, seed: int = 0) -> list[Path]:

@@ -1,9 +1,12 @@
 """Stateless blocks on a Dask cluster: a local one of real processes, or one by address."""
 
 import logging
+import signal
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
+from multiprocessing import resource_tracker
 from typing import Any
 
 import dask
@@ -16,6 +19,8 @@ from scalespec.plan import Block, BlockReport, Stage
 
 CALLS_PER_WORKER = 2
 """Calls in flight per worker: one at work, one waiting. A scheduler never sees the whole run."""
+IGNORE_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+"""Ctrl-C reaches every process of a terminal: the run stops itself, its workers finish first."""
 
 
 def _call(stage: Stage, blocks: Call) -> list[BlockReport]:
@@ -30,13 +35,16 @@ class DaskEngine:
         self._cluster: LocalCluster | None = None
         if not table.address:
             environ = {**dask.config.get("distributed.nanny.pre-spawn-environ"), **THREAD_LIMITS}
-            with dask.config.set({"distributed.nanny.pre-spawn-environ": environ}):
+            with dask.config.set({"distributed.nanny.pre-spawn-environ": environ}), _deaf():
                 self._cluster = LocalCluster(
                     n_workers=table.workers,
                     threads_per_worker=1,
                     processes=True,
                     dashboard_address=None,
+                    # Its HTTP server comes without a dashboard, too, by default on port 8787.
+                    scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
                     silence_logs=logging.ERROR,
+                    preload=[IGNORE_INTERRUPTS],
                 )
         self._client = _connect(self._cluster, table)
 
@@ -77,6 +85,20 @@ class DaskEngine:
         self._client.close()
         if self._cluster is not None:
             self._cluster.close()
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Keep Ctrl-C, which a terminal sends to all, from processes and threads started meanwhile.
+
+    A Dask worker that hears it leaves for good, and its blocks wait forever for another.
+    """
+    resource_tracker.ensure_running()  # started later, it would unblock the signal again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _connect(cluster: LocalCluster | None, table: DaskTable) -> Client:

@@ -75,6 +75,7 @@ class RayEngine:
         if table.address:
             options["address"] = table.address
         else:
+            options["address"] = "local"  # never another Ray of this machine, or RAY_ADDRESS
             options["num_cpus"] = table.workers
             options["include_dashboard"] = False
             options["object_store_memory"] = OBJECT_STORE_BYTES

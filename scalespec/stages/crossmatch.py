@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from scalespec.config import CrossmatchTable, RunConfig
-from scalespec.errors import ConfigError
+from scalespec.errors import ConfigError, StageError
 from scalespec.kernels.match import (
     Motion,
     Pairs,
@@ -30,7 +30,7 @@ from scalespec.kernels.sky import cells_with_margin, healpix_nested
 from scalespec.kernels.where import columns_in, where
 from scalespec.plan import Block, BlockResult, Stage, plan_blocks
 from scalespec.stages import folders
-from scalespec.stages.gather import gather
+from scalespec.stages.gather import OWN_COLUMNS, gather
 from scalespec.stages.ingest import read_index
 from scalespec.store import paths
 from scalespec.store.ledger import Ledger, new_attempt
@@ -44,6 +44,8 @@ OBSERVED = (2000.0, 2040.0)
 FRACTIONS = (0.8, 0.1, 0.1)
 """Stars for training, validation and test."""
 POSITION = ("ra", "dec", "pmra", "pmdec")
+RESERVED = OWN_COLUMNS | {"right", "id", *POSITION}
+"""Names that no label may have."""
 
 
 @dataclass(frozen=True)
@@ -77,19 +79,23 @@ def read_catalog(table: CrossmatchTable) -> pd.DataFrame:
     ------
     StoreError
         If the catalog cannot be read or lacks a column.
+    ConfigError
+        If a column holds several numbers a row.
     """
     position = {ours: getattr(table, ours) for ours in POSITION if getattr(table, ours)}
     key = next(iter(table.key.values()), "")
     wanted = {*position.values(), *table.columns.values(), *columns_in(table.where or "0")}
     wanted |= {name for name in (key, table.star_id) if name}
     source = read_table(table.catalog, sorted(wanted))
+    if wide := [name for name, values in source.items() if values.ndim > 1]:
+        raise ConfigError(f"{table.catalog}: {wide} hold several numbers a row: choose others")
     n = len(next(iter(source.values())))
     keep = where(table.where, source) if table.where else np.ones(n, bool)
     made: dict[str, Any] = {"right": np.arange(n)}
-    made |= {ours: source[theirs].astype(np.float64) for ours, theirs in position.items()}
-    made |= {ours: np.zeros(n) for ours in POSITION if ours not in made}
-    made |= {ours: _known(source[theirs], table.missing) for ours, theirs in table.columns.items()}
-    made["star"] = star_hash(source[table.star_id] if table.star_id else np.arange(n))
+    made |= {ours: np.zeros(n) for ours in POSITION if ours not in position}
+    taken = position | table.columns
+    made |= {ours: _known(source[theirs], table.missing) for ours, theirs in taken.items()}
+    made["star"] = star_hash(_star_ids(source[table.star_id]) if table.star_id else np.arange(n))
     if key:
         made["id"] = source[key]
     return pd.DataFrame(made)[keep].reset_index(drop=True)
@@ -103,6 +109,13 @@ def _known(values: npt.NDArray[Any], missing: tuple[float, ...]) -> npt.NDArray[
     # A catalog's float32 -9999.99 is not the float64 one: compare as loosely as float32 does.
     unknown = np.isclose(number[:, None], np.array(missing, float)[None, :], rtol=1e-6).any(axis=1)
     return np.where(unknown, np.nan, number)
+
+
+def _star_ids(ids: npt.NDArray[Any]) -> npt.NDArray[np.str_]:
+    """Return stars' ids as text; rows without one (-1, NaN, '') are stars of their own."""
+    known = ids > 0 if ids.dtype.kind in "iuf" else ids != ""
+    rows = np.strings.add("row ", np.arange(len(ids)).astype(str))
+    return np.where(known, ids.astype(str), rows)
 
 
 def star_hash(ids: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
@@ -121,24 +134,25 @@ def star_hash(ids: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
 
 
 def partition_catalog(table: CrossmatchTable) -> dict[str, bytes]:
-    """Cut a label catalog into cells with margins; one Parquet file each, and one of everything.
+    """Cut a label catalog into cells with margins; one Parquet file each.
 
     Returns
     -------
     dict
-        ``cell-<n>.parquet``, and ``all.parquet`` where rows are joined by id.
+        ``cell-<n>.parquet``; ``all.parquet`` where rows are joined by id; ``none.parquet``, the
+        catalog's columns without a row.
     """
     catalog = read_catalog(table)
-    parts = {"all.parquet": catalog.to_parquet(index=False)} if table.key else {}
+    parts = {"none.parquet": catalog.iloc[:0].to_parquet(index=False)}
+    if table.key:
+        parts["all.parquet"] = catalog.to_parquet(index=False)
     if table.ra:
         years = max(abs(table.epoch - year) for year in OBSERVED)
-        motion = np.nan_to_num(np.hypot(catalog["pmra"].to_numpy(), catalog["pmdec"].to_numpy()))
+        motion = np.hypot(*np.nan_to_num(catalog[["pmra", "pmdec"]].to_numpy()).T)
         margin = table.radius_arcsec + motion / 1000 * years
         rows, cells = cells_with_margin(catalog["ra"], catalog["dec"], CELL_ORDER, margin)
-        starts = np.flatnonzero(np.diff(cells, prepend=-1))
-        for start, stop in zip(starts, [*starts[1:], len(cells)], strict=True):
-            part = catalog.iloc[rows[start:stop]].to_parquet(index=False)
-            parts[f"cell-{cells[start]}.parquet"] = part
+        for cell, part in catalog.iloc[rows].groupby(cells):
+            parts[f"cell-{cell}.parquet"] = part.to_parquet(index=False)
     return parts
 
 
@@ -159,22 +173,23 @@ def match_block(spectra: Spectra, cells_url: str, table: CrossmatchTable) -> pd.
         One row per matched spectrum: row, obsid, star, separation_arcsec (NaN by id), rank,
         n_candidates, by_id, and the catalog's labels.
     """
-    found = []
     open_rows = np.arange(len(spectra.rows))
+    parts = [no_matches(cells_url)]
     for ours in table.key:
         right = _cell(cells_url, "all.parquet")
-        pairs = best_pairs(
-            match_ids(spectra.columns[ours], right["id"].to_numpy(), right_key=right["star"])
-        )
-        found.append(Found(pairs.left, pairs, right, by_id=True))
+        pairs = best_pairs(match_ids(spectra.columns[ours], right["id"].to_numpy()))
+        parts.append(_matched(spectra, Found(pairs.left, pairs, right, by_id=True)))
         open_rows = np.setdiff1d(open_rows, pairs.left)
-        break
     if table.ra:
-        found += _on_sky(spectra, open_rows, cells_url, table)
-    parts = [_matched(spectra, one) for one in found if len(one.left)]
-    if not parts:
-        return pd.DataFrame({"row": np.zeros(0, np.int64)})
+        parts += [_matched(spectra, one) for one in _on_sky(spectra, open_rows, cells_url, table)]
     return pd.concat(parts).sort_values("row").reset_index(drop=True)
+
+
+def no_matches(cells_url: str) -> pd.DataFrame:
+    """Return a table of matches with all its columns and no row: some blocks match nothing."""
+    nobody = Spectra(np.zeros(0, np.int64), {"obsid": np.zeros(0, np.int64)})
+    none = match_ids([], [])
+    return _matched(nobody, Found(none.left, none, _cell(cells_url, "none.parquet"), by_id=False))
 
 
 def _on_sky(
@@ -255,6 +270,7 @@ def crossmatch(config: RunConfig) -> Iterator[Stage]:
     """Per label catalog: cut it, match every block, and gather the matched spectra densely."""
     raw = folders.raw_url(config)
     for name, table in (config.crossmatch or {}).items():
+        _check(name, table)
         url = folders.matches_url(config, name)
         cells = paths.join(url, "cells")
         yield Stage(
@@ -266,6 +282,9 @@ def crossmatch(config: RunConfig) -> Iterator[Stage]:
             write=partial(_write_cells, url=cells),
             runs_on="dask",
         )
+        if not (ledger := Ledger(cells)).done():  # matched with no cells, no star has a label
+            why = ledger.failures().get(0)
+            raise StageError(f"{name}: cannot cut the catalog: {why}; then run with --retry-failed")
         yield Stage(
             name=f"match {name}",
             url=url,
@@ -280,6 +299,13 @@ def crossmatch(config: RunConfig) -> Iterator[Stage]:
             yield from gather(config, name)
 
 
+def _check(name: str, table: CrossmatchTable) -> None:
+    if taken := sorted(RESERVED & set(table.columns)):
+        raise ConfigError(f"crossmatch.{name}.columns: {taken} are names of ours: choose others")
+    if len(table.key) > 1:
+        raise ConfigError(f"crossmatch.{name}.key: one id joins, got {sorted(table.key)}")
+
+
 def _committed_blocks(config: RunConfig, url: str) -> list[Block]:
     n = count_spectra(paths.join(url, "spectra.zarr"))
     there = Ledger(url).done()
@@ -288,19 +314,13 @@ def _committed_blocks(config: RunConfig, url: str) -> list[Block]:
 
 def combine_matches(url: str, seed: int) -> None:
     """Put the committed parts together, in block order, with the split of their stars."""
-    ledger = Ledger(url)
-    parts = []
-    for _, result in sorted(ledger.commits().items()):
+    parts = [no_matches(paths.join(url, "cells"))]
+    for _, result in sorted(Ledger(url).commits().items()):
         key = next(iter(result.objects))
         parts.append(pd.read_parquet(io.BytesIO(paths.read_bytes(paths.join(url, key)))))
-    filled = [part for part in parts if len(part)]
-    matches = pd.concat(filled, ignore_index=True) if filled else _no_matches()
+    matches = pd.concat(parts, ignore_index=True)
     matches["split"] = split_by_star(matches["star"].to_numpy(), fractions=FRACTIONS, seed=seed)
     paths.write_bytes(paths.join(url, "matches.parquet"), matches.to_parquet(index=False))
-
-
-def _no_matches() -> pd.DataFrame:
-    return pd.DataFrame({name: np.zeros(0, np.int64) for name in ("row", "obsid", "star")})
 
 
 def _nothing(block: Block) -> None:
@@ -330,6 +350,6 @@ def _write_matches(block: Block, matches: pd.DataFrame, url: str) -> BlockResult
     key = f"parts/{block.index:06d}-{attempt}.parquet"
     data = matches.to_parquet(index=False)
     paths.write_bytes(paths.join(url, key), data)
-    by_id = int(matches["by_id"].sum()) if "by_id" in matches else 0
-    counts = {"matched": len(matches), "by_id": by_id, "unmatched": block.size - len(matches)}
+    counts = {"matched": len(matches), "by_id": int(matches["by_id"].sum())}
+    counts["unmatched"] = block.size - len(matches)
     return ledger.commit(block, BlockResult(block.size, {key: paths.sha256(data)}, counts, attempt))

@@ -58,7 +58,7 @@ def best_labels(
     status = first["first_status"].to_numpy().astype(np.uint32)
     status[asked] = best.status
     model = np.full(n, -1, np.int16)
-    model[asked] = chosen
+    model[asked] = np.where(best.fitted, chosen, -1)
     return _table(spectra, first, replace(full, status=status), model, names)
 
 

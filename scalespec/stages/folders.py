@@ -10,7 +10,6 @@ from scalespec.errors import StoreError
 from scalespec.schema import FORMAT_VERSION
 from scalespec.store import paths
 from scalespec.store.ledger import Ledger, read_json, stage_url
-from scalespec.store.model import checksum
 
 
 def _name(url: str) -> str:
@@ -100,6 +99,8 @@ def model_urls(config: RunConfig) -> tuple[str, ...]:
 
 def first_url(config: RunConfig) -> str:
     """Return the folder of the first labels."""
+    from scalespec.store.model import checksum  # with torch, which earlier stages do without
+
     models = [checksum(url) for url in model_urls(config)]
     table = config.infer
     selecting = table is not None and table.where

@@ -4,7 +4,7 @@ Labelled stars are few and scattered through a survey's store; learning reads th
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -24,26 +24,30 @@ from scalespec.store.spectra import (
     write_spectra,
 )
 
+OWN_COLUMNS = frozenset(
+    ("row", "obsid", "star", "split", "separation_arcsec", "rank", "n_candidates", "by_id")
+)
+"""Columns of a table of matches that are no labels."""
+
 
 def gather(config: RunConfig, name: str) -> Iterator[Stage]:
     """Yield the stage that writes the matched spectra and their labels side by side."""
-    matches = read_matches(folders.matches_url(config, name))
-    spectra = folders.spectra_url(config)
+    matches_url, spectra = folders.matches_url(config, name), folders.spectra_url(config)
     source = paths.join(spectra, "spectra.zarr")
-    there = Ledger(spectra).done()
-    matches = matches[(matches["row"] // config.run.spectra_per_block).isin(there)]
-    if matches.empty:
+    size = config.run.spectra_per_block
+    read = partial(_matches_of, url=matches_url, blocks=Ledger(spectra).done(), block_rows=size)
+    matches = read()
+    if matches.empty or not label_columns(matches):
         return
     url = folders.training_url(config, name)
     target = paths.join(url, "train.zarr")
-    size = config.run.spectra_per_block
     template = training_block(read_spectra(source, 0, 0), matches.iloc[:0])
     create_spectra(target, template, n_spectrum=len(matches), shard_rows=size)
     yield Stage(
         name=f"{name} train.zarr",
         url=url,
         blocks=plan_blocks(len(matches), size),
-        read=partial(_read_matched, source=source, matches_url=folders.matches_url(config, name)),
+        read=partial(_read_matched, source=source, matches=read),
         compute=_gathered,
         write=partial(_write_training, url=url),
         runs_on="dask",
@@ -59,27 +63,17 @@ def read_matches(url: str) -> pd.DataFrame:
 
 def label_columns(matches: pd.DataFrame) -> list[str]:
     """Return the numeric label columns of a table of matches, without their errors."""
-    own = {"row", "obsid", "separation_arcsec", "rank", "n_candidates", "by_id", "star", "split"}
-    numeric = [c for c in matches if c not in own and matches[c].dtype.kind in "iuf"]
+    numeric = [c for c in matches if c not in OWN_COLUMNS and matches[c].dtype.kind in "iuf"]
     return [str(c) for c in numeric if not str(c).endswith("_err")]
 
 
 def training_block(spectra: xr.Dataset, matches: pd.DataFrame) -> xr.Dataset:
     """Put labels, their errors (NaN: unknown), star and split beside the same rows' spectra."""
     names = label_columns(matches)
-    labels = matches[names].to_numpy(np.float32)
-    errors = [
-        matches[f"{n}_err"].to_numpy(np.float32)
-        if f"{n}_err" in matches
-        else np.full(len(matches), np.nan, np.float32)
-        for n in names
-    ]
+    errors = matches.reindex(columns=[f"{name}_err" for name in names])
     beside = {
-        "labels": (("spectrum", "label"), labels),
-        "label_err": (
-            ("spectrum", "label"),
-            np.array(errors, np.float32).reshape(len(names), -1).T,
-        ),
+        "labels": (("spectrum", "label"), matches[names].to_numpy(np.float32)),
+        "label_err": (("spectrum", "label"), errors.to_numpy(np.float32)),
         "star": ("spectrum", matches["star"].to_numpy(np.int64)),
         "split": ("spectrum", matches["split"].to_numpy(np.uint8)),
         "row": ("spectrum", matches["row"].to_numpy(np.int64)),
@@ -87,9 +81,17 @@ def training_block(spectra: xr.Dataset, matches: pd.DataFrame) -> xr.Dataset:
     return spectra.assign(beside).assign_attrs(label_names=names)
 
 
-def _read_matched(block: Block, source: str, matches_url: str) -> tuple[xr.Dataset, pd.DataFrame]:
-    matches = read_matches(matches_url).iloc[block.start : block.stop]
-    return read_rows(source, matches["row"].to_numpy()), matches
+def _matches_of(url: str, blocks: set[int], block_rows: int) -> pd.DataFrame:
+    """Return the matches whose spectra are preprocessed."""
+    matches = read_matches(url)
+    return matches[(matches["row"] // block_rows).isin(blocks)]
+
+
+def _read_matched(
+    block: Block, source: str, matches: Callable[[], pd.DataFrame]
+) -> tuple[xr.Dataset, pd.DataFrame]:
+    part = matches().iloc[block.start : block.stop]
+    return read_rows(source, part["row"].to_numpy()), part
 
 
 def _gathered(_: None, read: tuple[xr.Dataset, pd.DataFrame]) -> xr.Dataset:

@@ -2,9 +2,10 @@
 
 import io
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,9 @@ def _part_url(plan_url: str, block: Block) -> str:
 
 
 def list_inputs(table: IngestTable) -> pd.DataFrame:
-    """Return one row per planned spectrum: url, size [bytes], modified [s], in the store's order.
+    """Return one row per planned spectrum, in the store's order.
+
+    Columns are url, size [bytes], modified [s] and file, the url below the inputs' common folder.
 
     Raises
     ------
@@ -83,7 +86,22 @@ def list_inputs(table: IngestTable) -> pd.DataFrame:
         raise ConfigError(f"ingest.survey = '{table.survey}' is not one of {sorted(SURVEYS)}")
     survey = SURVEYS[table.survey]
     inputs = _from_catalog(table, survey) if table.catalog else _from_files(table, survey)
-    return inputs.iloc[: table.limit] if table.limit else inputs
+    inputs = inputs.iloc[: table.limit] if table.limit else inputs
+    return inputs.assign(file=below_common_folder(inputs["url"].tolist()))
+
+
+def below_common_folder(urls: Sequence[str]) -> list[str]:
+    """Return each path below the deepest folder that all share: what a catalog calls its files.
+
+    Examples
+    --------
+    >>> below_common_folder(["/a/b/c/1.fits", "/a/b/2.fits"])
+    ['c/1.fits', '2.fits']
+    """
+    parts = [url.partition("?")[0].split("/") for url in urls]
+    levels = zip(*(part[:-1] for part in parts), strict=False)
+    depth = sum(1 for _ in takewhile(lambda names: len(set(names)) == 1, levels))
+    return ["/".join(part[depth:]) for part in parts]
 
 
 def _from_files(table: IngestTable, survey: Survey) -> pd.DataFrame:
@@ -164,7 +182,7 @@ def read_files(block: Block, plan_url: str) -> Files:
     table = pd.read_parquet(io.BytesIO(paths.read_bytes(_part_url(plan_url, block))))
     urls = table["url"].tolist()
     with ThreadPoolExecutor(READS_IN_FLIGHT) as pool:
-        return list(zip(urls, pool.map(_bytes_or_error, urls), strict=True))
+        return list(zip(table["file"], pool.map(_bytes_or_error, urls), strict=True))
 
 
 def _bytes_or_error(url: str) -> bytes | Exception:

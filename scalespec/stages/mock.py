@@ -344,6 +344,7 @@ columns = {{ {columns} }}
 [train]
 {source}
 labels = [{labels}]
+rounds = [0, 10, 30, 60]
 
 [infer]
 
@@ -358,7 +359,8 @@ truth = "truth.parquet"
 
 SOURCES = {
     "library": 'library = "library/spectra.zarr"  # noiseless spectra over the whole label range',
-    "catalog": 'catalog = "apogee"  # matched stars, with their noise and the catalog\'s labels',
+    "catalog": 'catalog = "apogee"  # matched stars, with their noise and the catalog\'s labels\n'
+    "hidden = 16  # some hundred stars with noisy labels know no more",
 }
 """What an emulator learns from, as a line of ``[train]``."""
 

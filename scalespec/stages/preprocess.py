@@ -112,7 +112,9 @@ def preprocess_block(
     ivar = shift_pixels(ivar, pixels, 0.0)[:, cut]
     mask = shift_pixels(mask, pixels, int(MaskBit.EDGE))[:, cut]
     flux, ivar, mask, continuum = _normalized(flux, ivar, mask, table, ready.smoothing)
-    return _assembled(raw, cut, pixels, (flux, ivar, mask, continuum))
+    made = _assembled(raw, cut, pixels, (flux, ivar, mask, continuum))
+    power = table.resolving_power
+    return made.assign_attrs(resolving_power=power) if power else made
 
 
 def _normalized(

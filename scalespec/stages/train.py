@@ -25,6 +25,7 @@ from scalespec.store.spectra import chunk_rows, read_spectra
 from scalespec.store.training import TrainingData
 
 SCALARS = ("labels", "split", "status", "snr", "rv", "rv_shift")
+PARTS = ("training", "validation")
 VALIDATION_SPECTRA = 2048
 """Most spectra that validation holds in memory."""
 LIBRARY_FRACTIONS = (0.92, 0.08, 0.0)
@@ -70,6 +71,11 @@ def select(url: str, table: TrainTable, seed: int) -> tuple[TrainingData, Traini
 
     def part(which: int) -> TrainingData:
         rows = np.flatnonzero(usable & (split == which))
+        if not len(rows):
+            raise ModelError(
+                f"{url}: no {PARTS[which]} spectrum: of {len(labels)}, {usable.sum()} have all of "
+                f"{table.labels}, a velocity and S/N >= {table.snr_min:g}"
+            )
         return TrainingData(url, labels[rows], rows, displacement[rows], size, seed)
 
     return part(0), part(1), head

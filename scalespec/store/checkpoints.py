@@ -37,7 +37,8 @@ class CheckpointFolder:
         paths.write_bytes(self._at(step, "npz"), data)
         record = {"step": step, "sha256": paths.sha256(data), "meta": meta}
         write_json(self._at(step, "json"), record)
-        complete = self._steps()[-KEPT:]
+        # A later state is one that was passed over: it must not crowd out the good ones.
+        complete = [known for known in self._steps() if known <= step][-KEPT:]
         for key in paths.list_keys(self.url):
             if int(key.partition(".")[0]) not in complete:
                 paths.delete(paths.join(self.url, key))
@@ -52,7 +53,7 @@ class CheckpointFolder:
                     return step, unpack(data, self._at(step, "npz")), record["meta"]
                 log.warning("%s: arrays and checksum differ: passed over", self._at(step, "json"))
             except (ScalespecError, KeyError) as error:
-                log.warning("checkpoint passed over: %s", error)
+                log.warning("%s: passed over: %r", self._at(step, "json"), error)
         return None
 
     def _at(self, step: int, kind: str) -> str:

@@ -62,17 +62,18 @@ def unpack(data: bytes, url: str) -> Arrays:
     ModelError
         If it is damaged, too large, or holds anything but plain arrays.
     """
+    arrays: Arrays = {}
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             size = sum(info.file_size for info in archive.infolist())
-        if size > LARGEST_BYTES:
-            raise ModelError(f"{url}: {size} bytes of weights unpacked, at most {LARGEST_BYTES}")
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive_arrays:
-            return {name: archive_arrays[name] for name in archive_arrays.files}
-    except ModelError:
-        raise
+        if size <= LARGEST_BYTES:
+            with np.load(io.BytesIO(data), allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
     except UNREADABLE as error:
         raise ModelError(f"{url}: no plain arrays in it ({error})") from error
+    if size > LARGEST_BYTES:
+        raise ModelError(f"{url}: {size} bytes of weights unpacked, at most {LARGEST_BYTES}")
+    return arrays
 
 
 def save_model(url: str, model: Emulator, metadata: Mapping[str, Any] | None = None) -> str:
@@ -238,8 +239,6 @@ def import_payne(url: str) -> Payne:
         )
     try:
         weights = {name: arrays[name].astype(np.float32) for name in layers}
-        if wrong := [name for name, value in weights.items() if not np.isfinite(value).all()]:
-            raise ModelError(f"{url}: {wrong[0]} holds numbers that are not finite")
         spec = EmulatorSpec(
             url.rpartition("/")[2].removesuffix(".npz"),
             tuple(_our_label(str(name)) for name in arrays["labels"]),
@@ -254,10 +253,10 @@ def import_payne(url: str) -> Payne:
             activation="leaky_relu",
             slope=float(arrays.get("leaky_relu_slope", 0.01)),
         )
-    except ModelError:
-        raise
     except (ValueError, TypeError) as error:
         raise ModelError(f"{url}: {error}") from error
+    if wrong := [name for name, value in weights.items() if not np.isfinite(value).all()]:
+        raise ModelError(f"{url}: {wrong[0]} holds numbers that are not finite")
     state: Arrays = {"scatter": np.zeros(spec.n_pixel, np.float32)}
     for i, layer in enumerate([f"hidden.{i}" for i in range(n_layer - 1)] + ["output"]):
         state[f"{layer}.weight"] = weights[f"w_array_{i}"]

@@ -10,7 +10,7 @@ import pytest
 from scalespec.config import EngineTable
 from scalespec.engines import open_engine, worker
 from scalespec.engines.local import LocalEngine
-from scalespec.engines.worker import run_blocks
+from scalespec.engines.worker import run_blocks, run_calls
 from scalespec.errors import StoreError
 from scalespec.plan import BlockResult, Stage, Training, plan_blocks
 
@@ -163,6 +163,34 @@ def test_only_one_block_is_read_ahead():
     stage = stage_of(5, read=lambda b: read.append(b.index) or b.index, compute=compute)
     list(run_blocks(stage, stage.blocks))
     assert all(n_read <= data + 2 for data, n_read in computed)
+
+
+class FragileWorkers:
+    """Runs calls as a cluster does: a call that holds a deadly block is lost with its worker."""
+
+    def __init__(self, stage, *deadly):
+        self.stage, self.deadly, self.given = stage, set(deadly), []
+
+    def __call__(self, calls, in_flight):
+        for call in calls:
+            indices = [block.index for block in call]
+            self.given.append((indices, in_flight))
+            if self.deadly & set(indices):
+                yield call, ConnectionError("Traceback ...\n\nthe worker died\n")
+            else:
+                yield call, list(run_blocks(self.stage, call))
+
+
+def test_blocks_lost_with_their_worker_are_tried_alone():
+    stage = stage_of(7, blocks_per_call=3)
+    workers = FragileWorkers(stage, 4)
+    reports = {r.block.index: r for r in run_calls(stage, stage.blocks, workers, 4)}
+    assert sorted(reports) == list(range(7))
+    assert [i for i, r in reports.items() if not r.ok] == [4]
+    assert reports[4].error == "lost with its worker: ConnectionError: the worker died"
+    whole, alone = workers.given[:3], workers.given[3:]
+    assert whole == [([0, 1, 2], 4), ([3, 4, 5], 4), ([6], 4)]
+    assert alone == [([3], 1), ([4], 1), ([5], 1)]
 
 
 def test_the_local_engine_draws_blocks_as_it_goes():

@@ -179,10 +179,11 @@ def test_spectrum_fit_shows_the_lines_that_are_on_its_grid():
     assert drawn(figure).std() > 0
 
 
-def test_learning_curve_draws_what_was_validated():
-    history = [{"step": i, "validation_rms": 1.5 / (i + 1)} for i in range(5)]
-    lines = figures.learning_curve([*history, {"step": 5, "loss": 1.0}]).axes[0].lines
-    assert lines[0].get_ydata().tolist() == [point["validation_rms"] for point in history]
+def test_learning_curve_draws_the_points_that_were_validated():
+    history = [{"step": i, "validation_rms": 0.1 / (i + 1)} for i in range(5)]
+    line = figures.learning_curve([*history, {"step": 5}]).axes[0].lines[0]
+    assert line.get_xdata().tolist() == [1, 2, 3, 4, 5]
+    assert line.get_ydata().tolist() == [point["validation_rms"] for point in history]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """URLs and bytes on a local disk; tests/integration/test_s3.py holds the same for a bucket."""
 
-import os
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -49,7 +49,8 @@ def test_bytes_come_back_and_are_replaced_whole(tmp_path):
     assert paths.write_bytes(url, b"first, and longer")
     assert paths.write_bytes(url, b"second")
     assert paths.read_bytes(url) == b"second"
-    assert os.listdir(tmp_path / "deep" / "er") == ["x.bin"]  # no half-written neighbour
+    beside = [path.name for path in (tmp_path / "deep" / "er").iterdir()]
+    assert beside == ["x.bin"]  # no half-written neighbour
 
 
 def test_create_leaves_what_is_there(tmp_path):
@@ -122,10 +123,9 @@ def test_keys_are_relative_and_sorted(tree):
 
 
 def test_delete_tree_takes_half_written_files_along(tree):
-    with open(f"{tree}/a/b/part.parquet#1", "wb") as left_by_a_kill:
-        left_by_a_kill.write(b"half")
+    Path(tree, "a", "b", "part.parquet#1").write_bytes(b"half")  # left by a kill
     assert paths.delete_tree(f"{tree}/a") == 3
-    assert os.listdir(tree) == ["spec-1.fits"]
+    assert [path.name for path in Path(tree).iterdir()] == ["spec-1.fits"]
 
 
 def test_a_message_tells_what_happened_without_the_stores_dump(tmp_path):

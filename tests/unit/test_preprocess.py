@@ -8,7 +8,7 @@ import xarray as xr
 
 from scalespec.config import IngestTable, PreprocessTable, RunConfig, RunTable
 from scalespec.kernels import mask as masks
-from scalespec.plan import plan_blocks
+from scalespec.plan import BlockResult, plan_blocks
 from scalespec.schema import C_KMS, PER_SPECTRUM, MaskBit, SpectrumStatus, check_spectra
 from scalespec.stages.preprocess import normalization, prepare, preprocess_block, preprocess_stage
 from scalespec.store.ledger import Ledger
@@ -23,7 +23,7 @@ def raw_spectra(n=4, rv=0.0, seed=0):
     """Smooth spectra with one narrow absorption line at rest 5500 Å, S/N 50."""
     rng = np.random.default_rng(seed)
     continuum = 1000 * (WAVELENGTH / 5000) ** -1.5
-    rv = np.broadcast_to(np.asarray(rv, np.float32), n)
+    rv = np.full(n, rv, np.float32)
     doppler = np.sqrt((1 + rv / C_KMS) / (1 - rv / C_KMS))[:, None]
     line = 1 - 0.5 * np.exp(-0.5 * ((WAVELENGTH / doppler - 5500) / 2) ** 2)
     flux = continuum * line + continuum / 50 * rng.normal(size=(n, WAVELENGTH.size))
@@ -50,7 +50,7 @@ def test_the_result_is_a_spectra_dataset_on_the_grid_that_is_kept():
 
 def test_limits_that_leave_no_pixel_are_refused_with_what_the_data_cover():
     table = PreprocessTable(wavelength_min_angstrom=9500, wavelength_max_angstrom=9900)
-    with pytest.raises(ValueError, match=r"between 9500.* and 9900.*cover 3700\.\d-9098\.\d"):
+    with pytest.raises(ValueError, match=r"between 9500\.0 and 9900\.0 Å.*cover 3700\.0-9099\.\d"):
         prepare(WAVELENGTH, table)
 
 
@@ -157,8 +157,7 @@ def test_shifting_marks_the_edge():
         raw_spectra(1, rv=-700.0), PreprocessTable(wavelength_min_angstrom=3701, windows=())
     )
     edge = made["mask"].to_numpy()[0] & MaskBit.EDGE > 0
-    assert edge[:9].all()  # ten pixels of 69 km/s came in, less the one or two that were cut
-    assert not edge[12:].any()
+    assert np.flatnonzero(edge).tolist() == list(range(8))  # ten came in, two were cut at 3701 Å
     assert (made["ivar"].to_numpy()[0][edge] == 0).all()
 
 
@@ -167,7 +166,8 @@ def test_rows_do_not_know_each_other():
     whole = preprocess_block(raw, PreprocessTable())
     for i in (0, 3, 4):
         one = preprocess_block(raw.isel(spectrum=[i]), PreprocessTable())
-        xr.testing.assert_identical(one, whole.isel(spectrum=[i]))
+        # float32 matrix product of another shape: its sums over 500 pixels run in another order
+        xr.testing.assert_allclose(one, whole.isel(spectrum=[i]), rtol=1e-5)
 
 
 def test_no_rows_give_the_template():
@@ -205,9 +205,10 @@ def test_the_stage_stores_what_the_function_gives(stored, tmp_path):
     stage = preprocess_stage(config, url, f"{tmp_path}/out")
     run_stage(pickle.loads(pickle.dumps(stage)))
     made = read_spectra(f"{tmp_path}/out/spectra.zarr", 0, 20)
-    expected = preprocess_block(raw, config.preprocess)
-    for name in expected.variables:
-        np.testing.assert_array_equal(made[name], expected[name], err_msg=str(name))
+    for block in stage.blocks:
+        rows = slice(block.start, block.stop)
+        expected = preprocess_block(raw.isel(spectrum=rows), config.preprocess)
+        xr.testing.assert_equal(made.isel(spectrum=rows), expected)
     assert made.attrs["normalization"] == normalization(config.preprocess)
     assert made.attrs["normalization"] == {"method": "gaussian", "width_angstrom": 50.0}
     commits = Ledger(f"{tmp_path}/out").commits()
@@ -219,8 +220,6 @@ def test_only_blocks_that_are_committed_upstream_are_taken(stored, tmp_path):
     config, _, url = stored
     for index in (0, 2):
         block = plan_blocks(20, 8)[index]
-        from scalespec.plan import BlockResult
-
         Ledger(f"{tmp_path}/raw").commit(block, BlockResult(block.size, {}))
     stage = preprocess_stage(config, url, f"{tmp_path}/out", upstream=f"{tmp_path}/raw")
     assert [block.index for block in stage.blocks] == [0, 2]

@@ -1,0 +1,106 @@
+"""Where a run's things lie: a folder's name changes with all that its content depends on."""
+
+import pytest
+
+from scalespec.config import PreprocessTable, parse_config
+from scalespec.errors import StoreError
+from scalespec.plan import BlockResult, plan_blocks
+from scalespec.stages import folders
+from scalespec.store import paths
+from scalespec.store.ledger import Ledger, write_json
+
+RUN_FILE = """
+[run]
+name = "t"
+workspace = "{folder}/work"
+[ingest]
+files = "{folder}/*.fits"
+[preprocess]
+[crossmatch.apogee]
+catalog = "{folder}/labels.csv"
+[train]
+labels = ["teff"]
+catalog = "apogee"
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A run whose inputs are planned and which is matched with a catalog."""
+    config = parse_config(RUN_FILE.format(folder=tmp_path))
+    (tmp_path / "labels.csv").write_text("teff\n5000\n")
+    write_json(paths.join(folders.plan_url(config), "plan.json"), {"sha256": "1"})
+    match(config, b"matches")
+    return config
+
+
+def match(config, content):
+    paths.write_bytes(paths.join(folders.matches_url(config, "apogee"), "matches.parquet"), content)
+
+
+def names(config):
+    return {
+        "raw": folders.raw_url(config),
+        "spectra": folders.spectra_url(config),
+        "matches": folders.matches_url(config, "apogee"),
+        "train.zarr": folders.training_url(config, "apogee"),
+        "model": folders.model_url(config),
+    }
+
+
+def changed(before, after):
+    return {name for name in before if before[name] != after[name]}
+
+
+def test_nothing_has_a_place_before_inputs_are_planned(tmp_path):
+    config = parse_config(RUN_FILE.format(folder=tmp_path))
+    with pytest.raises(StoreError, match=r"plan\.json: not found"):
+        folders.raw_url(config)
+
+
+def test_the_same_run_file_gives_the_same_folders_and_the_workspace_is_no_part_of_them(config):
+    assert names(config) == names(config)
+    assert all("/work/" in url for url in names(config).values())
+    tail = folders.plan_url(config).rpartition("/")[2]
+    moved = config.model_copy(
+        update={"run": config.run.model_copy(update={"workspace": "s3://b/w?region=x"})}
+    )
+    assert folders.plan_url(moved) == f"s3://b/w/plan/{tail}?region=x"
+
+
+def test_a_changed_setting_moves_what_depends_on_it(config):
+    table = PreprocessTable(spike_sigma=7.0)
+    after = names(config.model_copy(update={"preprocess": table}))
+    assert changed(names(config), after) == {"spectra", "train.zarr", "model"}
+
+
+def test_other_inputs_move_everything_but_the_plan(config):
+    before = names(config)
+    write_json(paths.join(folders.plan_url(config), "plan.json"), {"sha256": "2"})
+    with pytest.raises(StoreError, match=r"matches\.parquet: not found"):
+        names(config)
+    match(config, b"matches")
+    assert changed(before, names(config)) == set(before)
+
+
+def test_a_changed_catalog_moves_its_matches(config, tmp_path):
+    before = names(config)
+    (tmp_path / "labels.csv").write_text("teff\n5000\n6000\n")
+    match(config, b"matches")
+    assert changed(before, names(config)) == {"matches", "train.zarr", "model"}
+
+
+def test_a_block_that_is_matched_or_preprocessed_later_makes_another_training_store(config):
+    before = names(config)
+    match(config, b"matches of one more block")
+    middle = names(config)
+    assert changed(before, middle) == {"train.zarr", "model"}
+    (block,) = plan_blocks(8, 8)
+    Ledger(folders.spectra_url(config)).commit(block, BlockResult(8, {}))
+    assert changed(middle, names(config)) == {"train.zarr", "model"}
+
+
+def test_a_missing_catalog_is_named(config, tmp_path):
+    (tmp_path / "labels.csv").unlink()
+    with pytest.raises(StoreError, match=r"labels\.csv: no such file"):
+        folders.matches_url(config, "apogee")

@@ -1,0 +1,237 @@
+"""What a run holds: counted, read back and checked, cleaned."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from scalespec.config import IngestTable, PreprocessTable, RunConfig, RunTable, parse_config
+from scalespec.plan import plan_blocks
+from scalespec.run import run
+from scalespec.stages import folders
+from scalespec.status import clean_run, plan_run, run_folders, stage_states, verify_run
+from scalespec.store.ledger import Ledger
+
+EVERYTHING = """
+[run]
+name = "all"
+workspace = "{workspace}"
+[ingest]
+files = "none"
+[preprocess]
+[crossmatch.apogee]
+catalog = "a.fits"
+[crossmatch.galah]
+catalog = "g.fits"
+[train]
+labels = ["teff"]
+library = "lib.zarr"
+[infer]
+[fit]
+[publish]
+[report]
+"""
+
+
+@pytest.fixture(scope="module")
+def survey(write_survey, tmp_path_factory):
+    """Ten files, one of them broken."""
+    folder = tmp_path_factory.mktemp("survey")
+    write_survey(folder, 10)[0].write_bytes(b"no FITS")
+    return folder
+
+
+def config_for(survey, workspace, **changed):
+    return RunConfig(
+        run=RunTable(name="t", workspace=str(workspace), spectra_per_block=4),
+        ingest=IngestTable(files=str(survey)),
+        preprocess=PreprocessTable(**changed),
+    )
+
+
+@pytest.fixture(scope="module")
+def _whole(survey, tmp_path_factory):
+    workspace = tmp_path_factory.mktemp("whole")
+    assert run(config_for(survey, workspace), engine="local").exit_code == 0
+    return workspace
+
+
+@pytest.fixture
+def config(survey, tmp_path, _whole):
+    """The run file of a run that is done."""
+    shutil.copytree(_whole, tmp_path / "work")
+    return config_for(survey, tmp_path / "work")
+
+
+def state_of(config, stage):
+    (state,) = [s for s in stage_states(config) if s["stage"] == stage]
+    return {k: state[k] for k in ("blocks", "done", "failed", "left", "rows")}
+
+
+def test_a_finished_run_is_counted_with_its_rows_by_status(config):
+    whole = {"blocks": 3, "done": 3, "failed": 0, "left": 0, "rows": 10}
+    assert state_of(config, "ingest") == state_of(config, "preprocess") == whole
+    counts = {s["stage"]: s["counts"] for s in stage_states(config)}
+    assert counts["ingest"] == {"OK": 9, "NOT_FITS": 1, "fallbacks": 0}
+    assert counts["preprocess"] == {"OK": 9, "NOT_FITS": 1}
+
+
+def test_what_is_left_and_what_failed_are_told_apart(config):
+    url = folders.spectra_url(config)
+    for index in (0, 2):
+        Path(url, "commits", f"{index:06d}.json").unlink()
+    Ledger(url).record_failure(plan_blocks(10, 4)[0], "OSError: gone")
+    assert state_of(config, "preprocess") == {
+        "blocks": 3, "done": 1, "failed": 1, "left": 1, "rows": 4,
+    }  # fmt: skip
+
+
+def test_a_stage_that_never_ran_is_not_counted_as_done(config, survey, tmp_path):
+    never = config_for(survey, tmp_path / "empty")
+    for stage in ("ingest", "preprocess"):
+        state = state_of(never, stage)
+        assert (state["blocks"], state["done"], state["left"]) == (None, 0, None)
+    changed = config_for(survey, config.run.workspace, spike_sigma=9.0)
+    assert state_of(changed, "ingest")["done"] == 3
+    assert state_of(changed, "preprocess")["blocks"] is None
+
+
+def test_folders_are_those_of_every_stage_in_order(tmp_path):
+    found = run_folders(parse_config(EVERYTHING.format(workspace=tmp_path)))
+    assert [folder.stage for folder in found] == [
+        "ingest",
+        "preprocess",
+        *("crossmatch apogee", "crossmatch apogee train.zarr"),
+        *("crossmatch galah", "crossmatch galah train.zarr"),
+        *("train library", "train"),
+        *("infer", "fit", "publish", "report"),
+    ]
+    assert {folder.url for folder in found} == {None}  # nothing ran: nothing has a place yet
+
+
+def test_a_finished_run_verifies_and_every_object_is_read(config):
+    problems, checked = verify_run(config)
+    assert problems == []
+    commits = [Ledger(f(config)).commits() for f in (folders.raw_url, folders.spectra_url)]
+    assert checked == sum(len(r.objects) for found in commits for r in found.values())
+
+
+def shard(config, array="flux"):
+    return Path(folders.spectra_url(config), "spectra.zarr", array, "c", "1", "0")
+
+
+def flip(path, place):
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("place", [0, 1000, -1])
+def test_verify_finds_a_flipped_byte_in_a_shard(config, place):
+    flip(shard(config), place)
+    (problem,) = verify_run(config)[0]
+    assert problem.startswith(f"preprocess: block 1: {shard(config)} changed since its commit")
+
+
+def test_verify_finds_a_flipped_byte_in_a_table(config):
+    (part,) = Path(folders.raw_url(config), "index").glob("000002-*.parquet")
+    flip(part, 50)
+    (problem,) = verify_run(config)[0]
+    assert problem.startswith(f"ingest: block 2: {part} changed")
+
+
+def test_verify_finds_a_missing_object(config):
+    shard(config).unlink()
+    assert verify_run(config)[0] == [f"preprocess: block 1: {shard(config)}: not found"]
+
+
+def test_verify_finds_a_deleted_commit(config):
+    Path(folders.raw_url(config), "commits", "000002.json").unlink()
+    assert verify_run(config)[0] == ["ingest: block 2 (rows 8:10) is not committed"]
+
+
+def test_verify_finds_a_torn_commit_and_goes_on(config):
+    record = Path(folders.raw_url(config), "commits", "000001.json")
+    record.write_bytes(record.read_bytes()[:40])
+    shard(config).unlink()
+    one, other = verify_run(config)[0]
+    assert one.startswith(f"ingest: {record}: damaged JSON")
+    assert other.startswith("preprocess: block 1: ")
+
+
+def test_verify_finds_lost_rows(config):
+    path = Path(folders.raw_url(config), "commits", "000001.json")
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"rows": 3}))
+    assert verify_run(config)[0] == ["ingest: block 1 holds 3 rows, planned were 4"]
+
+
+def test_verify_finds_a_lost_array(config):
+    shutil.rmtree(Path(folders.spectra_url(config), "spectra.zarr", "snr"))
+    problems = verify_run(config)[0]
+    assert any("no per-spectrum variable 'snr'" in line for line in problems)
+    assert any("snr/c/0: not found" in line for line in problems)
+
+
+def test_verify_says_what_did_not_run(config, survey, tmp_path):
+    never = verify_run(config_for(survey, tmp_path / "empty"))
+    assert never == (["ingest: not run yet", "preprocess: not run yet"], 0)
+    changed = config_for(survey, config.run.workspace, spike_sigma=9.0)
+    assert verify_run(changed)[0] == ["preprocess: not run yet with these settings"]
+
+
+def files(workspace):
+    return sorted(str(p) for p in Path(workspace).rglob("*") if p.is_file())
+
+
+def test_a_fresh_run_leaves_nothing_to_clean(config):
+    assert clean_run(config, remove=True) == []
+    assert verify_run(config)[0] == []
+
+
+def test_clean_lists_what_a_changed_setting_left_behind_and_what_no_commit_names(config, survey):
+    old = folders.spectra_url(config)
+    changed = config_for(survey, config.run.workspace, spike_sigma=9.0)
+    run(changed, engine="local")
+    orphan = Path(folders.raw_url(config), "index", "000001-0123456789abcdef.parquet")
+    orphan.write_bytes(b"of an attempt that was killed")
+    before = files(config.run.workspace)
+    assert clean_run(changed, remove=False) == [old, str(orphan)]
+    assert files(config.run.workspace) == before
+    assert clean_run(changed, remove=True) == [old, str(orphan)]
+    gone = set(before) - set(files(config.run.workspace))
+    assert gone == {f for f in before if f.startswith(f"{old}/")} | {str(orphan)}
+    assert verify_run(changed)[0] == []
+    assert clean_run(changed, remove=False) == []
+
+
+def test_a_changed_run_file_alone_makes_nothing_old(config, survey):
+    changed = config_for(survey, config.run.workspace, spike_sigma=9.0)
+    assert clean_run(changed, remove=False) == []
+    elsewhere = changed.model_copy(update={"ingest": IngestTable(files="/nowhere/*.fits")})
+    assert clean_run(elsewhere, remove=False) == []
+
+
+def test_a_plan_is_said_without_touching_anything(survey, tmp_path):
+    config = config_for(survey, tmp_path / "work")
+    ingest, preprocess = plan_run(config)
+    assert ingest["stage"] == "ingest"
+    assert ingest["engine"] == preprocess["engine"] == "dask"
+    assert (ingest["blocks"], ingest["spectra"]) == (3, 10)
+    assert ingest["bytes"] == 10 * 3909 * (4 + 4 + 4)  # flux, ivar, mask
+    assert ingest["memory_bytes"] > 4 * 3909 * 12
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_plan_that_was_made_is_what_is_said(config):
+    shutil.rmtree(Path(config.run.workspace, "raw"))
+    assert plan_run(config)[0]["spectra"] == 10
+
+
+def test_training_and_report_are_one_block(tmp_path, survey):
+    text = EVERYTHING.format(workspace=tmp_path).replace('"none"', f'"{survey}"')
+    facts = {fact["stage"]: fact for fact in plan_run(parse_config(text))}
+    assert facts["train"]["blocks"] == facts["report"]["blocks"] == 1
+    assert facts["fit"]["engine"] == facts["train"]["engine"] == "ray"
+    assert facts["fit"]["spectra"] == 10
