@@ -256,13 +256,14 @@ def shift_flux(flux: Tensor, shift: Tensor) -> Tensor:
     >>> bool((moved - line(10.5)).abs().max() < 1e-3)
     True
     """
-    if shift.numel() and not float(shift.abs().max()) <= 1:
-        raise ValueError(f"shift_flux moves by up to 1 pixel, got {float(shift.abs().max()):.6g}")
+    largest = float(shift.detach().abs().max()) if shift.numel() else 0.0
+    if not largest <= 1:
+        raise ValueError(f"shift_flux moves by up to 1 pixel, got {largest:.6g}")
     node = torch.arange(-SHIFT_REACH, SHIFT_REACH + 1, dtype=torch.float64, device=flux.device)
     scale = 4 * LINE_SIGMA_PIXEL**2
     # The constant stands for an unknown mean; the small diagonal keeps the weights tame.
     covariance = torch.exp(-((node[:, None] - node) ** 2) / scale) + 100.0
-    covariance += 1e-7 * torch.eye(len(node), dtype=torch.float64, device=flux.device)
+    covariance += 1e-9 * torch.eye(len(node), dtype=torch.float64, device=flux.device)
     target = torch.exp(-((node + shift.to(torch.float64)[:, None]) ** 2) / scale) + 100.0
     weight = torch.linalg.solve(covariance, target.T).T.to(flux.dtype)
     padded = torch.nn.functional.pad(flux, (SHIFT_REACH, SHIFT_REACH), mode="replicate")

@@ -208,7 +208,8 @@ def solve_output(model: Emulator, batches: Iterable[Spectra]) -> None:
             sums[:, :size] += weighted @ design
             sums[:, size:] += weighted.to(missing) @ missing
         sums = all_sum(sums)
-        total = sums[size - 1, size - 1].clamp(min=1e-300)  # of the weights: ones times ones
+        total = sums[size - 1, size - 1]  # of the weights: ones times ones
+        total = torch.where(total > 0, total, 1.0)
         step = solve(sums[:, :size] / total, sums[:, size:] / total).to(output.weight)
         output.weight.add_(step[:-1].T)
         output.bias.add_(step[-1])
@@ -257,10 +258,11 @@ class _Problem:
         self.target = target
         self.hidden = [p for p in model.parameters() if p not in own]
         total = all_sum(spectra.star.sum().double())
-        self.share = (spectra.star / total.clamp(min=1e-300)).to(target)  # sums to 1 over all ranks
+        total = torch.where(total > 0, total, 1.0)
+        self.share = (spectra.star / total).to(target)  # sums to 1 over all ranks
         variance = all_sum((self.share[:, None] * target.square()).sum().double())
         self.unit = 1 / float(variance) if variance > 0 else 0.0
-        noise = spectra.noise * self.unit / max(float(total), 1e-300)
+        noise = spectra.noise * self.unit / float(total)
         decay = DECAY + noise / PRIOR_VARIANCE
         self.decay = [decay * (p.shape[-1] if p.ndim > 1 else 1) for p in self.hidden]
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from scalespec.models.base import Emulator, shift_flux
 from scalespec.models.loss import emulator_loss, pixel_weight
 from scalespec.models.projection import Spectra, all_sum, project, solve_output, start_at_mean
+from scalespec.models.scatter import measure_scatter
 
 FloatArray = NDArray[np.float32]
 Batch = tuple[FloatArray, FloatArray, FloatArray, FloatArray]
@@ -25,11 +26,6 @@ Arrays = dict[str, NDArray[Any]]
 
 VALIDATION_ROWS = 1024
 """Spectra emulated at a time when validating."""
-SCATTER_ITERATIONS = 10
-CLIP_SIGMA = 4.0
-"""Residuals count as no larger than this when the scatter is measured."""
-UNLEARNED_SCATTER = 1.0
-"""Scatter of a pixel that no validation spectrum shows: as good as no information."""
 
 
 class Context(Protocol):
@@ -96,7 +92,7 @@ class TrainOptions:
     rounds: tuple[int, ...] = (0, 10, 30, 60, 100)
     rows_in_memory: int = 8192
     epochs: int = 0
-    batch_size: int = 128
+    batch_size: int = 256
     learning_rate: float = 3e-4
     weight_decay: float = 0.0
     gradient_clip: float = 10.0
@@ -355,28 +351,8 @@ def _finish_output(
 
 
 def _set_scatter(model: Emulator, held: list[Tensor], scatter_floor: float) -> None:
-    """Set the scatter per pixel to what validation residuals have beyond the noise of the data.
-
-    The fixed point of ``s² = sum(w² (r² - 1/ivar)) / sum(w²)``, ``w = 1 / (1/ivar + s²)``, is the
-    maximum-likelihood scatter of a pixel; a difference it is, so it may be negative until averaged
-    over neighbors.
-    """
     labels, flux, ivar, shift = held
-    used = ivar > 0
     with torch.no_grad():
         parts = zip(*(torch.split(t, VALIDATION_ROWS) for t in (labels, shift)), strict=True)
-        model_flux = torch.cat([_emulate(model, *part) for part in parts])
-        square = torch.where(used, flux - model_flux, 0.0).square()
-        noise = torch.where(used, 1 / ivar, torch.inf)
-        excess = torch.full_like(model.scatter, scatter_floor**2)
-        for _ in range(SCATTER_ITERATIONS):
-            variance = noise + excess.clamp(min=1e-12)
-            weight = variance.pow(-2)
-            difference = torch.minimum(square, CLIP_SIGMA**2 * variance) - noise
-            total = all_sum(weight.sum(0))
-            excess = all_sum(torch.where(used, weight * difference, 0.0).sum(0))
-            excess /= torch.where(total > 0, total, 1.0)
-        padded = torch.nn.functional.pad(excess[None, None], (1, 1), mode="replicate")[0, 0]
-        excess = (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
-        scatter = excess.clamp(min=0).sqrt()
-        model.scatter.copy_(torch.where(total > 0, scatter, UNLEARNED_SCATTER))
+        residual = flux - torch.cat([_emulate(model, *part) for part in parts])
+        model.scatter.copy_(measure_scatter(residual, ivar, scatter_floor))

@@ -43,6 +43,8 @@ LABELS = ("teff", "logg", "fe_h", "c_fe", "mg_fe", "si_fe", "ca_fe", "ti_fe")
 """Labels of the stars, unless an emulator brings its own."""
 OVERSAMPLING, MARGIN_PIXELS = 2, 12  # of the synthesis; 300 km/s are 4.3 pixels
 BROKEN_FRACTION = 0.015
+LIBRARY_SNR = 1e5
+"""Stated for spectra without noise: training takes what lies above it for the model's own error."""
 _LIBRARY, _CATALOG = 4, 5  # last words of seeds; `population` and `mock_records` have 1 to 3
 
 
@@ -187,21 +189,21 @@ def grid_block(index: int, model: Emulator, *, rows: int, seed: int = 1) -> xr.D
     Returns
     -------
     xr.Dataset
-        In the raw schema, at rest, with a random smooth slope and S/N 1000, and ``labels`` on
+        In the raw schema, at rest, with a random smooth slope and S/N `LIBRARY_SNR`, and ``labels`` on
         dims ``spectrum`` and ``label``.
     """
     rng = np.random.default_rng([seed, index, _LIBRARY])
     labels = draw_library(rng, rows, model.spec.labels, model.spec.minimum, model.spec.maximum)
     flux, covered = _normalized(model, labels, np.zeros(rows))
     flux = flux * continuum(WAVELENGTH, labels[:, model.spec.labels.index("teff")], rng) * covered
-    ivar = np.divide(1e6, flux**2, out=np.zeros_like(flux), where=flux > 0)
+    ivar = np.divide(LIBRARY_SNR**2, flux**2, out=np.zeros_like(flux), where=flux > 0)
     mask = np.where(covered, 0, MaskBit.OUTSIDE.value).astype(np.uint32)
     columns = {
         key: np.full(rows, unknown, kind) for key, (kind, unknown, _) in PER_SPECTRUM.items()
     }
     columns["obsid"] = index * rows + np.arange(1, rows + 1, dtype=np.int64)
     columns["rv"] = columns["rv_err"] = np.zeros(rows, np.float32)
-    columns["snr"] = np.full(rows, 1000.0, np.float32)
+    columns["snr"] = np.full(rows, LIBRARY_SNR, np.float32)
     pixels = {"flux": (flux, "relative"), "ivar": (ivar, "relative^-2"), "mask": (mask, "")}
     return xr.Dataset(
         {k: (("spectrum", "wavelength"), v, {"units": unit}) for k, (v, unit) in pixels.items()}

@@ -1,0 +1,205 @@
+"""Variable projection: exact where least squares is, blind to what has no information."""
+
+import numpy as np
+import pytest
+import torch
+
+from scalespec.models import projection
+from scalespec.models.base import Emulator, EmulatorSpec, shift_flux
+from scalespec.models.payne import Payne
+from scalespec.models.projection import Spectra, project, solve, solve_output, start_at_mean
+
+N, PIXELS, FLOOR = 400, 150, 0.01
+
+
+def spec():
+    grid = 10 ** (3.6 + 1e-4 * np.arange(PIXELS))
+    return EmulatorSpec("toy", ("a", "b"), [-0.5, -0.5], [0.5, 0.5], grid)
+
+
+def lines(x, n_line=20):
+    """Return spectra of lines whose depths saturate in the labels."""
+    rng = np.random.default_rng(0)
+    center, slope = rng.uniform(8, PIXELS - 8, n_line), rng.normal(0, 2, (n_line, 2))
+    strength = np.exp(rng.normal(-1.5, 0.5, n_line) + x @ slope.T)
+    profile = np.exp(-0.5 * ((np.arange(PIXELS) - center[:, None]) / 1.5) ** 2)
+    return np.exp(-(strength / (1 + strength)) @ profile)
+
+
+def sample(n=N, seed=1):
+    x = np.random.default_rng(seed).uniform(-0.5, 0.5, (n, 2))
+    return torch.tensor(x, dtype=torch.float32), torch.tensor(lines(x), dtype=torch.float32)
+
+
+def weighed(x, flux, ivar=torch.inf, shift=0.0):
+    ivar = torch.as_tensor(ivar, dtype=torch.float32).expand(flux.shape)
+    shift = torch.as_tensor(shift, dtype=torch.float32).expand(len(x))
+    return Spectra.weigh(x, flux, ivar, shift, FLOOR)
+
+
+def trained(spectra, rounds=(0, 10, 40), width=40):
+    model = Payne(spec(), hidden=(width, width))
+    start_at_mean(model, spectra)
+    for evaluations in rounds:
+        project(model, spectra, evaluations)
+    return model
+
+
+def rms(model, seed=2):
+    x, flux = sample(300, seed)
+    with torch.no_grad():
+        return float((model.forward_scaled(x) - flux).square().mean().sqrt())
+
+
+def test_solve_is_least_squares():
+    rng = np.random.default_rng(0)
+    design = np.column_stack([rng.normal(size=(50, 4)), np.ones(50)])
+    target = rng.normal(size=(50, 3))
+    made = solve(torch.tensor(design.T @ design / 50), torch.tensor(design.T @ target / 50), 1e-13)
+    np.testing.assert_allclose(made, np.linalg.lstsq(design, target, rcond=None)[0], rtol=1e-8)
+
+
+def test_weights_split_exactly_where_they_are_products():
+    star = torch.tensor([20.0, 50.0, 100.0])[:, None]
+    pixel = torch.linspace(0.5, 1.5, PIXELS)
+    ivar = 1 / (1 / (star * pixel) - FLOOR**2)  # so that pixel_weight is star * pixel
+    spectra = weighed(torch.zeros(3, 2), torch.ones(3, PIXELS), ivar)
+    torch.testing.assert_close(spectra.star[:, None] * spectra.pixel, star * pixel)
+    torch.testing.assert_close(spectra.trust, torch.ones(3, PIXELS))
+
+
+def test_noise_is_that_of_whitened_spectra():
+    spectra = weighed(torch.zeros(5, 2), torch.ones(5, PIXELS), 1 / 0.02**2)
+    assert spectra.noise == pytest.approx(0.02**2 / (0.02**2 + FLOOR**2))
+    assert weighed(torch.zeros(5, 2), torch.ones(5, PIXELS)).noise == 0
+
+
+def test_start_is_the_weighted_mean():
+    x, flux = sample(10)
+    ivar = torch.full_like(flux, 1e4)
+    ivar[3:, 0] = 0
+    flux[3:, 0] = torch.nan  # what a pixel without information holds does not matter
+    model = Payne(spec(), hidden=(5, 5))
+    start_at_mean(model, weighed(x, flux, ivar))
+    made = model.forward_scaled(x).detach()
+    torch.testing.assert_close(made[0, 1:], flux[:, 1:].mean(0))
+    torch.testing.assert_close(made[:, 0], flux[:3, 0].mean().expand(10))
+
+
+def test_rounds_learn_lines_to_a_thousandth():
+    assert rms(trained(weighed(*sample()))) < 1e-3
+
+
+def test_a_round_never_makes_noiseless_training_spectra_worse():
+    x, flux = sample()
+    spectra = weighed(x, flux)
+    errors = []
+    model = Payne(spec(), hidden=(30, 30))
+    start_at_mean(model, spectra)
+    for evaluations in (0, 5, 10, 20):
+        project(model, spectra, evaluations)
+        errors.append(float((model.forward_scaled(x) - flux).square().mean().detach()))
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_masked_pixels_are_completed():
+    x, flux = sample()
+    hidden = torch.rand(flux.shape, generator=torch.Generator().manual_seed(0)) < 0.2
+    ivar = torch.where(hidden, 0.0, torch.inf)
+    model = trained(weighed(x, torch.where(hidden, 0.0, flux), ivar), rounds=(0, 10, 10, 20, 20))
+    assert rms(model) < 2e-3  # the mean spectrum in their place would leave 0.02
+    junk = trained(weighed(x, torch.where(hidden, 77.0, flux), ivar), rounds=(0, 10, 10, 20, 20))
+    assert torch.equal(junk.output.weight, model.output.weight)
+
+
+def test_noise_is_not_learned():
+    x, flux = sample()
+    noisy = flux + 0.03 * torch.randn(flux.shape, generator=torch.Generator().manual_seed(0))
+    model = trained(weighed(x, noisy, 1 / 0.03**2), rounds=(0, 10, 40, 80))
+    # 41 weights per pixel from 400 spectra would keep 0.03 * sqrt(41 / 400) = 0.0096 of the noise.
+    assert rms(model) < 0.005
+
+
+def test_displaced_lines_are_put_to_rest():
+    x, flux = sample()
+    shift = torch.rand(N, generator=torch.Generator().manual_seed(0)) - 0.5
+    moved = shift_flux(flux, shift)
+    knowing, ignorant = trained(weighed(x, moved, shift=shift)), trained(weighed(x, moved))
+    assert rms(knowing) < 1.5e-3
+    assert rms(ignorant) > 2 * rms(knowing)
+
+
+def test_components_beyond_the_noise_are_kept_and_no_others():
+    generator = torch.Generator().manual_seed(0)
+    signal = torch.randn(N, 12, generator=generator) @ torch.randn(12, PIXELS, generator=generator)
+    noisy = 0.3 * signal + torch.randn(N, PIXELS, generator=generator)
+    spectra = weighed(torch.zeros(N, 2), noisy)
+    spectra.noise = 1.0
+    assert projection._components(noisy, spectra).shape == (PIXELS, 12)
+
+
+def test_components_are_those_of_the_singular_value_decomposition():
+    _, flux = sample()
+    deviation = flux - flux.mean(0)
+    basis = projection._components(deviation, weighed(torch.zeros(N, 2), flux))
+    left = deviation - deviation @ basis @ basis.T
+    assert float(left.norm() / deviation.norm()) < 1e-5  # float32
+
+
+def test_stars_without_information_change_nothing_but_rounding():
+    x, flux = sample()
+    ivar = torch.full_like(flux, 1e6)
+    padded = weighed(
+        torch.cat([x, x[:50]]), torch.cat([flux, 0 * flux[:50]]), torch.cat([ivar, 0 * ivar[:50]])
+    )
+    assert padded.n_total == N
+    with_them, without = trained(padded, rounds=(0,)), trained(weighed(x, flux, ivar), rounds=(0,))
+    a, b = (m.forward_scaled(x).detach() for m in (with_them, without))
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-4)  # a random basis in float32
+
+
+def test_nothing_to_learn_from_leaves_finite_weights():
+    x, flux = sample(20)
+    model = trained(weighed(x, flux, 0.0), rounds=(0, 5))
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+    torch.testing.assert_close(model.forward_scaled(x), torch.ones(20, PIXELS))
+
+
+def test_solve_output_is_ridge_regression_over_all_batches():
+    x, flux = sample()
+    model = Payne(spec(), hidden=(10, 10), seed=3)
+    before = model.forward_scaled(x).detach().numpy()
+    solve_output(model, [weighed(x[:150], flux[:150]), weighed(x[150:], flux[150:])])
+    design = np.column_stack([model.features(x).detach().numpy(), np.ones(N)]).astype(np.float64)
+    ridge = np.sqrt(N * projection.RIDGE) * np.eye(11, 11)[:10]  # rows that pull steps to zero
+    step = np.linalg.lstsq(
+        np.vstack([design, ridge]), np.vstack([flux.numpy() - before, np.zeros((10, PIXELS))])
+    )[0]
+    # Sums of 400 products in float32 along directions that the ridge of 1e-7 barely holds.
+    np.testing.assert_allclose(
+        model.forward_scaled(x).detach(), before + design @ step, rtol=0, atol=1e-3
+    )
+
+
+def test_a_model_without_a_linear_end_is_refused():
+    model = Emulator(spec())
+    with pytest.raises(ValueError, match="Emulator does not end in a linear layer"):
+        project(model, weighed(*sample(5)), 1)
+
+
+def test_gradient_is_that_of_the_eliminated_problem():
+    x, flux = sample(60)
+    model = Payne(spec(), hidden=(6, 5), seed=1).double()
+    spectra = weighed(x, flux, 1e4)
+    spectra.x = spectra.x.double()
+    problem = projection._Problem(model, spectra, flux.double() - 1)
+    problem.evaluate()
+    weight = model.hidden[1].weight
+    gradient, step = float(weight.grad[2, 3]), 1e-5
+    values = []
+    for sign in (1, -1):
+        weight.data[2, 3] += sign * step
+        values.append(problem.evaluate())
+        weight.data[2, 3] -= sign * step
+    # step**2 times the third derivative, and rounding 1e-16 / step, of a gradient of order 1e-3
+    assert gradient == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-4)
