@@ -2,9 +2,12 @@
 
 import logging
 import os
+import signal
 import tempfile
+import threading
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from itertools import cycle, islice
 from typing import Any
@@ -80,7 +83,8 @@ class RayEngine:
             options["include_dashboard"] = False
             options["object_store_memory"] = OBJECT_STORE_BYTES
         try:
-            ray.init(**options)
+            with _own_sigterm():
+                ray.init(**options)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise StageError(
                 f"no Ray answers at '{table.address}' ({error}); start one with: "
@@ -151,6 +155,17 @@ class RayEngine:
     def close(self) -> None:
         """Leave Ray; a Ray that was started here ends."""
         ray.shutdown()
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep this process's own answer to SIGTERM: Ray's leaves at once, blocks in flight or not."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():  # elsewhere Ray sets none
+            signal.signal(signal.SIGTERM, before)
 
 
 def _run(stage: Stage, actors: list[Any], calls: Iterator[Call], in_flight: int) -> Iterator[Ended]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 
 from scalespec.config import CrossmatchTable, RunConfig
 from scalespec.errors import ConfigError, StageError
@@ -33,7 +34,8 @@ from scalespec.stages import folders
 from scalespec.stages.gather import OWN_COLUMNS, gather
 from scalespec.stages.ingest import read_index
 from scalespec.store import paths
-from scalespec.store.ledger import Ledger, new_attempt
+from scalespec.store.catalog import write_part
+from scalespec.store.ledger import Ledger
 from scalespec.store.spectra import count_spectra, read_spectra
 from scalespec.store.tables import read_table
 
@@ -343,13 +345,8 @@ def _match(_: None, spectra: Spectra, cells_url: str, table: CrossmatchTable) ->
 
 
 def _write_matches(block: Block, matches: pd.DataFrame, url: str) -> BlockResult:
-    ledger = Ledger(url)
-    if standing := ledger.committed(block):
-        return standing
-    attempt = new_attempt()
-    key = f"parts/{block.index:06d}-{attempt}.parquet"
-    data = matches.to_parquet(index=False)
-    paths.write_bytes(paths.join(url, key), data)
     counts = {"matched": len(matches), "by_id": int(matches["by_id"].sum())}
     counts["unmatched"] = block.size - len(matches)
-    return ledger.commit(block, BlockResult(block.size, {key: paths.sha256(data)}, counts, attempt))
+    return write_part(
+        url, block, pa.Table.from_pandas(matches, preserve_index=False), counts=counts
+    )

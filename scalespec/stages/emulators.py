@@ -137,8 +137,8 @@ def make_ready(
 ) -> Ready:
     """Bring one model to a store's grid, resolution and normalization; see `load_ready`."""
     url = url or model.spec.name
+    model = at_resolution(model, attrs.get("resolving_power"), url)  # before its edges are cut
     model = on_grid(model, wavelength, url)
-    model = at_resolution(model, attrs.get("resolving_power"), url)
     operator = smoothing_for(model, wavelength, attrs.get("normalization"), url)
     return Ready(model, Smoother(operator.tiles, model.scatter) if operator else None)
 

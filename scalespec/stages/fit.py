@@ -19,8 +19,9 @@ from scalespec.optimize.result import FitResult
 from scalespec.plan import Block, Stage, plan_blocks
 from scalespec.stages import folders
 from scalespec.stages.emulators import Ready, load_ready
-from scalespec.stages.infer import read_part, write_part
+from scalespec.stages.infer import write_labels
 from scalespec.store import paths
+from scalespec.store.catalog import read_part
 from scalespec.store.ledger import Ledger
 from scalespec.store.spectra import count_spectra, memory_bytes, read_spectra
 
@@ -153,7 +154,7 @@ def fit(config: RunConfig) -> Iterator[Stage]:
         blocks=[b for b in plan_blocks(count_spectra(store), size) if b.index in there],
         read=partial(_read, store=store, first=first),
         compute=partial(_compute, table=config.fit),
-        write=partial(write_part, url=url, status="fit_status"),
+        write=partial(write_labels, url=url, status="fit_status"),
         runs_on="ray",
         setup=partial(
             load_ready,
@@ -166,10 +167,10 @@ def fit(config: RunConfig) -> Iterator[Stage]:
 
 
 def _read(block: Block, store: str, first: str) -> tuple[xr.Dataset, pd.DataFrame]:
-    part = read_part(block, first)
-    if len(part) != block.size:
-        raise StoreError(f"{first}: block {block.index} has {len(part)} rows, not {block.size}")
-    return read_spectra(store, block.start, block.stop), part
+    labels = read_part(first, block).to_pandas()
+    if len(labels) != block.size:
+        raise StoreError(f"{first}: block {block.index} has {len(labels)} rows, not {block.size}")
+    return read_spectra(store, block.start, block.stop), labels
 
 
 def _compute(

@@ -64,11 +64,25 @@ def training_url(config: RunConfig, catalog: str) -> str:
     StoreError
         If the catalog is not matched yet.
     """
-    matches, spectra = matches_url(config, catalog), spectra_url(config)
-    rows = paths.sha256(paths.read_bytes(paths.join(matches, "matches.parquet")))
+    spectra = spectra_url(config)
     there = sorted(Ledger(spectra).done())
-    name = digest(_name(matches), rows, _name(spectra), there, FORMAT_VERSION)
+    name = digest(_matched(config, catalog), _name(spectra), there, FORMAT_VERSION)
     return stage_url(config.run.workspace, f"matches/{catalog}/train", name)
+
+
+def _matched(config: RunConfig, catalog: str) -> str:
+    """Return what names the matches with one catalog: settings and rows, for blocks may come late.
+
+    Raises
+    ------
+    StoreError
+        If the catalog is not matched yet.
+    """
+    url = matches_url(config, catalog)
+    table = paths.join(url, "matches.parquet")
+    if not paths.exists(table):
+        raise StoreError(f"{url}: no matches with '{catalog}' yet: run crossmatch first")
+    return digest(_name(url), paths.sha256(paths.read_bytes(table)))
 
 
 def library_url(config: RunConfig) -> str:
@@ -104,7 +118,7 @@ def first_url(config: RunConfig) -> str:
     models = [checksum(url) for url in model_urls(config)]
     table = config.infer
     selecting = table is not None and table.where
-    matches = [_name(matches_url(config, c)) for c in config.crossmatch or {}] if selecting else []
+    matches = [_matched(config, c) for c in config.crossmatch or {}] if selecting else []
     name = digest(
         table, _name(spectra_url(config)), models, matches, config.run.seed, FORMAT_VERSION
     )
@@ -119,7 +133,7 @@ def best_url(config: RunConfig) -> str:
 
 def catalog_url(config: RunConfig) -> str:
     """Return the folder of the published catalog."""
-    matches = [_name(matches_url(config, catalog)) for catalog in config.crossmatch or {}]
+    matches = [_matched(config, catalog) for catalog in config.crossmatch or {}]
     name = digest(config.publish, _name(best_url(config)), matches, FORMAT_VERSION)
     return stage_url(config.run.workspace, "catalog", name)
 

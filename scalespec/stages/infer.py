@@ -1,6 +1,5 @@
 """Spectra + models -> first labels: velocity by cross-correlation, then the cheapest good start."""
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 import xarray as xr
 
 from scalespec.config import InferTable, RunConfig
@@ -25,7 +25,8 @@ from scalespec.stages import folders
 from scalespec.stages.emulators import Starter, load_ready, load_starters
 from scalespec.stages.ingest import read_index
 from scalespec.store import paths
-from scalespec.store.ledger import Ledger, new_attempt
+from scalespec.store.catalog import read_row_range, write_part
+from scalespec.store.ledger import Ledger
 from scalespec.store.spectra import count_spectra, memory_bytes, read_spectra
 
 FloatArray = npt.NDArray[np.float32]
@@ -167,7 +168,7 @@ def infer(config: RunConfig) -> Iterator[Stage]:
             table=config.infer,
         ),
         compute=partial(_compute, table=config.infer),
-        write=partial(write_part, url=url, status="first_status"),
+        write=partial(write_labels, url=url, status="first_status"),
         runs_on="ray",
         setup=partial(
             load_starters, *fits, n_template=config.infer.templates, seed=config.run.seed
@@ -197,33 +198,15 @@ def read_question(
 
 def match_columns(name: str, url: str, block: Block) -> dict[str, npt.NDArray[Any]]:
     """Return a block's columns of one label catalog, named <catalog>_<column>; unmatched: NaN."""
-    data = paths.read_bytes(paths.join(url, "matches.parquet"))
-    filters = [("row", ">=", block.start), ("row", "<", block.stop)]
-    matched = pd.read_parquet(io.BytesIO(data), filters=filters).set_index("row")
-    matched = matched.reindex(np.arange(block.start, block.stop))
+    found = read_row_range(paths.join(url, "matches.parquet"), block).to_pandas()
+    matched = found.set_index("row").reindex(np.arange(block.start, block.stop))
     return {f"{name}_{column}": matched[column].to_numpy() for column in matched}
 
 
-def write_part(block: Block, part: pd.DataFrame, url: str, status: str) -> BlockResult:
-    """Store one block's table under its attempt's name, then commit it."""
-    ledger = Ledger(url)
-    if standing := ledger.committed(block):
-        return standing
-    attempt = new_attempt()
-    key = f"parts/{block.index:06d}-{attempt}.parquet"
-    data = part.to_parquet(index=False)
-    paths.write_bytes(paths.join(url, key), data)
-    counts = status_names(part[status].to_numpy(), FitStatus)
-    return ledger.commit(block, BlockResult(len(part), {key: paths.sha256(data)}, counts, attempt))
-
-
-def read_part(block: Block, url: str) -> pd.DataFrame:
-    """Return one block's committed table."""
-    result = Ledger(url).committed(block)
-    if result is None:
-        return pd.DataFrame()
-    key = next(key for key in result.objects if key.startswith("parts/"))
-    return pd.read_parquet(io.BytesIO(paths.read_bytes(paths.join(url, key))))
+def write_labels(block: Block, labels: pd.DataFrame, url: str, status: str) -> BlockResult:
+    """Store one block's table of labels, counted by its `status` column, then commit it."""
+    counts = status_names(labels[status].to_numpy(), FitStatus)
+    return write_part(url, block, pa.Table.from_pandas(labels, preserve_index=False), counts=counts)
 
 
 def _compute(starters: list[Starter], question: Question, table: InferTable) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 
+import numpy as np
 import xarray as xr
 
 from scalespec.models.base import Emulator
@@ -63,7 +64,8 @@ def _block(model: Emulator, index: int, rows: int, seed: int) -> xr.Dataset:
 
 
 def _compute(model: Emulator, block: Block, seed: int) -> xr.Dataset:
-    return _block(model, block.index, block.size, seed)
+    made = _block(model, block.index, block.size, seed)
+    return made.assign(obsid=("spectrum", np.arange(block.start, block.stop)))
 
 
 def _write(block: Block, library: xr.Dataset, url: str) -> BlockResult:

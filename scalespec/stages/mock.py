@@ -189,8 +189,8 @@ def grid_block(index: int, model: Emulator, *, rows: int, seed: int = 1) -> xr.D
     Returns
     -------
     xr.Dataset
-        In the raw schema, at rest, with a random smooth slope and S/N `LIBRARY_SNR`, and ``labels`` on
-        dims ``spectrum`` and ``label``.
+        In the raw schema, at rest, with a random smooth slope and S/N `LIBRARY_SNR`, and
+        ``labels`` on dims ``spectrum`` and ``label``.
     """
     rng = np.random.default_rng([seed, index, _LIBRARY])
     labels = draw_library(rng, rows, model.spec.labels, model.spec.minimum, model.spec.maximum)

@@ -240,9 +240,6 @@ def _publishable(sources: Sources, blocks: Sequence[Block]) -> list[Block]:
     failed = {index for folder in upstream for index in Ledger(folder).failures()}
     if open_ends := [b.index for b in blocks if b.index not in fitted | failed]:
         raise StageError(f"blocks {open_ends} are not fitted yet: run fit first")
-    for name, folder in sources.matches.items():
-        if not paths.exists(paths.join(folder, "matches.parquet")):
-            raise StageError(f"{folder}: no matches with '{name}' yet: run crossmatch first")
     return [block for block in blocks if block.index in fitted]
 
 

@@ -12,9 +12,11 @@ import pytest
 
 from scalespec.config import DaskTable, EngineTable
 from scalespec.engines import open_engine
+from scalespec.engines.dask import DaskEngine
 from scalespec.engines.local import LocalEngine
+from scalespec.engines.ray import RayEngine
 from scalespec.errors import StageError
-from scalespec.plan import BlockReport, BlockResult, Stage, plan_blocks
+from scalespec.plan import BlockReport, BlockResult, Stage, Training, plan_blocks
 from scalespec.store.ledger import Ledger, new_attempt
 
 ENGINES = [
@@ -196,3 +198,37 @@ def test_no_scheduler_at_the_address_is_said_with_what_to_do():
     table = EngineTable(dask=DaskTable(address="tcp://127.0.0.1:9"))
     with pytest.raises(StageError, match=r"tcp://127.0.0.1:9.*start one with: dask scheduler"):
         open_engine("dask", table)
+
+
+@pytest.mark.dask
+def test_dask_does_not_train(tmp_path):
+    with pytest.raises(StageError, match="train: Dask does not train; use --engine ray or local"):
+        DaskEngine.train(None, Training("train", str(tmp_path), print))
+
+
+@pytest.fixture
+def ray_engine(engine):
+    if not isinstance(engine, RayEngine):
+        pytest.skip("Ray Train is Ray's")
+    return engine
+
+
+@pytest.mark.slow  # every training worker imports torch
+def test_a_training_loop_runs_on_every_rank(ray_engine, tmp_path):
+    def loop(context):
+        context.report({"loss": 1.0})
+        (tmp_path / f"{context.rank}-of-{context.world_size}-on-{context.device}").touch()
+
+    ray_engine.train(Training("train", str(tmp_path), loop))
+    assert {p.name for p in tmp_path.iterdir()} == {"0-of-2-on-cpu", "1-of-2-on-cpu"}
+
+
+@pytest.mark.slow
+def test_a_training_loop_that_fails_is_said_after_its_restarts(ray_engine, tmp_path):
+    def loop(context):
+        (tmp_path / f"{context.rank}.{uuid.uuid4().hex}").touch()
+        raise ValueError("loss is not finite")
+
+    with pytest.raises(StageError, match=r"train: .*loss is not finite"):
+        ray_engine.train(Training("train", str(tmp_path), loop))
+    assert len(list(tmp_path.glob("0.*"))) == 1 + 3

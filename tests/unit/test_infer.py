@@ -23,11 +23,11 @@ from scalespec.stages.infer import (
     first_labels,
     infer,
     match_columns,
-    read_part,
     read_question,
-    write_part,
+    write_labels,
 )
 from scalespec.store import paths
+from scalespec.store.catalog import read_part
 from scalespec.store.ledger import Ledger
 from scalespec.store.model import load_model, save_model
 
@@ -294,17 +294,13 @@ PART = pd.DataFrame({"row": np.arange(8), "first_status": np.array([0, 1024] * 4
 
 def test_a_part_is_read_back_as_it_was_written(stage, tmp_path):
     block, url = stage.blocks[1], str(tmp_path / "first")
-    write_part(block, PART, url, "first_status")
-    assert read_part(block, url).equals(PART)
+    write_labels(block, PART, url, "first_status")
+    assert read_part(url, block).to_pandas().equals(PART)
     assert Ledger(url).commits()[1].counts == {"OK": 4, "NOT_SELECTED": 4}
-
-
-def test_a_block_without_a_part_has_no_rows(stage, tmp_path):
-    assert len(read_part(stage.blocks[0], str(tmp_path))) == 0
 
 
 def test_a_late_writer_finds_the_part_that_stands(stage, tmp_path):
     block, url = stage.blocks[1], str(tmp_path / "first")
-    first = write_part(block, PART, url, "first_status")
-    assert write_part(block, PART.iloc[:3], url, "first_status") == first
-    assert len(read_part(block, url)) == 8
+    first = write_labels(block, PART, url, "first_status")
+    assert write_labels(block, PART.iloc[:3], url, "first_status") == first
+    assert read_part(url, block).num_rows == 8

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from scalespec.errors import ConfigError, StageError
+from scalespec.errors import ConfigError, StageError, StoreError
 from scalespec.optimize.result import FitStatus
 from scalespec.plan import plan_blocks
 from scalespec.schema import SpectrumStatus
@@ -134,7 +134,7 @@ def test_a_block_that_nobody_fitted_is_an_error(tiny_run):
 def test_matches_that_are_not_there_yet_are_an_error(tiny_run):
     url = folders.matches_url(tiny_run.config, "apogee")
     paths.delete(paths.join(url, "matches.parquet"))
-    with pytest.raises(StageError, match="no matches with 'apogee' yet"):
+    with pytest.raises(StoreError, match="no matches with 'apogee' yet"):
         next(publish(tiny_run.config))
 
 

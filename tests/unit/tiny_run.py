@@ -17,7 +17,7 @@ from scalespec.optimize.result import FitStatus
 from scalespec.plan import plan_blocks
 from scalespec.schema import PER_SPECTRUM, SpectrumStatus
 from scalespec.stages import folders
-from scalespec.stages.infer import write_part
+from scalespec.stages.infer import write_labels
 from scalespec.stages.ingest import write_raw
 from scalespec.stages.preprocess import write_preprocessed
 from scalespec.store.ledger import write_json
@@ -190,8 +190,8 @@ def write_run(root: Path) -> TinyRun:
         write_raw(block, (made, index_block(block)), raw)
         write_preprocessed(block, made, spectra)
         first, best = folders.first_url(config), folders.best_url(config)
-        write_part(block, first_block(block, labels), first, "first_status")
-        write_part(block, best_block(block, labels), best, "fit_status")
+        write_labels(block, first_block(block, labels), first, "first_status")
+        write_labels(block, best_block(block, labels), best, "fit_status")
     matches = Path(folders.matches_url(config, "apogee"))
     matches.mkdir(parents=True)
     pq.write_table(matches_with(labels), matches / "matches.parquet")
