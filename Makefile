@@ -34,7 +34,7 @@ demo: env
 	$(BIN)/scalespec status $(DEMO)/run.toml
 	$(BIN)/scalespec verify $(DEMO)/run.toml
 	$(BIN)/scalespec run $(DEMO)/matched.toml
-	@echo "report from the theoretical library: $(DEMO)/work/report/index.html"
+	@echo "two emulators, two catalogs, two pages: look at $(DEMO)/work/report/*/index.html"
 
 check: env
 	$(BIN)/ruff format --check .

@@ -257,6 +257,10 @@ def _run(path: str, verbs: tuple[str, ...], engine: Any, retry: bool, limit: int
         _say(f"{left}; the same command goes on from here", to=err)
     done = f"{summary.resumed} blocks were done, {summary.done} done now"
     _say(f"{done}: {config.run.workspace}")
+    if "report" in (verbs or config.stages()) and not summary.stopped:
+        from scalespec.stages.folders import report_url
+
+        _say(f"report: {report_url(config)}/index.html")
     return summary.exit_code
 
 
@@ -306,15 +310,16 @@ class _drawn:  # noqa: N801 - used as a `with` statement's verb
     def _listen(self, progress: Any) -> None:
         if progress.report is None:
             self._rows = 0
-            self._task = self._bars.add_task(
-                progress.stage, total=progress.planned, completed=progress.done_before, rate=""
-            )
+            self._task = self._bars.add_task(progress.stage, total=progress.planned, rate="")
+            # Said after the bar began: one that was done before stops its clock at once.
+            self._bars.update(self._task, completed=progress.done_before)
             return
         if self._task is None:
             return
         self._rows += progress.report.block.size
         elapsed = self._bars.tasks[self._task].elapsed or 1e-9
-        self._bars.update(self._task, advance=1, rate=f"{self._rows / elapsed:,.0f} rows/s")
+        rate = f"{self._rows / elapsed:,.0f} rows/s" if self._rows else ""
+        self._bars.update(self._task, advance=1, rate=rate)
 
 
 def _status_table(states: list[dict[str, Any]]) -> Table:

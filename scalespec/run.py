@@ -11,7 +11,7 @@ from typing import Any, Literal
 from scalespec.config import RunConfig
 from scalespec.engines import open_engine
 from scalespec.errors import StageError
-from scalespec.plan import Block, BlockReport, Stage, Training
+from scalespec.plan import Block, BlockReport, BlockResult, Stage, Training
 from scalespec.stages import VERBS
 from scalespec.store import paths
 from scalespec.store.ledger import Ledger, read_json, set_current, write_json
@@ -116,7 +116,10 @@ class Runner:
         started = time.monotonic()
         engine = self._engine("ray")
         engine.train(training)
-        _write_timing(training.url, training.name, engine.workers, (time.monotonic() - started, 1))
+        seconds = time.monotonic() - started
+        _write_timing(training.url, training.name, engine.workers, (seconds, 1))
+        whole = BlockReport(Block("spectrum", 0, 0, 0), BlockResult(0, {}), "", seconds)
+        self.listener(Progress(training.name, 1, 0, report=whole))
 
     def map(self, stage: Stage) -> None:
         """Run what is left of one stage."""

@@ -7,8 +7,6 @@ WORKER = {"dask": "multiprocessing.spawn", "ray": "ray::_Actor"}
 AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 """Ray's own; they hold no data, and end by themselves half a minute after their node."""
 
-DASK, RAY = pytest.mark.dask, pytest.mark.ray
-
 
 def kill_worker(line, workspace, engine, stage, after):
     """Run; SIGKILL a worker once so many blocks of a stage are there; the run ends by itself."""
@@ -56,3 +54,67 @@ def test_a_run_goes_on_after_its_driver_was_killed_among_dask_workers(line, tmp_
 @pytest.mark.ray
 def test_a_run_goes_on_after_its_driver_was_killed_among_ray_actors(line, tmp_path):
     kill_driver(line, line.workspace(tmp_path, "best"), ["--engine", "ray"], "best", 2)
+
+
+KILLS = [
+    pytest.param(kill, marks=getattr(pytest.mark, kill)) for kill in ("dask", "ray")
+]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.dask
+@pytest.mark.ray
+@pytest.mark.parametrize("victim", ["driver", "dask", "ray"])
+@pytest.mark.parametrize("number", range(3))
+def test_kills_at_random_times_in_random_stages_cost_nothing(line, tmp_path, victim, number):
+    rng = np.random.default_rng(time.time_ns())
+    stages = {"dask": ["raw", "spectra", "catalog"], "ray": ["first", "best"]}
+    stage = rng.choice(stages.get(victim, sum(stages.values(), [])))
+    after = int(rng.integers(1, N_BLOCKS - 4))
+    print(f"{victim} after {after} blocks of {stage}")
+    workspace = line.workspace(tmp_path, "" if stage == "raw" else stage)
+    if victim == "driver":
+        kill_driver(line, workspace, [], stage, after)
+    else:
+        kill_worker(line, workspace, victim, stage, after)
+
+
+def steps(workspace):
+    """Steps of training that have their complete checkpoint."""
+    return sorted(workspace.model().glob("checkpoints/*.json"))
+
+
+def history(workspace):
+    """What the trained model says of its training."""
+    return json.loads((workspace.model() / "model.json").read_text())["metadata"]["history"]
+
+
+@pytest.mark.ray
+def test_training_survives_a_killed_worker(line, tmp_path):
+    workspace = line.training(tmp_path, epochs=60)
+    with workspace.start("train", "--engine", "ray") as run:
+        run.until(lambda: len(steps(workspace)) >= 2)
+        run.worker("ray::RayTrainWorker").kill()
+        assert run.ended() == 0, run.said
+        assert run.left_after(60) == []
+    assert [entry["step"] for entry in history(workspace)] == list(range(63))
+
+
+@pytest.mark.ray
+def test_training_goes_on_from_its_checkpoint_after_its_driver_was_killed(line, tmp_path):
+    workspace = line.training(tmp_path, epochs=60)
+    with workspace.start("train", "--engine", "ray") as run:
+        run.until(lambda: len(steps(workspace)) >= 2)
+        run.kill()
+        assert run.left_after(20, but=AGENTS) == []
+    assert not (workspace.model() / "model.json").exists()
+    newest = steps(workspace)[-1]
+    record = json.loads(newest.read_text())
+    record["meta"]["history"][0]["mark"] = 1.0  # only who goes on from here can know of it
+    newest.write_text(json.dumps(record))
+    code, said = workspace.call("train", "--engine", "ray")
+    assert code == 0, said
+    told = history(workspace)
+    assert [entry["step"] for entry in told] == list(range(63))
+    assert told[0]["mark"] == 1.0

@@ -1,0 +1,97 @@
+"""The whole line as a user runs it: what its catalog depends on, and how a run is stopped."""
+
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+N_BLOCKS = 14
+
+
+def test_every_planned_spectrum_has_its_row(line):
+    assert line.undisturbed.problems() == []
+
+
+def test_verify_reads_a_run_back_and_ends_with_0(line):
+    code, said = line.undisturbed.call("verify")
+    assert code == 0, said
+    assert "0 problems" in said
+
+
+@pytest.mark.dask
+@pytest.mark.ray
+def test_dask_workers_and_ray_actors_make_the_same_catalog(line, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")  # a run file says where, nothing else does
+    workspace = line.workspace(tmp_path)
+    with workspace.start("run") as run:
+        assert run.ended() == 0, run.said
+        assert run.left_after(60) == []
+    assert workspace.digest() == line.digest
+    assert workspace.problems() == []
+
+
+def test_a_changed_fit_redoes_fit_and_publish_alone(line, tmp_path):
+    workspace = line.workspace(tmp_path, before="catalog")
+    workspace.change("[fit]", "[fit]\nmax_steps = 1")
+    code, said = workspace.call("run", "--engine", "local")
+    assert code == 0, said
+    assert f"{2 * N_BLOCKS} done now" in said
+    assert workspace.digest() != line.digest
+    assert len(workspace.commits("best")) == 2 * N_BLOCKS  # beside the old ones
+
+
+def test_how_many_stars_are_fitted_together_changes_nothing_that_matters(line, tmp_path):
+    workspace = line.workspace(tmp_path, before="best")
+    workspace.change("[fit]", "[fit]\nstars_per_batch = 3")
+    code, said = workspace.call("run", "--engine", "local")
+    assert code == 0, said
+    one, other = (pd.read_parquet(io.BytesIO(w.catalog())) for w in (line.undisturbed, workspace))
+    assert (one.fit_status == other.fit_status).all()
+    for name in ("teff", "logg", "fe_h", "rv"):
+        # Another batch sums in another order. A fit ends where chi2 would fall by less than 0.01,
+        # and is the same to the square root of that in sigma.
+        assert np.nanmax(np.abs(one[name] - other[name]) / one[f"{name}_err"]) < 0.1
+
+
+INTERRUPTS = [
+    pytest.param("dask", "spectra", "interrupt", marks=pytest.mark.dask),
+    pytest.param("ray", "first", "terminate", marks=pytest.mark.ray),
+    pytest.param("dask", "raw", "terminate", marks=[pytest.mark.dask, pytest.mark.slow]),
+    pytest.param("ray", "best", "interrupt", marks=[pytest.mark.ray, pytest.mark.slow]),
+    pytest.param("local", "spectra", "interrupt", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("engine", "stage", "how"), INTERRUPTS)
+def test_a_stopped_run_says_so_leaves_nothing_and_goes_on(line, tmp_path, engine, stage, how):
+    workspace = line.workspace(tmp_path, before=stage if stage != "raw" else "")
+    with workspace.start("run", "--engine", engine) as run:
+        run.until(lambda: len(workspace.commits(stage)) >= 2)
+        getattr(run, how)()
+        assert run.ended() == 1, run.said
+        assert "finishing the blocks in flight" in run.said
+        assert "the same command goes on from here" in run.said
+        assert "Traceback" not in run.said
+        assert run.left_after(60) == []
+    assert 2 <= len(workspace.commits(stage)) < N_BLOCKS
+    code, said = workspace.call("run", "--engine", engine)
+    assert code == 0, said
+    assert workspace.digest() == line.digest
+    assert workspace.problems() == []
+
+
+@pytest.mark.ray
+def test_one_worker_two_workers_and_none_train_as_well(line, tmp_path):
+    rms = {}
+    for engine, workers in (("local", 1), ("ray", 1), ("ray", 2)):
+        workspace = line.training(tmp_path / f"{engine}{workers}", workers=workers)
+        code, said = workspace.call("train", "--engine", engine)
+        assert code == 0, said
+        record = json.loads((workspace.model() / "model.json").read_text())["metadata"]
+        assert record["workers"] == workers
+        rms[engine, workers] = record["history"][-1]["validation_rms"]
+    assert rms["ray", 1] == pytest.approx(rms["local", 1], rel=1e-6)  # the same sums
+    # Two workers see other batches, and of the 256 spectra each holds half in the rounds.
+    assert rms["ray", 2] == pytest.approx(rms["local", 1], rel=0.05)
