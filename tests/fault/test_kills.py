@@ -1,5 +1,9 @@
 """SIGKILL in the middle of a stage: no row is lost or doubled, and the catalog stays the same."""
 
+import json
+import time
+
+import numpy as np
 import pytest
 
 N_BLOCKS = 14
@@ -56,11 +60,6 @@ def test_a_run_goes_on_after_its_driver_was_killed_among_ray_actors(line, tmp_pa
     kill_driver(line, line.workspace(tmp_path, "best"), ["--engine", "ray"], "best", 2)
 
 
-KILLS = [
-    pytest.param(kill, marks=getattr(pytest.mark, kill)) for kill in ("dask", "ray")
-]
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.dask
@@ -70,7 +69,7 @@ KILLS = [
 def test_kills_at_random_times_in_random_stages_cost_nothing(line, tmp_path, victim, number):
     rng = np.random.default_rng(time.time_ns())
     stages = {"dask": ["raw", "spectra", "catalog"], "ray": ["first", "best"]}
-    stage = rng.choice(stages.get(victim, sum(stages.values(), [])))
+    stage = rng.choice(stages.get(victim, [name for names in stages.values() for name in names]))
     after = int(rng.integers(1, N_BLOCKS - 4))
     print(f"{victim} after {after} blocks of {stage}")
     workspace = line.workspace(tmp_path, "" if stage == "raw" else stage)
@@ -90,6 +89,7 @@ def history(workspace):
     return json.loads((workspace.model() / "model.json").read_text())["metadata"]["history"]
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_training_survives_a_killed_worker(line, tmp_path):
     workspace = line.training(tmp_path, epochs=60)

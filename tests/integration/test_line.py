@@ -82,16 +82,19 @@ def test_a_stopped_run_says_so_leaves_nothing_and_goes_on(line, tmp_path, engine
     assert workspace.problems() == []
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_one_worker_two_workers_and_none_train_as_well(line, tmp_path):
-    rms = {}
+    history = {}
     for engine, workers in (("local", 1), ("ray", 1), ("ray", 2)):
         workspace = line.training(tmp_path / f"{engine}{workers}", workers=workers)
         code, said = workspace.call("train", "--engine", engine)
         assert code == 0, said
         record = json.loads((workspace.model() / "model.json").read_text())["metadata"]
         assert record["workers"] == workers
-        rms[engine, workers] = record["history"][-1]["validation_rms"]
-    assert rms["ray", 1] == pytest.approx(rms["local", 1], rel=1e-6)  # the same sums
-    # Two workers see other batches, and of the 256 spectra each holds half in the rounds.
-    assert rms["ray", 2] == pytest.approx(rms["local", 1], rel=0.05)
+        history[engine, workers] = [entry["validation_rms"] for entry in record["history"]]
+    assert history["ray", 1] == history["local", 1]
+    # The same sums in another order lead a search for 20 evaluations to another model as good;
+    # of 20 validation spectra, the rms is known to a tenth.
+    best = {key: min(rms) for key, rms in history.items()}
+    assert best["ray", 2] == pytest.approx(best["local", 1], rel=0.2)
