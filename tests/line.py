@@ -247,9 +247,8 @@ class Line:
             shutil.copytree(self.undisturbed.folder / "work" / stage, folder / "work" / stage)
         return made
 
-    def training(self, folder: Path, *, epochs: int = 6, workers: int = 2) -> Workspace:
-        """Make a workspace to train in; the library is preprocessed already."""
-        settings = {"rounds": [0, 10, 10], "epochs": epochs, "workers": workers}
+    def training(self, folder: Path, **settings: object) -> Workspace:
+        """Make a workspace to train in, by `TRAIN` settings; the library is preprocessed."""
         made = _write_training(self.survey, folder, **settings)
         library = Path("work", "model", "library")
         shutil.copytree(self.survey / "training" / library, folder / library)

@@ -79,8 +79,13 @@ def test_kills_at_random_times_in_random_stages_cost_nothing(line, tmp_path, vic
         kill_worker(line, workspace, victim, stage, after)
 
 
-def steps(workspace):
-    """Steps of training that have their complete checkpoint."""
+ROUNDS = [0, *[10] * 20]
+"""Of a training: each is kept."""
+
+
+def checkpoints(workspace):
+    """What a training that is not over has kept so far."""
+    assert not (workspace.model() / "model.json").exists()
     return sorted(workspace.model().glob("checkpoints/*.json"))
 
 
@@ -92,32 +97,29 @@ def history(workspace):
 @pytest.mark.slow
 @pytest.mark.ray
 def test_training_survives_a_killed_worker(line, tmp_path):
-    workspace = line.training(tmp_path, epochs=60)
+    workspace = line.training(tmp_path, rounds=ROUNDS, epochs=0, workers=2)
     with workspace.start("train", "--engine", "ray") as run:
-        run.until(lambda: len(steps(workspace)) >= 2)
+        run.until(lambda: len(checkpoints(workspace)) >= 2)
         run.worker("ray::RayTrainWorker").kill()
+        assert checkpoints(workspace)
         assert run.ended() == 0, run.said
         assert run.left_after(60) == []
-    told = history(workspace)
-    assert [entry["step"] for entry in told] == list(range(len(told)))  # each step once, none lost
-    assert len(told) > 3
+    assert [entry["step"] for entry in history(workspace)] == list(range(len(ROUNDS)))
 
 
 @pytest.mark.slow
 @pytest.mark.ray
 def test_training_goes_on_from_its_checkpoint_after_its_driver_was_killed(line, tmp_path):
-    workspace = line.training(tmp_path, epochs=60)
+    workspace = line.training(tmp_path, rounds=ROUNDS, epochs=0, workers=2)
     with workspace.start("train", "--engine", "ray") as run:
-        run.until(lambda: len(steps(workspace)) >= 2)
+        run.until(lambda: len(checkpoints(workspace)) >= 2)
         run.kill()
         assert run.left_after(20, but=AGENTS) == []
-    assert not (workspace.model() / "model.json").exists()
-    newest = steps(workspace)[-1]
+    newest = checkpoints(workspace)[-1]
     record = json.loads(newest.read_text())
     record["meta"]["history"][0]["mark"] = 1.0  # only who goes on from here can know of it
     newest.write_text(json.dumps(record))
     code, said = workspace.call("train", "--engine", "ray")
     assert code == 0, said
-    told = history(workspace)
-    assert [entry["step"] for entry in told] == list(range(len(told)))
-    assert told[0]["mark"] == 1.0
+    assert [entry["step"] for entry in history(workspace)] == list(range(len(ROUNDS)))
+    assert history(workspace)[0]["mark"] == 1.0

@@ -87,7 +87,8 @@ def test_a_stopped_run_says_so_leaves_nothing_and_goes_on(line, tmp_path, engine
 def test_one_worker_two_workers_and_none_train_as_well(line, tmp_path):
     history = {}
     for engine, workers in (("local", 1), ("ray", 1), ("ray", 2)):
-        workspace = line.training(tmp_path / f"{engine}{workers}", workers=workers)
+        settings = {"rounds": [0, 10, 10], "epochs": 6, "workers": workers}
+        workspace = line.training(tmp_path / f"{engine}{workers}", **settings)
         code, said = workspace.call("train", "--engine", engine)
         assert code == 0, said
         record = json.loads((workspace.model() / "model.json").read_text())["metadata"]

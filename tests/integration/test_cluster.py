@@ -1,0 +1,94 @@
+"""Engines by address: two Ray nodes and two Dask workers that somebody else has started."""
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+BIN = Path(sys.executable).parent
+PATIENCE_S = 120
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def own_address():
+    """The host's address as Ray finds it: it does not stay on 127.0.0.1."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
+        probe.connect(("192.0.2.1", 9))  # a documentation address; a datagram socket sends nothing
+        return probe.getsockname()[0]
+    return "127.0.0.1"
+
+
+@contextmanager
+def started(*commands, env, log):
+    """Run commands in sessions of their own; none of their processes outlives the context."""
+    daemons = []
+    try:
+        with log.open("wb") as output:
+            for command in commands:
+                daemons.append(
+                    subprocess.Popen(
+                        [str(BIN / command[0]), *map(str, command[1:])],
+                        env=env,
+                        stdout=output,
+                        stderr=output,
+                        start_new_session=True,
+                    )
+                )
+                time.sleep(5 if "--head" in command else 0)  # the others ask it for the session
+            yield
+    finally:
+        for daemon in daemons:
+            with suppress(ProcessLookupError):
+                os.killpg(daemon.pid, signal.SIGKILL)
+            daemon.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.dask
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_two_ray_nodes_and_two_dask_workers_make_the_same_catalog(line, tmp_path):
+    workspace = line.workspace(tmp_path)
+    dask, ray = free_port(), free_port()
+    head = f"{own_address()}:{ray}"
+    engines = (
+        f'[engine.dask]\naddress = "tcp://127.0.0.1:{dask}"\n'
+        f'[engine.ray]\naddress = "{head}"\nworkers = 2\n'
+    )
+    workspace.run_file.write_text(workspace.run_file.read_text() + engines)
+    short = tempfile.mkdtemp(prefix="r", dir="/tmp")  # sockets lie in it: 107 bytes are all
+    env = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    node = ("--num-cpus", 1, "--object-store-memory", 100 * 2**20, "--block")
+    scheduler = f"tcp://127.0.0.1:{dask}"
+    worker = ("dask", "worker", scheduler, "--nthreads", 1, "--no-dashboard")
+    commands = (
+        ("dask", "scheduler", "--host", "127.0.0.1", "--port", dask, "--no-dashboard"),
+        worker,
+        worker,
+        ("ray", "start", "--head", "--port", ray, "--temp-dir", short, *node),
+        ("ray", "start", "--address", head, *node),
+    )
+    try:
+        with started(*commands, env=env, log=tmp_path / "daemons.log"):
+            code, said = workspace.call("run", env=env)
+            assert code == 0, said + (tmp_path / "daemons.log").read_text()[-4000:]
+            nodes = list(Path(short).glob("session_latest/logs/raylet*.out"))
+    finally:
+        shutil.rmtree(short, ignore_errors=True)
+    assert len(nodes) >= 2  # both nodes were there
+    assert workspace.digest() == line.digest
+    assert workspace.problems() == []
