@@ -19,8 +19,8 @@ from scalespec.plan import Block, BlockReport, Stage
 
 CALLS_PER_WORKER = 2
 """Calls in flight per worker: one at work, one waiting. A scheduler never sees the whole run."""
-IGNORE_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
-"""Ctrl-C reaches every process of a terminal: the run stops itself, its workers finish first."""
+ANSWER_S = 10
+"""How long a scheduler may take to answer."""
 
 
 def _call(stage: Stage, blocks: Call) -> list[BlockReport]:
@@ -44,7 +44,6 @@ class DaskEngine:
                     # Its HTTP server comes without a dashboard, too, by default on port 8787.
                     scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
                     silence_logs=logging.ERROR,
-                    preload=[IGNORE_INTERRUPTS],
                 )
         self._client = _connect(self._cluster, table)
 
@@ -106,8 +105,8 @@ def _connect(cluster: LocalCluster | None, table: DaskTable) -> Client:
         return Client(cluster)
     try:
         if table.address.startswith("file://"):
-            return Client(scheduler_file=table.address.removeprefix("file://"), timeout=30)
-        return Client(table.address, timeout=30)
+            return Client(scheduler_file=table.address.removeprefix("file://"), timeout=ANSWER_S)
+        return Client(table.address, timeout=ANSWER_S)
     except OSError as error:
         raise StageError(
             f"no Dask scheduler answers at {table.address} ({error}); "
