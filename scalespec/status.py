@@ -9,7 +9,7 @@ from scalespec.config import RunConfig
 from scalespec.errors import ScalespecError, StoreError
 from scalespec.schema import check_spectra
 from scalespec.stages import folders
-from scalespec.stages.ingest import list_inputs
+from scalespec.stages.inputs import list_inputs
 from scalespec.store import paths
 from scalespec.store.ledger import Ledger, current, read_json
 from scalespec.store.spectra import memory_bytes, open_spectra

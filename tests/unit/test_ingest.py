@@ -19,11 +19,10 @@ from scalespec.stages.ingest import (
     READS_IN_FLIGHT,
     ingest,
     ingest_block,
-    list_inputs,
-    plan_inputs,
     read_files,
     read_index,
 )
+from scalespec.stages.inputs import list_inputs, plan_inputs
 from scalespec.store import paths
 from scalespec.store.ledger import Ledger
 from scalespec.store.spectra import count_spectra, read_spectra
