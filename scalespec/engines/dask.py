@@ -17,6 +17,8 @@ from scalespec.engines.worker import THREAD_LIMITS, Call, Ended, run_blocks, run
 from scalespec.errors import StageError
 from scalespec.plan import Block, BlockReport, Stage
 
+log = logging.getLogger(__name__)
+
 CALLS_PER_WORKER = 2
 """Calls in flight per worker: one at work, one waiting. A scheduler never sees the whole run."""
 ANSWER_S = 10
@@ -46,6 +48,13 @@ class DaskEngine:
                     silence_logs=logging.ERROR,
                 )
         self._client = _connect(self._cluster, table)
+        if not self._client.scheduler_info(n_workers=-1)["workers"]:
+            log.warning(
+                "the Dask scheduler at %s has no workers yet: blocks wait until one joins "
+                "(dask worker %s)",
+                table.address,
+                self._client.scheduler.address,
+            )
 
     @property
     def workers(self) -> int:

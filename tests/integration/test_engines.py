@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from distributed import LocalCluster
 
 from scalespec.config import DaskTable, EngineTable
 from scalespec.engines import open_engine
@@ -198,6 +199,13 @@ def test_no_scheduler_at_the_address_is_said_with_what_to_do():
     table = EngineTable(dask=DaskTable(address="tcp://127.0.0.1:9"))
     with pytest.raises(StageError, match=r"tcp://127.0.0.1:9.*start one with: dask scheduler"):
         open_engine("dask", table)
+
+
+@pytest.mark.dask
+def test_a_scheduler_without_workers_is_said(caplog):
+    with LocalCluster(n_workers=0, dashboard_address=":0") as cluster:
+        DaskEngine(DaskTable(address=cluster.scheduler_address)).close()
+    assert f"{cluster.scheduler_address} has no workers yet" in caplog.text
 
 
 @pytest.mark.dask
