@@ -17,6 +17,7 @@ from scalespec.errors import (
 
 if TYPE_CHECKING:
     from scalespec.config import load_config as load_config
+    from scalespec.models.cannon import Cannon as Cannon
     from scalespec.models.payne import Payne as Payne
     from scalespec.optimize.levenberg import fit_labels as fit_labels
     from scalespec.run import run as run
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Cannon": "scalespec.models.cannon",
     "Payne": "scalespec.models.payne",
     "fit_labels": "scalespec.optimize.levenberg",
     "label_files": "scalespec.stages.label",

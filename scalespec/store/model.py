@@ -17,11 +17,12 @@ import torch
 
 from scalespec.errors import ModelError, StoreError
 from scalespec.models.base import Emulator, EmulatorSpec
+from scalespec.models.cannon import Cannon
 from scalespec.models.payne import Payne
 from scalespec.store import paths
 
 FORMAT = 1
-MODELS: dict[str, type[Payne]] = {"payne": Payne}
+MODELS: dict[str, type[Payne] | type[Cannon]] = {"payne": Payne, "cannon": Cannon}
 """Models by the name their JSON gives."""
 LARGEST_BYTES = 4 * 2**30
 """More than this in one weights file is no model of ours."""

@@ -1,0 +1,177 @@
+"""The Cannon: each pixel's flux is a polynomial of the labels, with a scatter of its own.
+
+Ness et al. 2015, ApJ 808, 16; Casey et al. 2016, arXiv 1603.03040 (regularization, censoring).
+Labels are scaled as for every emulator; flux is normalized, and so is the scatter.
+"""
+
+from itertools import combinations_with_replacement
+from math import comb
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scalespec.models.base import Emulator, EmulatorSpec
+
+
+def monomials(n_label: int, order: int) -> NDArray[np.int64]:
+    """Return the factors of every monomial of degree 0 to `order`, padded with `n_label`.
+
+    Parameters
+    ----------
+    n_label, order : int
+
+    Returns
+    -------
+    (n_term, order) int64
+        Row ``[0, 2]`` is the product of labels 0 and 2; index `n_label` stands for the factor 1.
+        The constant comes first, then the labels, then products by degree.
+
+    Raises
+    ------
+    ValueError
+        If there is no label or `order` is below 1.
+
+    Examples
+    --------
+    >>> monomials(2, 2).tolist()
+    [[2, 2], [0, 2], [1, 2], [0, 0], [0, 1], [1, 1]]
+    """
+    if n_label < 1 or order < 1:
+        raise ValueError(f"monomials want n_label and order >= 1, got {n_label} and {order}")
+    rows = [
+        (*factors, *[n_label] * (order - degree))
+        for degree in range(order + 1)
+        for factors in combinations_with_replacement(range(n_label), degree)
+    ]
+    return np.array(rows, np.int64)
+
+
+def design(x: Tensor, factors: Tensor) -> Tensor:
+    """Return the monomials of scaled labels: (n, n_label), (n_term, order) -> (n, n_term)."""
+    padded = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
+    return padded[:, factors].prod(dim=2)
+
+
+class Cannon(Emulator):
+    """Labels -> monomials up to a degree -> flux of all pixels.
+
+    Parameters
+    ----------
+    spec : EmulatorSpec
+        Labels, ranges, grid.
+    order : int
+        Highest degree; 2 is The Cannon's own.
+
+    Raises
+    ------
+    ValueError
+        If `order` is below 1.
+
+    Examples
+    --------
+    >>> spec = EmulatorSpec("toy", ("teff", "logg"), [4000, 0], [6000, 5], [5000.0, 5001.0])
+    >>> model = Cannon(spec)
+    >>> model.coefficients.shape, model(torch.tensor([[5000.0, 2.5]])).tolist()
+    (torch.Size([2, 6]), [[1.0, 1.0]])
+    """
+
+    output: torch.nn.Linear
+    _factors: Tensor
+
+    def __init__(self, spec: EmulatorSpec, *, order: int = 2) -> None:
+        super().__init__(spec)
+        factors = monomials(spec.n_label, order)
+        self.register_buffer("_factors", torch.from_numpy(factors), persistent=False)
+        self.output = torch.nn.Linear(len(factors), spec.n_pixel, bias=False)
+        with torch.no_grad():
+            self.output.weight.zero_()
+            self.output.weight[:, 0] = 1.0
+
+    @property
+    def order(self) -> int:
+        """Highest degree of the polynomial."""
+        return int(self._factors.shape[1])
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the constructor that matter once there are coefficients."""
+        return {"order": self.order}
+
+    @property
+    def coefficients(self) -> Tensor:
+        """Coefficients (n_pixel, n_term), terms in the order of `monomials`."""
+        return self.output.weight
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return the monomials (n, n_term) of scaled labels."""
+        return design(x, self._factors)
+
+    def forward_scaled(self, x: Tensor) -> Tensor:
+        """Return flux (n, n_pixel) for scaled labels `x` (n, n_label)."""
+        flux: Tensor = self.output(self.features(x))
+        return flux
+
+    def flux_and_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return flux (n, n_pixel) and its derivatives (n, n_label, n_pixel) by scaled labels."""
+        slopes = design_slopes(x, self._factors)
+        return self.forward_scaled(x), slopes @ self.coefficients.T
+
+    def slice_grid(self, start: int, stop: int) -> "Cannon":
+        """Return this emulator for pixels ``[start, stop)`` only."""
+        part = Cannon(self.spec.slice(start, stop), order=self.order)
+        part.to(self.scatter.dtype)
+        part.load_state_dict({k: v[start:stop] for k, v in self.state_dict().items()})
+        return part
+
+
+def design_slopes(x: Tensor, factors: Tensor) -> Tensor:
+    """Return the derivatives of all monomials, (n, n_label, n_term), by the product rule."""
+    n_label, order = x.shape[1], factors.shape[1]
+    padded = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)[:, factors]  # (n, n_term, order)
+    slopes = x.new_zeros(len(x), n_label + 1, len(factors))
+    for k in range(order):
+        others = padded[:, :, [j for j in range(order) if j != k]].prod(dim=2)
+        slopes.scatter_add_(1, factors[:, k].expand(len(x), 1, -1), others[:, None])
+    return slopes[:, :n_label]  # what was counted for the padding 1 has no derivative
+
+
+def pair_products(n_label: int, order: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the monomials that products of two monomials make, and which pair makes which.
+
+    A normal matrix of `n_term`² entries holds only these: 126 numbers for 441 entries of 5 labels.
+
+    Returns
+    -------
+    factors : (n_product, 2 * order) int64
+        As of `monomials`.
+    place : (n_term, n_term) int64
+        Row of `factors` that is the product of two terms.
+    """
+    terms = monomials(n_label, order)
+    products = monomials(n_label, 2 * order)
+    both = np.concatenate(
+        [
+            np.broadcast_to(terms[:, None], (len(terms), len(terms), order)),
+            np.broadcast_to(terms[None], (len(terms), len(terms), order)),
+        ],
+        axis=2,
+    )
+    both = np.sort(both, axis=2)  # padding is the largest index: it goes last, as in `monomials`
+    base = (n_label + 1) ** np.arange(2 * order)[::-1]
+    keys, wanted = products @ base, both @ base
+    order_of_keys = np.argsort(keys)
+    return products, order_of_keys[np.searchsorted(keys, wanted, sorter=order_of_keys)]
+
+
+def count_terms(n_label: int, order: int = 2) -> int:
+    """Return how many coefficients a pixel has.
+
+    Examples
+    --------
+    >>> count_terms(5), count_terms(20)
+    (21, 231)
+    """
+    return comb(n_label + order, order)
