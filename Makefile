@@ -29,7 +29,7 @@ $(READY): pyproject.toml deploy/constraints.txt
 	touch $(READY)
 
 demo: env
-	$(BIN)/scalespec mock $(DEMO) --n-spectra 2048 --seed 1
+	$(BIN)/scalespec mock $(DEMO) --n-spectra 2048 --seed 1 --recipe binary=0 --even-fibres
 	$(BIN)/scalespec run $(DEMO)/run.toml
 	$(BIN)/scalespec status $(DEMO)/run.toml
 	$(BIN)/scalespec verify $(DEMO)/run.toml

@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import click
@@ -95,17 +96,38 @@ def main(verbose: int) -> None:
 @click.argument("folder", type=click.Path(file_okay=False))
 @click.option("--n-spectra", type=click.IntRange(1), default=2048, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
-@click.option("--n-library", type=click.IntRange(0), default=4096, show_default=True)
-@click.option("--emulator", type=click.Path(exists=True), help="True spectra from this .npz.")
+@click.option("--n-library", type=click.IntRange(0), show_default="4096 for lamost_lrs")
+@click.option("--survey", default="lamost_lrs", show_default=True, help="Whose files to write.")
+@click.option("--truth-model", type=click.Path(), help="True spectra from this model or .npz.")
+@click.option("--labels", help="Of the stars, as teff,logg,fe_h,mg_fe; without --truth-model.")
+@click.option("--recipe", multiple=True, help="Of the stars, as binary=0.3; may be repeated.")
+@click.option("--even-fibres", is_flag=True, help="All resolve alike, as a fit assumes.")
+@click.option("--spectra-per-file", type=click.IntRange(1), help="Where a file holds many.")
+@click.option("--engine", type=click.Choice(["local", "dask"]), default="dask", show_default=True)
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True)
 @_explained
-def mock(folder: str, **options: Any) -> None:
-    """Write a made-up survey: FITS files, label catalog, truth, library, run file."""
+def mock(folder: str, labels: str | None, recipe: tuple[str, ...], **options: Any) -> None:
+    """Write a made-up survey: files, label catalogs, pairs, truth, library, run files."""
     from scalespec.mock import write_mock
 
+    if labels:
+        options["labels"] = tuple(labels.split(","))
+    options["recipe"] = _fractions(recipe)
     with _drawn() as listener:
         made = write_mock(folder, listener=listener, **options)
     _say(made)
+
+
+def _fractions(recipe: tuple[str, ...]) -> dict[str, float]:
+    """Return ``name=value`` options as a mapping."""
+    fractions = {}
+    for text in recipe:
+        name, _, value = text.partition("=")
+        try:
+            fractions[name.strip()] = float(value)
+        except ValueError as error:
+            raise ConfigError(f"--recipe {text}: wanted as binary=0.3") from error
+    return fractions
 
 
 @main.command()
@@ -228,6 +250,26 @@ def label(files: tuple[str, ...], models: tuple[str, ...], output: str, survey: 
 
 
 _SHOWN = ("file", "teff", "teff_err", "logg", "logg_err", "fe_h", "m_h", "rv", "chi2", "fit_status")
+
+
+@main.command("information")
+@click.argument("model")
+@click.option("--label", "labels", multiple=True, help="Of the star, as teff=5000; else mid-range.")
+@click.option("--snr", type=float, multiple=True, default=(20.0, 50.0, 100.0, 200.0))
+@click.option("--resolving-power", type=float, help="R of the spectra; else the model's.")
+@click.option("--wavelength", type=float, nargs=2, help="Range [Å, vacuum]; else the model's.")
+@click.option("-o", "--output", type=click.Path(), help="A .png to draw.")
+@_explained
+def information_verb(model: str, labels: tuple[str, ...], output: str | None, **kind: Any) -> None:
+    """Say what a survey could measure: Cramér-Rao bounds of MODEL's labels."""
+    from scalespec.figures import to_png
+    from scalespec.stages.information import Survey, bounds_figure, measurable, parse_labels
+
+    table = measurable(model, parse_labels(labels), Survey(**kind))
+    _say(table.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
+    if output:
+        Path(output).write_bytes(to_png(bounds_figure(table, model)))
+        _say(output)
 
 
 def _config(path: str, limit: int | None) -> Any:

@@ -1,9 +1,8 @@
-"""Made-up observations: Doppler shift, slope, throughput, noise, sky lines, bad pixels, spikes.
+"""Model spectra moved by fractions of a pixel, and random slopes for libraries to be learned from.
 
-NumPy float32 on LAMOST's low-resolution pixels; wavelengths vacuum Å, flux in counts of no unit.
+NumPy float32; wavelengths vacuum Å, flux in counts of no unit. What telescopes make of spectra is
+in the modules `observation_*` beside this one.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -11,62 +10,7 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.floating]
 Array32 = npt.NDArray[np.float32]
 
-SKY_LINES = (4047.7, 4359.6, 5462.3, 5578.9, 5891.6, 5897.6, 6302.0, 6365.5, 6865.8)
-"""Vacuum wavelengths [Å] where the subtracted sky leaves residuals."""
-THROUGHPUT = (
-    (
-        3650.0,
-        3800.0,
-        4000.0,
-        4500.0,
-        5000.0,
-        5600.0,
-        5880.0,
-        6200.0,
-        7000.0,
-        8000.0,
-        8700.0,
-        9200.0,
-    ),
-    (0.10, 0.20, 0.45, 0.75, 0.95, 1.00, 0.55, 1.00, 1.30, 1.35, 1.10, 0.60),
-)
-"""S/N per pixel of a flat spectrum over that at 5600 Å; the blue end and the join are poor."""
-BANDS = ((3700, 4000), (4000, 5500), (5620, 6890), (6910, 8190), (8250, 9100))
-"""Wavelengths [Å] of the S/N in u, g, r, i, z."""
-BAD_PIXEL, SKY_TOO_BRIGHT, NO_DATA = 1, 8, 32  # values of ANDMASK and ORMASK
 TAPS = 16  # points of the interpolating polynomials
-LONGEST_CUT = 3  # pixels that a file may lack of the survey's grid
-
-
-@dataclass(frozen=True)
-class Spectra:
-    """What a telescope would have seen, and what there was to see.
-
-    Attributes
-    ----------
-    flux, ivar, andmask, ormask, normalized : (n, n_pixel) float32
-        As in the survey's files; `normalized` is flux over the true continuum.
-    truth, continuum : (n, n_pixel) float32
-        Noiseless flux and its continuum.
-    snr : (n,) float64
-        True median S/N per pixel.
-    snr_bands : (n, 5) float64
-        The same in `BANDS`.
-    first_pixel, n_pixel : (n,) int64
-        Which pixels of the grid the file has.
-    """
-
-    flux: Array32
-    ivar: Array32
-    andmask: Array32
-    ormask: Array32
-    normalized: Array32
-    truth: Array32
-    continuum: Array32
-    snr: npt.NDArray[np.float64]
-    snr_bands: npt.NDArray[np.float64]
-    first_pixel: npt.NDArray[np.int64]
-    n_pixel: npt.NDArray[np.int64]
 
 
 def shifted(
@@ -135,92 +79,3 @@ def continuum(wavelength: FloatArray, teff: FloatArray, rng: np.random.Generator
     level = 10 ** rng.uniform(1.5, 4.0, len(x))
     response = np.exp(bends.astype(np.float32) @ basis.T)
     return np.asarray(level.astype(np.float32)[:, None] * planck * response)
-
-
-def observe(
-    normalized: Array32,
-    covered: npt.NDArray[np.bool_],
-    wavelength: FloatArray,
-    teff: FloatArray,
-    rng: np.random.Generator,
-) -> Spectra:
-    """Observe stars of known normalized flux at S/N of 5 to 200.
-
-    Parameters
-    ----------
-    normalized : (n, n_pixel) float32
-        Noiseless flux over continuum.
-    covered : (n, n_pixel) bool
-        Where that is known; elsewhere ivar is 0.
-    wavelength : (n_pixel,) float [Å]
-    teff : (n,) float [K]
-    rng : Generator
-    """
-    n, n_pixel = normalized.shape
-    slope = continuum(wavelength, teff, rng)
-    truth = slope * normalized
-    middle = slope[:, n_pixel // 2, None]
-    throughput = np.interp(wavelength, *THROUGHPUT).astype(np.float32)
-    photons = np.sqrt((np.float32(0.2) + np.float32(0.8) * normalized) * slope * middle)
-    residue = _sky_residue(wavelength) * np.asarray(rng.gamma(2.0, 1.0, n), np.float32)[:, None]
-    sigma = photons / throughput * (1 + residue)
-    snr = np.exp(rng.uniform(np.log(5.0), np.log(200.0), n))
-    sigma *= (np.median(truth / sigma, axis=1) / snr).astype(np.float32)[:, None]
-    ivar = sigma**-2
-    flux = truth + sigma * rng.standard_normal((n, n_pixel), np.float32)
-    andmask, ormask = _damage(flux, ivar, sigma, wavelength, rng)
-    ivar[~covered], flux[~covered] = 0, 0
-    cut = rng.integers(LONGEST_CUT + 1, size=n)
-    bands = [(wavelength > low) & (wavelength < high) for low, high in BANDS]
-    return Spectra(
-        flux,
-        ivar,
-        andmask,
-        ormask,
-        flux / slope,
-        truth,
-        slope,
-        snr,
-        np.stack([np.median(truth[:, b] / sigma[:, b], axis=1) for b in bands], axis=1),
-        rng.integers(cut + 1),
-        n_pixel - cut,
-    )
-
-
-def _sky_residue(wavelength: FloatArray) -> Array32:
-    """Return how much a sky line raises the noise: a bump of 2 Å on each."""
-    lines = np.array(SKY_LINES)[:, None]
-    bumps = np.exp(-0.5 * ((wavelength - lines) / 2.0) ** 2)
-    return np.asarray(bumps.sum(axis=0), np.float32)
-
-
-def _damage(
-    flux: Array32, ivar: Array32, sigma: Array32, wavelength: FloatArray, rng: np.random.Generator
-) -> tuple[Array32, Array32]:
-    """Spoil some pixels, in place, and return ANDMASK and ORMASK.
-
-    Sky lines are flagged in half of the spectra (their noise is in `sigma`); dead pixels and, in
-    one spectrum of twenty, the join of the arms have no ivar; cosmic rays are spikes that ivar
-    knows nothing of, nine of ten of them flagged in ORMASK.
-    """
-    n, n_pixel = flux.shape
-    andmask, ormask = np.zeros((2, n, n_pixel), np.float32)
-    near_sky = _sky_residue(wavelength) > 0.3
-    bright, always = rng.random((2, n, 1))
-    ormask[(bright < 0.5) & near_sky] = SKY_TOO_BRIGHT
-    andmask[(bright < 0.5) & (always < 0.4) & near_sky] = SKY_TOO_BRIGHT
-    dead = rng.random((n, n_pixel), np.float32) < 0.002
-    known = dead & (rng.random((n, 1)) < 0.5)
-    andmask[known] = ormask[known] = BAD_PIXEL
-    gap = (rng.random((n, 1)) < 0.05) & (wavelength > 5830.0) & (wavelength < 5890.0)
-    andmask[gap] = ormask[gap] = NO_DATA
-    rows = np.repeat(np.arange(n), rng.poisson(1.0, n))
-    column = rng.integers(n_pixel - 1, size=len(rows))
-    height = (10 ** rng.uniform(1.0, 2.0, len(rows))).astype(np.float32)
-    flagged = rng.random(len(rows)) < 0.9
-    for offset, share in ((0, 1.0), (1, 0.5)):
-        place = rows, column + offset
-        flux[place] += np.float32(share) * height * sigma[place]
-        ormask[rows[flagged], column[flagged] + offset] = BAD_PIXEL
-    ivar[dead | gap], flux[dead | gap] = 0, 0
-    return andmask, ormask

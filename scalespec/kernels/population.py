@@ -1,35 +1,35 @@
-"""Made-up stars: labels on a simple Kiel diagram, positions and motions, each from its own seed.
+"""Made-up stars of a simple Galaxy: labels, places, motions, magnitudes, company; from seeds alone.
 
 A star is its index: any process can draw star 123 of seed 7 and gets the same one. Temperatures in
 K, velocities in km/s, positions ICRS degrees at `EPOCH`, proper motions in mas/yr with cos(dec).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+from scalespec.kernels.draws import keys, uniform
+from scalespec.kernels.families import Columns, FloatArray, IntArray, Recipe, draw_family
+from scalespec.kernels.galaxy import FIELD_STARS
+from scalespec.kernels.orbits import orbital_velocity
+from scalespec.kernels.stellar import (
+    BRIGHTEST,
+    FAINT,
+    OWN,
+    draw_distance,
+    draw_luck,
+    draw_motion,
+    draw_star,
+)
 
 EPOCH = 2016.0
 """Julian year of the positions."""
-FIELD_STARS = 1000
-"""Stars per field of the sky: two plates see each field."""
 REPEAT = 0.1
 """Fraction of spectra that show an earlier star of their field again."""
-TRIES, N_UNIFORM, N_NORMAL = 16, 16, 48
-_STAR, _FIELD = 1, 2  # last words of seeds, so that no two kinds of draw share one
-ALPHA = {
-    "alpha_fe": 1.0,
-    "mg_fe": 1.0,
-    "o_fe": 1.2,
-    "si_fe": 0.8,
-    "ca_fe": 0.7,
-    "ti_fe": 0.75,
-    "s_fe": 0.8,
-}
-"""How much of the alpha enhancement each element takes."""
+TRIES = 48
+_REPEAT, _SPREAD, _SPREAD_FAMILY = 9, 10, 11  # kinds of keys
 
 
 def star_of(seed: int, spectra: IntArray) -> IntArray:
@@ -40,15 +40,16 @@ def star_of(seed: int, spectra: IntArray) -> IntArray:
     >>> bool(np.all(star_of(1, np.arange(50)) <= np.arange(50)))
     True
     """
-    return np.array([_star_of(seed, int(s)) for s in spectra], np.int64)
-
-
-def _star_of(seed: int, spectrum: int) -> int:
-    first = spectrum - spectrum % FIELD_STARS
-    again, which = np.random.default_rng([seed, spectrum, _STAR]).random(2)
-    if again >= REPEAT or spectrum == first:
-        return spectrum
-    return _star_of(seed, first + int(which * (spectrum - first)))  # that one may be a repeat, too
+    shown = np.array(spectra, np.int64)
+    left = np.arange(len(shown))
+    while left.size:  # that one may be a repeat, too
+        again, which = uniform(keys(seed, _REPEAT, shown[left]), 2).T
+        first = shown[left] - shown[left] % FIELD_STARS
+        moves = (again < REPEAT) & (shown[left] > first)
+        earlier = first + (which * (shown[left] - first)).astype(np.int64)
+        shown[left[moves]] = earlier[moves]
+        left = left[moves]
+    return shown
 
 
 def draw_stars(
@@ -57,12 +58,14 @@ def draw_stars(
     labels: Sequence[str],
     minimum: FloatArray,
     maximum: FloatArray,
-) -> dict[str, FloatArray]:
+    *,
+    recipe: Recipe | None = None,
+) -> Columns:
     """Draw everything there is to know of some stars.
 
-    Giants, clump stars, subgiants and dwarfs; a thin disk, a thick one and a halo, each with its
-    metallicities, alpha enhancement and velocities. A star outside the box of `minimum` and
-    `maximum` is drawn again, and spread over the box if that never helps.
+    A star that is not within `minimum` and `maximum`, or whose secondary is not, is drawn again:
+    first with its population, phase and company as they are, then with others. If that never helps
+    its labels are spread evenly over the box.
 
     Parameters
     ----------
@@ -70,16 +73,23 @@ def draw_stars(
     stars : (n,) int
         Their indices.
     labels : sequence of n_label str
-        Which labels: ``teff``, ``logg``, ``fe_h``, ``vmic``, ``<element>_fe``; or ``m_h`` and
-        ``<element>_m``, as some emulators have them.
+        Which labels: ``teff``, ``logg``, ``fe_h``, ``vmic``, ``vmac``, ``vsini``,
+        ``he_h``, ``<element>_fe``; or ``m_h`` and ``<element>_m``, as some emulators have them.
     minimum, maximum : (n_label,) float
         Of the labels.
+    recipe : Recipe, optional
+        Fractions of populations, binaries and so on.
 
     Returns
     -------
-    dict of str to (n,) float64
-        The labels; rv, ra, dec, pmra, pmdec; and catalog, uniform in
-        [0, 1), which says who is in whose catalog.
+    dict of str to (n,) array
+        The labels, of the brighter star of a binary; ``<label>_2`` of `stellar.OWN` labels, NaN
+        for a star alone. population, phase (indices into `galaxy.POPULATIONS`,
+        `stellar.PHASES`; -1: spread over the box), age [Gyr], mass [solar], cemp (0; 1: no
+        barium; 2: s), cluster, pair (-1, or the cluster's and the partner's index). binary,
+        mass_ratio (0 for a star alone), period [d], k_1, orbit_phase, area_2, flux_2. rv of the
+        star or the system, ra, dec, pmra, pmdec, parallax [mas], distance [kpc], ebv, g, bp_rp,
+        j, k; and catalog, uniform in (0, 1), which says who is in whose catalog.
 
     Examples
     --------
@@ -89,73 +99,127 @@ def draw_stars(
     >>> bool(some["logg"][1] == alone["logg"][0])
     True
     """
-    uniform = np.empty((len(stars), TRIES, N_UNIFORM))
-    normal = np.empty((len(stars), TRIES, N_NORMAL))
-    for row, star in enumerate(stars):
-        rng = np.random.default_rng([seed, int(star), _STAR])
-        rng.random(2)  # those of `star_of`
-        uniform[row], normal[row] = (
-            rng.random((TRIES, N_UNIFORM)),
-            rng.normal(size=(TRIES, N_NORMAL)),
-        )
-    values, dispersion = _labels(uniform, normal, labels)
-    inside = np.all((values >= minimum) & (values <= maximum), axis=2)
-    first, rows = np.argmax(inside, axis=1), np.arange(len(stars))
-    chosen = values[rows, first]
-    spread = uniform[:, 0, -1 - np.arange(len(labels)) % N_UNIFORM]
-    lost = ~inside.any(axis=1)
-    chosen[lost] = (minimum + spread * (maximum - minimum))[lost]
-    rv = np.clip(dispersion[rows, first] * normal[:, 0, -1], -300.0, 300.0)
-    return {
-        **dict(zip(labels, chosen.T, strict=True)),
-        "rv": rv,
-        **_motion(seed, stars, uniform[:, 0, 8:]),
-    }
+    stars, recipe = np.asarray(stars, np.int64), recipe or Recipe()
+    names = [_by_iron(name) for name in labels]
+    box = dict(zip(names, zip(minimum, maximum, strict=True), strict=True))
+    elements = [name.removesuffix("_fe") for name in names if name.endswith("_fe")]
+
+    def family_of(rows: IntArray, attempt: int) -> Columns:
+        return draw_family(seed, stars[rows], attempt, elements, recipe)
+
+    def born_inside(family: Columns) -> npt.NDArray[np.bool_]:
+        return _inside(family, [name for name in names if name in family], box)
+
+    family, lost = _drawn(family_of, born_inside, len(stars))
+    _spread(family, lost, keys(seed, _SPREAD_FAMILY, family["family"]), box)
+    star_at = partial(_try_star, seed, stars, family, recipe)
+    fits = partial(_star_inside, box=box)
+    star, lost = _drawn(star_at, fits, len(stars))
+    if lost.size:
+        _spread(star, lost, keys(seed, _SPREAD, stars), box)
+        _make_single(star, lost)
+        part = {name: values[lost] for name, values in star.items()}
+        home = {name: values[lost] for name, values in family.items()}
+        for name, values in draw_distance(part, home, part["distance_word"]).items():
+            star[name][lost] = values
+    words = {name.removesuffix("_word"): v for name, v in star.items() if name.endswith("_word")}
+    motion = draw_motion(star["distance"], family, words, star["age"])
+    hidden = {"alpha", "sin_b", "dust", "distance_u", "motion", "shared", "family"}
+    drawn = {k: v for k, v in family.items() if k not in hidden}
+    drawn |= {k: v for k, v in star.items() if not k.endswith("_word")} | motion
+    return drawn | {label: drawn[name] for label, name in zip(labels, names, strict=True)}
 
 
-def _motion(seed: int, stars: IntArray, uniform: FloatArray) -> dict[str, FloatArray]:
-    """Spread stars over their field, with proper motions from 1 to 200 mas/yr."""
-    centers = {f: field_center(seed, f) for f in np.unique(stars // FIELD_STARS).tolist()}
-    ra0, dec0 = np.array([centers[int(f)] for f in stars // FIELD_STARS]).T
-    radius, angle = 2.3 * np.sqrt(uniform[:, 0]), 2 * np.pi * uniform[:, 1]
-    dec = dec0 + radius * np.sin(angle)
-    ra = ra0 + radius * np.cos(angle) / np.cos(np.radians(dec))
-    speed, way = 10 ** (np.log10(200.0) * uniform[:, 2]), 2 * np.pi * uniform[:, 3]
-    return {
-        "ra": ra % 360.0,
-        "dec": dec,
-        "pmra": speed * np.cos(way),
-        "pmdec": speed * np.sin(way),
-        "catalog": uniform[:, 4],
-    }
+def _try_star(
+    seed: int, stars: IntArray, family: Columns, recipe: Recipe, rows: IntArray, attempt: int
+) -> Columns:
+    """Draw stars of given families, with their distances."""
+    luck = draw_luck(seed, stars[rows], attempt)
+    home = {name: values[rows] for name, values in family.items()}
+    star = draw_star(luck, home, recipe)
+    star |= draw_distance(star, home, luck.words["distance"])
+    kept = ("distance", "away", "turn", "move_0", "move_1", "move_2")
+    return star | {"catalog": luck.catalog} | {f"{name}_word": luck.words[name] for name in kept}
 
 
-def field_center(seed: int, field: int) -> tuple[float, float]:
-    """Return RA and Dec of a field's center [deg], where LAMOST can point."""
-    ra, dec = np.random.default_rng([seed, field, _FIELD]).random(2)
-    return 360.0 * ra, -6.0 + 62.0 * dec
+def _star_inside(star: Columns, box: dict[str, tuple[float, float]]) -> npt.NDArray[np.bool_]:
+    own = [name for name in OWN if name in box and name in star]
+    second = _inside({name: star[f"{name}_2"] for name in own}, own, box)
+    seen = (star["g"] > BRIGHTEST) & (star["g"] < FAINT + 0.01)
+    return np.asarray(seen & _inside(star, own, box) & (second | ~star["binary"]))
 
 
-def _labels(u: FloatArray, z: FloatArray, labels: Sequence[str]) -> tuple[FloatArray, FloatArray]:
-    """Turn uniform and normal numbers into labels (..., n_label) and a velocity dispersion."""
-    thin, thick = u[..., 0] < 0.6, u[..., 0] < 0.88
-    fe_h = np.where(thin, -0.1 + 0.2 * z[..., 0], np.where(thick, -0.5, -1.4) + 0.4 * z[..., 0])
-    fe_h = 0.4 - np.abs(0.4 - fe_h)
-    fe_h = np.abs(fe_h + 2.3) - 2.3
-    alpha = np.where(thin, 0.03 - 0.1 * fe_h, np.where(thick, 0.22 - 0.12 * (fe_h + 0.5), 0.3))
-    alpha = np.clip(alpha, -0.1, 0.4) + 0.03 * z[..., 1]
-    teff, logg = _kiel(u, z, fe_h)
-    known = {"teff": teff, "logg": logg, "fe_h": fe_h}
-    known["vmic"] = np.clip(2.13 - 0.23 * logg + 0.1 * z[..., 2], 0.5, 3.0)
-    mixed = np.clip(2.4 - logg, 0.0, 2.0)  # giants bring up nitrogen for carbon
-    known["c_fe"] = 0.3 * (alpha - 0.05) - 0.15 * mixed + 0.07 * z[..., 3]
-    known["n_fe"] = 0.25 * mixed + 0.07 * z[..., 4]
-    columns = []
-    for i, name in enumerate(map(_by_iron, labels)):
-        scatter = z[..., 10 + i % 30]
-        own = ALPHA.get(name, 0.0) * alpha + (0.03 if name in ALPHA else 0.08) * scatter
-        columns.append(known.get(name, own))
-    return np.stack(columns, axis=-1), np.where(thin, 30.0, np.where(thick, 60.0, 140.0))
+def _inside(
+    values: Columns, names: Sequence[str], box: dict[str, tuple[float, float]]
+) -> npt.NDArray[np.bool_]:
+    inside = np.ones(len(next(iter(values.values()))), bool) if values else np.ones(1, bool)
+    for name in names:
+        low, high = box[name]
+        inside &= (values[name] >= low) & (values[name] <= high)
+    return inside
+
+
+def _drawn(
+    draw: Callable[[IntArray, int], Columns],
+    accept: Callable[[Columns], npt.NDArray[np.bool_]],
+    n: int,
+) -> tuple[Columns, IntArray]:
+    """Draw `n` rows, those not accepted again; return them, and which never were."""
+    values = draw(np.arange(n), 0)
+    left = np.flatnonzero(~accept(values))
+    for attempt in range(1, TRIES):
+        if not left.size:
+            break
+        again = draw(left, attempt)
+        good = accept(again)
+        for name, new in again.items():
+            values[name][left[good]] = new[good]
+        left = left[~good]
+    return values, left
+
+
+def _spread(
+    values: Columns,
+    rows: IntArray,
+    key: npt.NDArray[np.uint64],
+    box: dict[str, tuple[float, float]],
+) -> None:
+    """Spread what labels there are evenly over the box, in place."""
+    if not rows.size:
+        return
+    even = uniform(key[rows], len(box))
+    for column, (name, (low, high)) in enumerate(box.items()):
+        if name in values:
+            values[name][rows] = low + even[:, column] * (high - low)
+
+
+def _make_single(star: Columns, rows: IntArray) -> None:
+    """Leave stars of no known phase without a companion, in place."""
+    for name in star:
+        if name.endswith("_2"):
+            star[name][rows] = np.nan
+    for name in ("mass_ratio", "period", "k_1", "orbit_phase", "area_2", "binary"):
+        star[name][rows] = 0
+    star["phase"][rows], star["mass"][rows] = -1, 1.0
+
+
+def velocities_at(stars: Columns, mjd: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the radial velocities of the primary and of the secondary at an epoch.
+
+    Parameters
+    ----------
+    stars : dict of str to (n,) array
+        As of `draw_stars`: rv, k_1, period, orbit_phase, mass_ratio, binary.
+    mjd : (n,) float [d]
+
+    Returns
+    -------
+    rv, rv_2 : (n,) float64 [km/s]
+        The second is NaN where no secondary is seen.
+    """
+    moves = orbital_velocity(stars["k_1"], stars["period"], stars["orbit_phase"], mjd)
+    ratio = np.where(stars["binary"], stars["mass_ratio"], np.nan)
+    return np.asarray(stars["rv"] + moves), np.asarray(stars["rv"] - moves / ratio)
 
 
 def _by_iron(name: str) -> str:
@@ -167,22 +231,6 @@ def _by_iron(name: str) -> str:
     ['fe_h', 'mg_fe', 'teff']
     """
     return "fe_h" if name == "m_h" else f"{name[:-2]}_fe" if name.endswith("_m") else name
-
-
-def _kiel(u: FloatArray, z: FloatArray, fe_h: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Place stars on the Kiel diagram: 40 % dwarfs, 10 % subgiants, 15 % clump, 35 % giants."""
-    kind, place = u[..., 1], u[..., 2]
-    up = place**0.7  # 0 at the tip of the giant branch, 1 at its foot
-    giant = 3950.0 + 1150.0 * up**0.8, 0.6 + 2.9 * up
-    clump = np.full_like(place, 4780.0), np.full_like(place, 2.42)
-    subgiant = 6000.0 - 900.0 * place, 4.1 - 0.55 * place
-    dwarf = 4250.0 + 2450.0 * place, 4.66 - 0.45 * place**1.5
-    teff, logg = (
-        np.select([kind < 0.4, kind < 0.5, kind < 0.65], [d, s, c], g)
-        for d, s, c, g in zip(dwarf, subgiant, clump, giant, strict=True)
-    )
-    teff = teff - np.where(kind < 0.4, 60.0, 170.0) * fe_h + 60.0 * z[..., 5]
-    return np.clip(teff, 4000.0, 6800.0), np.clip(logg + 0.05 * z[..., 6], 0.5, 4.8)
 
 
 LIBRARY_RANGES = {

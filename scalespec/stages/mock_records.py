@@ -1,100 +1,184 @@
-"""What the headers, the damage and the label catalog of a made-up LAMOST survey say.
+"""What others published of a made-up survey's stars, which pairs are known, and broken files.
 
 Positions are ICRS degrees, proper motions mas/yr, velocities km/s.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from scalespec.kernels.observation import Spectra
-from scalespec.kernels.population import EPOCH, FIELD_STARS, field_center
+from scalespec.kernels.families import Recipe, paired
+from scalespec.kernels.population import EPOCH, draw_stars, star_of
 from scalespec.kernels.sky import propagate
-from scalespec.schema import C_KMS
-from scalespec.surveys.lamost import WAVELENGTH
-from scalespec.surveys.lamost_files import designation, write_lrs
+from scalespec.models.base import EmulatorSpec
+from scalespec.stages.mock_stars import Columns, source_ids
+from scalespec.surveys.lamost_files import designation
 
 FloatArray = npt.NDArray[np.float64]
 
-PLATE_SPECTRA = 500
-"""Spectra of a plate: two spectrographs of 250 fibres; two plates see each field."""
 BROKEN = ("truncated", "empty", "html", "bit_flip", "no_ivar")
 """Ways in which a file is broken."""
-CATALOG_EPOCH = 2000.0
-"""Julian year of the label catalog's positions."""
-CENTROID_ARCSEC = 0.015
-"""Error of those, each axis."""
-SENTINEL_FRACTION, DUPLICATE_FRACTION = 0.02, 0.02
-SIZES = {"teff": (40.0, 90.0), "logg": (0.05, 0.12), "fe_h": (0.02, 0.08), "vmic": (0.1, 0.3)}
-"""Least and greatest error of each label in the catalog; 0.03 to 0.1 dex for an [X/Fe]."""
-_PLATE = 3  # last word of a seed; `kernels.population` has 1 and 2, `stages.mock` 4 and 5
+SIZES = {
+    "teff": (40.0, 90.0), "logg": (0.05, 0.12), "fe_h": (0.02, 0.08), "m_h": (0.02, 0.08),
+    "vmic": (0.1, 0.3), "vmac": (0.5, 1.5), "vsini": (1.0, 3.0),
+}  # fmt: skip
+"""Least and greatest error of each label in a catalog; 0.03 to 0.1 dex for an [X/Fe]."""
+OUTLIER_SIGMA = 10.0
+"""Scatter of outliers, in stated errors."""
+MOTION_ERR = 0.05
+"""Of a catalog's proper motions [mas/yr]."""
+_CATALOG = 5  # last word of a seed; `mock_stars` has 3, `library` 4
 
 
-def headers(
+@dataclass(frozen=True)
+class Catalog:
+    """A label catalog as another survey would publish it.
+
+    Attributes
+    ----------
+    name : str
+        Of the file.
+    stars : tuple of 2 float
+        Which stars are in it: those whose ``catalog`` number is in this range.
+    epoch : float
+        Julian year of its positions.
+    offsets : mapping of str to float
+        Added to the true labels: what its scale is off by.
+    errors : float
+        Its errors, over `SIZES`.
+    outliers, sentinels, missing, twice, unknown : float
+        Fractions: of labels that are far off, of labels that are -9999.99 and NaN, of stars that
+        have two rows, of stars whose ``source_id`` is not given.
+    centroid_arcsec : float
+        Error of a position, each axis.
+    """
+
+    name: str
+    stars: tuple[float, float]
+    epoch: float
+    offsets: Mapping[str, float] = field(default_factory=dict)
+    errors: float = 1.0
+    outliers: float = 0.01
+    sentinels: float = 0.02
+    missing: float = 0.03
+    twice: float = 0.02
+    unknown: float = 0.1
+    centroid_arcsec: float = 0.015
+
+    def descriptions(self, labels: Sequence[str]) -> dict[str, str]:
+        """Say of each label's column what its numbers are."""
+        return {
+            name: f"truth {self.offsets.get(name, 0.0):+g}, with a scatter of {name}_err; "
+            f"{self.outliers:.1%} of them are {OUTLIER_SIGMA:g} times as far off"
+            for name in labels
+        }
+
+
+CATALOGS = (
+    Catalog("labels", (0.0, 1 / 3), 2000.0),
+    Catalog(
+        "reference",
+        (0.25, 0.45),
+        EPOCH,
+        offsets={"teff": 60.0, "logg": 0.08, "fe_h": -0.06, "m_h": -0.06, "mg_fe": 0.05},
+        errors=0.6,
+        outliers=0.005,
+    ),
+)
+"""The one to learn from, and one on another scale, for calibration; some stars are in both."""
+
+
+def label_catalog(
+    catalog: Catalog, stars: Columns, labels: Sequence[str], rng: np.random.Generator
+) -> Columns:
+    """Return what a survey published of stars, which are rows of `observed_stars`."""
+    n_star = len(stars["star"])
+    again = np.flatnonzero(rng.random(n_star) < catalog.twice)
+    row = np.concatenate([np.arange(n_star), again])
+    n = len(row)
+    here, moving = (
+        (stars[a][row], stars[d][row]) for a, d in (("ra_2016", "dec_2016"), ("pmra", "pmdec"))
+    )
+    ra, dec = propagate(*here, *moving, EPOCH, catalog.epoch)
+    sigma = catalog.centroid_arcsec / 3600
+    dec = dec + rng.normal(0.0, sigma, n)
+    ra = (ra + rng.normal(0.0, sigma, n) / np.cos(np.radians(dec))) % 360.0
+    names = [designation(*place) for place in zip(ra.tolist(), dec.tolist(), strict=True)]
+    known = rng.random(n_star)[row] >= catalog.unknown
+    table: Columns = {
+        "apogee_id": np.array(["2M" + name[8:].replace(".", "") for name in names], np.str_),
+        "source_id": np.where(known, stars["source_id"][row], -1),
+        "ra": ra,
+        "dec": dec,
+        "epoch": np.full(n, catalog.epoch),
+        **{m: stars[m][row] + rng.normal(0.0, MOTION_ERR, n) for m in ("pmra", "pmdec")},
+    }
+    for label in labels:
+        table |= _measured(catalog, label, stars[label][row], rng)
+    return table
+
+
+def _measured(catalog: Catalog, label: str, true: FloatArray, rng: np.random.Generator) -> Columns:
+    """Return one label with its errors as a catalog has it."""
+    low, high = SIZES.get(label, (0.03, 0.10))
+    error = catalog.errors * rng.uniform(low, high, len(true))
+    wild = np.where(rng.random(len(true)) < catalog.outliers, OUTLIER_SIGMA, 1.0)
+    value = true + catalog.offsets.get(label, 0.0) + wild * error * rng.normal(size=len(true))
+    luck = rng.random(len(true)) + (label == "teff")  # temperature is always known
+    missing = luck < catalog.missing + catalog.sentinels
+    for where, sentinel in ((missing, -9999.99), (luck < catalog.missing, np.nan)):
+        value, error = (np.where(where, sentinel, x) for x in (value, error))
+    return {label: value.astype(np.float32), f"{label}_err": error.astype(np.float32)}
+
+
+def catalog_rng(seed: int, block: int, catalog: Catalog) -> np.random.Generator:
+    """Return the generator of a catalog's errors in one block."""
+    return np.random.default_rng([seed, block, _CATALOG, CATALOGS.index(catalog)])
+
+
+def pair_list(
     seed: int,
     numbers: npt.NDArray[np.int64],
-    stars: dict[str, FloatArray],
-    spectra: Spectra,
-    rng: np.random.Generator,
-) -> dict[str, npt.NDArray[Any]]:
-    """Return what the headers of a block say, a column per card."""
-    n, plate = len(numbers), numbers // PLATE_SPECTRA
-    plates = {p: _plate(seed, p) for p in np.unique(plate).tolist()}
-    mjd = np.array([plates[p][0] for p in plate.tolist()])
-    year = 2000.0 + (mjd - 51544.5) / 365.25
-    ra, dec = propagate(stars["ra"], stars["dec"], stars["pmra"], stars["pmdec"], EPOCH, year)
-    spid = 1 + 2 * (plate % 8) + numbers % PLATE_SPECTRA // 250
-    fiber = 1 + numbers % 250
-    z_err = 5e-6 + 3e-4 / spectra.snr
-    z = stars["rv"] / C_KMS + z_err * rng.normal(size=n)
-    lost, lost_u = rng.random((2, n)) < SENTINEL_FRACTION
-    in_bands = np.where(spectra.snr_bands > 0, spectra.snr_bands, -9999.0)
-    in_bands[lost_u, 0] = -9999.0
-    return {
-        "obsid": (1001 + plate) * 100000 + spid * 1000 + fiber,
-        "mjd": mjd,
-        "planid": np.array([plates[p][1] for p in plate.tolist()]),
-        "spid": spid,
-        "fiberid": fiber,
-        "ra": np.round(ra, 6),
-        "dec": np.round(dec, 6),
-        "subclass": np.array([_subclass(t) for t in stars["teff"].tolist()]),
-        "z": np.where(lost, -9999.0, z),
-        "z_err": np.where(lost, -9999.0, z_err),
-        "helio_rv": rng.uniform(-28.0, 28.0, n),
-        **{f"snr_{band}": in_bands[:, i] for i, band in enumerate("ugriz")},
-        "first_pixel": spectra.first_pixel,
-        "layout": np.where(rng.random(n) < 0.5, "image", "coadd"),
-    }
+    n_spectra: int,
+    spec: EmulatorSpec,
+    recipe: Recipe,
+) -> Columns:
+    """Return wide pairs whose first star's own spectrum is one of `numbers`, both observed.
+
+    Parameters
+    ----------
+    seed : int
+    numbers : (n,) int
+        Of spectra.
+    n_spectra : int
+        Of the survey.
+    spec : EmulatorSpec
+        Of the model that makes the spectra, as of `observed_stars`.
+    recipe : Recipe
+
+    Returns
+    -------
+    dict of str to (n_pair,) array
+        star, source_id, ra, dec [deg] at `EPOCH`, pmra, pmdec [mas/yr], parallax [mas], g, each
+        with _1 and _2.
+    """
+    first = numbers[(numbers % 2 == 0) & (numbers + 1 < n_spectra)]
+    first = first[paired(seed, first, recipe)]
+    both = (star_of(seed, first) == first) & (star_of(seed, first + 1) == first + 1)
+    first = first[both]
+    table: Columns = {}
+    for which, stars in (("1", first), ("2", first + 1)):
+        true = draw_stars(seed, stars, spec.labels, spec.minimum, spec.maximum, recipe=recipe)
+        seen = {name: true[name] for name in ("ra", "dec", "pmra", "pmdec", "parallax", "g")}
+        columns = {"star": stars, "source_id": source_ids(stars)} | seen
+        table |= {f"{name}_{which}": values for name, values in columns.items()}
+    return table
 
 
-def _plate(seed: int, plate: int) -> tuple[float, str]:
-    """Return when a plate was observed [MJD], in 2015 to 2019 at night, and what it is called."""
-    day, hour = np.random.default_rng([seed, plate, _PLATE]).random(2)
-    mjd = 57023 + int(1826 * day) + round((0.46 + 0.42 * hour) * 86400) / 86400
-    ra, dec = field_center(seed, plate * PLATE_SPECTRA // FIELD_STARS)
-    place = designation(ra, abs(dec)).removeprefix("LAMOST J").replace(".", "")
-    half = "S" if dec < 0 else "N"
-    return mjd, f"HD{place[:6]}{half}{place[9:15]}V{1 + plate % 2:02d}"
-
-
-def _subclass(teff: float) -> str:
-    """Return a spectral type: F0 at 7300 K, G0 at 5950 K, K0 at 5250 K, M0 at 3850 K."""
-    number = int(np.interp(-teff, [-7300.0, -5950.0, -5250.0, -3850.0], [0.0, 10.0, 20.0, 29.9]))
-    return f"{'FGK'[number // 10]}{number % 10}"
-
-
-def file_content(
-    facts: dict[str, Any], spectra: Spectra, row: int, broken: str, rng: np.random.Generator
-) -> bytes:
-    """Return one file, broken the way `broken` says."""
-    pixels = slice(facts["first_pixel"], facts["first_pixel"] + spectra.n_pixel[row])
-    rows = file_rows(spectra, row)[:, pixels]
-    if broken == "no_ivar":
-        rows[1] = 0.0
-    data = write_lrs(facts, rows, layout=str(facts["layout"]))
+def break_file(data: bytes, broken: str, rng: np.random.Generator) -> bytes:
+    """Return a file broken the way `broken` says; "no_ivar" is a matter of what is in it."""
     if broken == "truncated":
         return data[: int(len(data) * rng.uniform(0.1, 0.9))]
     if broken == "empty":
@@ -103,61 +187,7 @@ def file_content(
         return b"<!DOCTYPE html><html><body><h1>503 Service Unavailable</h1></body></html>\n"
     if broken == "bit_flip":
         spoiled = bytearray(data)
-        spoiled[rng.integers(1000, len(data) - 1000)] ^= 1 << int(rng.integers(8))
+        first = min(1000, (len(data) - 1) // 2)
+        spoiled[rng.integers(first, len(data) - first)] ^= 1 << int(rng.integers(8))
         return bytes(spoiled)
     return data
-
-
-def file_rows(spectra: Spectra, row: int) -> npt.NDArray[np.float32]:
-    """Return a spectrum as its file holds it, (6, n_pixel), before ends are cut."""
-    columns = (spectra.flux, spectra.ivar, None, spectra.andmask, spectra.ormask)
-    parts = [WAVELENGTH if c is None else c[row] for c in (*columns, spectra.normalized)]
-    return np.stack(parts).astype(np.float32)
-
-
-def source_ids(stars: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return an id like Gaia's for each star: 62 bits, all different.
-
-    Examples
-    --------
-    >>> source_ids(np.array([0, 1]))
-    array([2862933555777941757, 1114181093128495610])
-    """
-    mixed = (stars.astype(np.uint64) + np.uint64(1)) * np.uint64(2862933555777941757)
-    return (mixed % np.uint64(2**62)).astype(np.int64)  # an odd factor modulo 2**62 is one to one
-
-
-def label_catalog(
-    shown: npt.NDArray[np.int64],
-    stars: dict[str, FloatArray],
-    labels: Sequence[str],
-    rng: np.random.Generator,
-) -> dict[str, npt.NDArray[Any]]:
-    """Return what a survey like APOGEE published of some stars, a few of them twice."""
-    again = np.flatnonzero(rng.random(len(shown)) < DUPLICATE_FRACTION)
-    row = np.concatenate([np.arange(len(shown)), again])
-    n = len(row)
-    here = {name: stars[name][row] for name in ("ra", "dec", "pmra", "pmdec")}
-    ra, dec = propagate(here["ra"], here["dec"], here["pmra"], here["pmdec"], EPOCH, CATALOG_EPOCH)
-    dec = dec + rng.normal(0.0, CENTROID_ARCSEC / 3600, n)
-    ra = (ra + rng.normal(0.0, CENTROID_ARCSEC / 3600, n) / np.cos(np.radians(dec))) % 360.0
-    names = [designation(*place) for place in zip(ra.tolist(), dec.tolist(), strict=True)]
-    known = rng.random(len(shown))[row] < 0.9
-    table: dict[str, npt.NDArray[Any]] = {
-        "apogee_id": np.array(["2M" + name[8:].replace(".", "") for name in names], np.str_),
-        "source_id": np.where(known, source_ids(shown[row]), -1),
-        "ra": ra,
-        "dec": dec,
-        "epoch": np.full(n, CATALOG_EPOCH),
-        "pmra": here["pmra"],
-        "pmdec": here["pmdec"],
-    }
-    for label in labels:
-        low, high = SIZES.get(label, (0.03, 0.10))
-        error = rng.uniform(low, high, n)
-        value = stars[label][row] + error * rng.normal(size=n)
-        luck = rng.random(n) + (label == "teff")  # temperature is always known
-        for limit, sentinel in ((0.05, -9999.99), (0.03, np.nan)):
-            value, error = (np.where(luck < limit, sentinel, x) for x in (value, error))
-        table[label], table[f"{label}_err"] = value.astype(np.float32), error.astype(np.float32)
-    return table

@@ -1,7 +1,7 @@
-"""LAMOST low-resolution files, written: the two layouts that releases have, for made-up surveys.
+"""LAMOST low-resolution files, written: the layouts that releases have, for made-up surveys.
 
-Headers say what those of DR7 (image) and DR10 (COADD table) say, in their words; what a made-up
-observation does not have (weather, focus, magnitudes) is left out.
+Headers say what those of DR1 (pilot), DR7 (image) and DR10 (COADD table) say, in their words; what
+a made-up observation does not have (weather, focus) is left out.
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,8 @@ from isal import isal_zlib
 from scalespec.surveys.lamost import LOG10_START, LOG10_STEP, catalog_path
 
 BLOCK = 2880  # bytes, FITS Standard 4.0, section 3.1
+BAD_PIXEL, SKY_TOO_BRIGHT, NO_DATA = 1, 8, 32
+"""Values of ANDMASK and ORMASK."""
 _EPOCH = datetime(1858, 11, 17, tzinfo=UTC)
 _ROWS = ("FLUX", "IVAR", "WAVELENGTH", "ANDMASK", "ORMASK", "NORMALIZATION")
 
@@ -48,6 +50,19 @@ AUTHOR  = 'LAMOST Pipeline'    / Who compiled the information
 DATA_V  = 'LAMOST DR10'        / Data release version
 N_EXTEN =                    2 / The amount of extension
 NORM    =                    1 / 1 if there exists a normalizated spectrum
+"""
+_PILOT = """\
+SIMPLE  =                    T /Primary Header created by scalespec mock
+BITPIX  =                  -32 /
+NAXIS   =                    2 / Number of array dimensions
+NAXIS1  = {n_pixel:20d} /
+NAXIS2  =                    5 /
+EXTEND  =                    T /
+COMMENT --------FILE INFORMATION
+FILENAME= '{stem}.fits' /
+AUTHOR  = 'LAMOST Pipeline'    / Who compiled the information
+N_EXTEN =                    1 / The extension number
+EXTEN0  = 'Flux Inverse Subcontinuum Andmask Ormask' /
 """
 _COMMON = """\
 ORIGIN  = 'MOCK    '           / Not an observation: made by scalespec mock
@@ -108,6 +123,20 @@ EXTNAME = 'COADD   '           / The extension name
 END"""
 
 
+_BANDS = "UGRIZ"
+_LATE = 2  # days by which MJD cards of DR1 are
+
+
+def _of_pilot(common: str) -> str:
+    """Return the cards of DR1: other names for the S/N, no word on the redshift's origin."""
+    for band in _BANDS:
+        common = common.replace(f"SNR{band}    =", f"SN_{band}    =")
+    return "".join(x for x in common.splitlines(keepends=True) if not x.startswith("ZFLAG"))
+
+
+_COMMON_PILOT = _of_pilot(_COMMON)
+
+
 def write_lrs(facts: Mapping[str, Any], rows: npt.NDArray[np.float32], *, layout: str) -> bytes:
     """Return one gzipped file; same input, same bytes.
 
@@ -118,16 +147,17 @@ def write_lrs(facts: Mapping[str, Any], rows: npt.NDArray[np.float32], *, layout
         snr_u ... snr_z, and first_pixel: where on the survey's grid the file begins.
     rows : (6, n_pixel) float32
         Flux, ivar, wavelength, andmask, ormask, normalized flux.
-    layout : {"image", "coadd"}
-        Of DR1 to DR7, without the last row, or of DR8 and later.
+    layout : {"pilot", "image", "coadd"}
+        Of DR1, where normalized flux stands in place of the wavelength, MJD is two days late and
+        there is no OBSID; of DR2 to DR7, without the last row; of DR8 and later.
 
     Raises
     ------
     ValueError
-        If `layout` is neither.
+        If there is no such `layout`.
     """
     n_pixel = rows.shape[1]
-    date = _date(facts["mjd"])
+    date = observed_at(facts["mjd"])
     filled = dict(facts) | {
         "date": date,
         "day": int(facts["mjd"]),
@@ -141,6 +171,10 @@ def write_lrs(facts: Mapping[str, Any], rows: npt.NDArray[np.float32], *, layout
     if layout == "image":
         header = (_IMAGE + _COMMON).format_map(filled)
         data = _header(header) + _padded(rows[:5].astype(">f4").tobytes(), b"\0")
+    elif layout == "pilot":
+        header = (_PILOT + _COMMON_PILOT).format_map(filled | {"day": filled["day"] + _LATE})
+        held = rows[[0, 1, 5, 3, 4]]
+        data = _header(header) + _padded(held.astype(">f4").tobytes(), b"\0")
     elif layout == "coadd":
         columns = [f"TTYPE{i}  = '{name:<8}' /" for i, name in enumerate(_ROWS, 1)]
         columns += [f"TFORM{i}  = '{f'{n_pixel}E':<8}' /" for i in range(1, 7)]
@@ -148,11 +182,11 @@ def write_lrs(facts: Mapping[str, Any], rows: npt.NDArray[np.float32], *, layout
         data = _header((_PRIMARY + _COMMON).format_map(filled)) + _header(table)
         data += _padded(rows.astype(">f4").tobytes(), b"\0")
     else:
-        raise ValueError(f"layout must be 'image' or 'coadd', got {layout!r}")
+        raise ValueError(f"layout must be 'pilot', 'image' or 'coadd', got {layout!r}")
     return bytes(isal_zlib.compress(data, 1, wbits=31))  # a gzip stream whose time is 0
 
 
-def _date(mjd: float) -> datetime:
+def observed_at(mjd: float) -> datetime:
     """Return a time to the second, as headers have it."""
     return _EPOCH + timedelta(seconds=round(mjd * 86400))
 
@@ -164,7 +198,7 @@ def local_day(mjd: float) -> int:
 
 def file_path(facts: Mapping[str, Any]) -> str:
     """Return where a release would keep the file: `lamost.catalog_path`, from header facts."""
-    date = f"{_date(facts['mjd']):%Y-%m-%d}"
+    date = f"{observed_at(facts['mjd']):%Y-%m-%d}"
     return catalog_path({**facts, "obsdate": date, "lmjd": local_day(facts["mjd"])})
 
 

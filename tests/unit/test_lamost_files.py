@@ -63,6 +63,20 @@ def test_our_reader_finds_what_was_written(layout):
     assert spectrum.scalars["rv"] == pytest.approx(-0.0001234 * 299792.458, abs=2e-3)  # 8 digits
 
 
+def test_pilot_files_are_as_those_of_dr1():
+    data = gzip.decompress(write_lrs(FACTS, ROWS, layout="pilot"))
+    with fits.open(io.BytesIO(data)) as hdus:
+        hdus.verify("exception")
+        header = hdus[0].header
+        assert header["EXTEN0"] == "Flux Inverse Subcontinuum Andmask Ormask"
+        assert (header["LMJD"], header["MJD"]) == (58397, 58398)  # two days late
+        assert not {"OBSID", "DATA_V", "ZFLAG", "SNRG"} & set(header)
+        assert header["SN_G"] == 10
+        assert np.array_equal(hdus[0].data, ROWS[[0, 1, 5, 3, 4]])
+    spectrum = read_lrs(write_lrs(FACTS, ROWS, layout="pilot"), "a.fits.gz")
+    assert np.array_equal(spectrum.flux[2:], ROWS[0])
+
+
 def test_same_input_gives_same_bytes():
     assert write_lrs(FACTS, ROWS, layout="image") == write_lrs(FACTS, ROWS, layout="image")
 
