@@ -1,6 +1,17 @@
 """What a spectra Dataset is: dims, variables, dtypes, units, mask bits and status bits.
 
 Wavelengths are vacuum Å, velocities barycentric km/s, positions ICRS degrees.
+
+Dims are ``(spectrum, wavelength)`` where all spectra share one grid, and ``(spectrum, pixel)`` with
+a variable ``wavelength(spectrum, pixel)`` where each has its own; a row without spectrum then has
+wavelength 0. A survey whose spectra come in arms is a *group* of Datasets of the same rows: the
+root holds the per-spectrum variables and ``attrs["arms"]``, and each arm, a group of its own, is a
+whole Dataset: pixels and all per-spectrum variables, of which ``snr`` and ``status`` are the arm's.
+
+`REQUIRED_ATTRS` are in every Dataset. ``resolving_power`` is the nominal λ/FWHM; where the line
+spread is known better there is ``lsf_sigma`` [Å], a Gaussian's, at the wavelengths ``lsf_node``
+[Å, vacuum]: one for all spectra, dims ``(lsf_node,)``, or one for each, ``(spectrum, lsf_node)``;
+0 where it is unknown. A ``frame`` that begins with "rest" says that ``rv`` is already taken out.
 """
 
 from enum import IntFlag
@@ -10,7 +21,7 @@ import xarray as xr
 
 from scalespec.errors import SchemaError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 C_KMS = 299_792.458
 """Speed of light [km/s], exact (SI)."""
 
@@ -19,8 +30,8 @@ class MaskBit(IntFlag):
     """Why a pixel has ``ivar`` 0, and what the survey said of it.
 
     Bits 0-7 are set on reading, 8-15 hold the survey's "bad in all exposures" bits (LAMOST
-    ANDMASK), 16-23 its "bad in any exposure" bits (ORMASK, informational), 24-31 are set by
-    preprocessing.
+    ANDMASK, and every survey's mask where it has but one), 16-23 its "bad in any exposure" bits
+    (ORMASK, informational), 24-31 are set by preprocessing.
     """
 
     OUTSIDE = 1 << 0  # the file has no pixel here
@@ -33,6 +44,8 @@ class MaskBit(IntFlag):
     BRIGHT_SKY = 1 << 11  # sky too bright
     OFF_CCD = 1 << 12  # fibre trace off the CCD
     NO_DATA = 1 << 13  # no good data
+    COSMIC_RAY = 1 << 14
+    SUSPECT = 1 << 15  # warned of, maybe good: persistence, ghost, telluric, a neighbor's light
     POLICY = 1 << 24  # a survey bit that the run's mask policy calls bad
     SKY_LINE = 1 << 25
     ARM_JOIN = 1 << 26
@@ -55,6 +68,9 @@ class SpectrumStatus(IntFlag):
     RESAMPLED = 1 << 8  # was off the survey's grid and was rebinned
     NO_REDSHIFT = 1 << 9  # the file gives no velocity: left in the observed frame
     NO_POSITION = 1 << 10  # no usable RA, Dec
+    CHANGED = 1 << 11  # the file is not the one that was planned: another size, time or etag
+    PADDING = 1 << 12  # no spectrum was planned here: between two segments of a run
+    NO_SIGNAL = 1 << 13  # median S/N per pixel below 1 in an arm: a failed exposure, or very faint
 
 
 UNREADABLE = SpectrumStatus(0x7F)
@@ -81,6 +97,10 @@ PREPROCESSED = {
 """Per-spectrum variables that preprocessing adds."""
 
 
+REQUIRED_ATTRS = ("survey", "wavelength_medium", "frame", "flux_unit", "resolving_power")
+"""Attributes without which flux has no meaning; every spectra Dataset has them."""
+
+
 def status_names(status: np.ndarray, flags: type[IntFlag]) -> dict[str, int]:
     """Count rows per status bit, and rows with none of them as ``OK``.
 
@@ -99,28 +119,38 @@ def status_names(status: np.ndarray, flags: type[IntFlag]) -> dict[str, int]:
 
 
 def check_spectra(spectra: xr.Dataset) -> xr.Dataset:
-    """Return `spectra` if it keeps the schema.
+    """Return `spectra` if it keeps the schema; the root of a survey with arms has no pixels.
 
     Raises
     ------
     SchemaError
-        If a variable, dim, dtype or the wavelength's medium is missing or wrong.
+        If a variable, dim, dtype or attribute is missing or wrong.
     """
-    problems = []
-    for name, dtype in (("flux", "float32"), ("ivar", "float32"), ("mask", "uint32")):
-        if name not in spectra:
-            problems.append(f"no variable '{name}'")
-        elif spectra[name].dims != ("spectrum", "wavelength") or spectra[name].dtype != dtype:
-            problems.append(
-                f"'{name}' is {spectra[name].dtype}{spectra[name].dims}, "
-                f"wanted {dtype}('spectrum', 'wavelength')"
-            )
+    problems = [] if spectra.attrs.get("arms") else _pixel_problems(spectra)
     for name, (dtype, _, _) in PER_SPECTRUM.items():
         if name not in spectra or spectra[name].dtype != dtype:
             problems.append(f"no per-spectrum variable '{name}' of {dtype}")
-    if spectra.attrs.get("wavelength_medium") != "vacuum":
-        medium = spectra.attrs.get("wavelength_medium")
+    for name in REQUIRED_ATTRS:
+        if name not in spectra.attrs:
+            problems.append(f"no attrs['{name}']")
+    medium = spectra.attrs.get("wavelength_medium")
+    if medium not in (None, "vacuum"):
         problems.append(f"attrs['wavelength_medium'] = {medium!r}, wanted 'vacuum'")
     if problems:
         raise SchemaError("not a spectra dataset: " + "; ".join(problems))
     return spectra
+
+
+def _pixel_problems(spectra: xr.Dataset) -> list[str]:
+    """Say what is wrong with flux, ivar, mask and wavelength."""
+    own_grids = "pixel" in spectra.dims
+    dims = ("spectrum", "pixel" if own_grids else "wavelength")
+    wanted = {"flux": "float32", "ivar": "float32", "mask": "uint32"}
+    problems = []
+    for name, dtype in (wanted | ({"wavelength": "float64"} if own_grids else {})).items():
+        if name not in spectra:
+            problems.append(f"no variable '{name}'")
+        elif spectra[name].dims != dims or spectra[name].dtype != dtype:
+            found = f"{spectra[name].dtype}{spectra[name].dims}"
+            problems.append(f"'{name}' is {found}, wanted {dtype}{dims}")
+    return problems

@@ -17,6 +17,10 @@ FIT_STATUS = {
     FitStatus.OUT_OF_DOMAIN: "not the kind of star that the model knows",
     FitStatus.BAD_SPECTRUM: "the spectrum itself is unusable (see spectrum_status)",
     FitStatus.NOT_SELECTED: "the run did not ask for this star",
+    FitStatus.PRIOR_DOMINATED: "the range or prior says as much of a label as the spectrum does",
+    FitStatus.MULTIPLE_OPTIMA: "other labels, far from these, fit nearly as well",
+    FitStatus.FEW_PIXELS: "a small part of the model's pixels has weight",
+    FitStatus.WIDTH_AT_LIMIT: "vsini or the LSF's width ended on the edge of its range",
 }
 """What each bit of ``fit_status`` and ``first_status`` says; 0 is a good fit."""
 
@@ -31,6 +35,9 @@ SPECTRUM_STATUS = {
     SpectrumStatus.RESAMPLED: "off the survey's grid, rebinned onto it",
     SpectrumStatus.NO_REDSHIFT: "the file gives no velocity",
     SpectrumStatus.NO_POSITION: "no usable position",
+    SpectrumStatus.CHANGED: "the file was changed after it was planned",
+    SpectrumStatus.PADDING: "no spectrum was planned here",
+    SpectrumStatus.NO_SIGNAL: "hardly any light in an arm: its exposures failed",
 }
 """What each bit of ``spectrum_status`` says; 0 is a good spectrum."""
 
@@ -54,9 +61,16 @@ COLUMNS = {
     "rv_err": ("km/s", "1 sigma of rv"),
     "rv_residual": ("km/s", "fitted velocity relative to rv_shift"),
     "chi2": ("", "chi2 of the best fit, the emulator's scatter in the weights"),
+    "dof": ("", "degrees of freedom: pixels used less parameters that could move"),
     "n_used": ("", "pixels with weight in the fit"),
     "n_steps": ("", "optimizer steps"),
     "at_bound": ("", "bit i: label i ended on the edge of the model's range"),
+    "prior_dominated": ("", "bit i: range or prior say as much of label i as the spectrum"),
+    "fit_distance": ("", "sigmas of chi2 that the model's range costs, or distance from training"),
+    "vsini": ("km/s", "projected rotational velocity"),
+    "vsini_err": ("km/s", "1 sigma of vsini"),
+    "lsf": ("km/s", "Gaussian sigma by which the spectrum is blurrier than the model"),
+    "lsf_err": ("km/s", "1 sigma of lsf"),
     "fit_status": ("", "bits: why labels are missing or doubtful; 0 is good"),
     "model": ("", "number of the model fitted, in the run's list; -1: none"),
     "first_model": ("", "number of the model of the first estimate; -1: none"),

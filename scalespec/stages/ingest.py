@@ -1,107 +1,132 @@
-"""Survey files -> raw spectra: every planned file keeps its row, with a status that says why."""
+"""Survey files -> raw spectra: every planned one keeps its row, with a status that says why."""
 
 import io
 import logging
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
-import xarray as xr
 
-from scalespec.config import RunConfig
-from scalespec.errors import ScalespecError, StoreError
-from scalespec.plan import Block, BlockResult, Stage, plan_blocks
+from scalespec.config import IngestTable, RunConfig
+from scalespec.errors import StoreError
+from scalespec.plan import Block, BlockResult, Stage
 from scalespec.schema import SpectrumStatus, status_names
 from scalespec.stages import folders
-from scalespec.stages.inputs import part_url, plan_inputs
+from scalespec.stages.inputs import block_bytes, differs, plan_inputs, read_items
+from scalespec.stages.reader import Description, description_of, survey_of
+from scalespec.stages.stores import make_store
 from scalespec.store import paths
+from scalespec.store.fetch import Fetched, fetch
 from scalespec.store.ledger import Ledger, new_attempt
-from scalespec.store.spectra import create_spectra, memory_bytes, write_spectra
-from scalespec.surveys import SURVEYS
+from scalespec.store.spectra import memory_bytes, write_arms
+from scalespec.surveys import open_survey
+from scalespec.surveys.rows import Groups, Piece
 
 log = logging.getLogger(__name__)
 
-READS_IN_FLIGHT = 16
-"""Files fetched at once by one worker: a store's latency is hidden, its bandwidth is not wasted."""
-
-Files = list[tuple[str, bytes | Exception]]
+LARGE_BYTES = 2**26
+"""Files from this size on are fetched one at a time."""
 
 
-def ingest_block(files: Files, survey_name: str) -> tuple[xr.Dataset, pd.DataFrame]:
-    """Read one block's files: a row per file, in order.
+def ingest_block(
+    files: Sequence[Piece | tuple[str, bytes | Exception]],
+    survey_name: str,
+    description: Description = None,
+) -> tuple[Groups, pd.DataFrame]:
+    """Read one block's files: a row per planned spectrum, in order.
 
     Parameters
     ----------
-    files : list of (url, bytes or the error that reading gave)
+    files : sequence of Piece, or of (url, bytes or the error that reading gave)
     survey_name : str
         Key of ``SURVEYS``.
+    description : mapping, optional
+        Of survey "table".
 
     Returns
     -------
-    xr.Dataset, pd.DataFrame
-        Spectra in our schema, and the strings that go with them.
+    dict of str to xr.Dataset, pd.DataFrame
+        Spectra in our schema, "" the root and the survey's arms; and the strings with them.
     """
-    spectra, index = SURVEYS[survey_name].read_block(files)
-    return spectra, index
+    return open_survey(survey_name, description).read_block(files)
 
 
-def read_files(block: Block, plan_url: str) -> Files:
-    """Fetch the bytes of a block's files, many at once; what cannot be read is its error."""
-    table = pd.read_parquet(io.BytesIO(paths.read_bytes(part_url(plan_url, block))))
-    urls = table["url"].tolist()
-    with ThreadPoolExecutor(READS_IN_FLIGHT) as pool:
-        return list(zip(table["file"], pool.map(_bytes_or_error, urls), strict=True))
+def read_files(block: Block, plan_url: str) -> list[Piece]:
+    """Fetch the bytes of a block's files, many at once; what cannot be read is its error.
+
+    Large files are left to be fetched one after another when their turn comes: a block may be made
+    of several containers, and holds one at a time.
+    """
+    items: list[Any] = list(read_items(plan_url, block).itertuples())
+    small = [item for item in items if item.size < LARGE_BYTES]
+    found = dict(zip(small, fetch([item.url for item in small]), strict=True))
+    return [_piece(item, found[item]) if item in found else _later(item) for item in items]
 
 
-def _bytes_or_error(url: str) -> bytes | Exception:
-    try:
-        return paths.read_bytes(url)
-    except ScalespecError as error:
-        return error
+def _piece(item: Any, found: Fetched) -> Piece:
+    """Return one item with its file's content, which may not be what was planned."""
+    content = found if isinstance(found, StoreError) else found[0]
+    changed = not isinstance(found, StoreError) and differs(item, found[1])
+    status = int(SpectrumStatus.CHANGED) if changed else 0
+    source_id = int(getattr(item, "source_id", -1))
+    return Piece(item.file, content, int(item.first), int(item.count), status, source_id)
 
 
-def write_raw(block: Block, made: tuple[xr.Dataset, pd.DataFrame], url: str) -> BlockResult:
+def _later(item: Any) -> Piece:
+    known = SimpleNamespace(**item._asdict())  # a row's own type is made at run time: no pickle
+    return Piece(item.file, partial(_fetched, known), int(item.first), int(item.count))
+
+
+def _fetched(item: Any) -> Piece:
+    return _piece(item, fetch([item.url])[0])
+
+
+def write_raw(block: Block, made: tuple[Groups, pd.DataFrame], url: str) -> BlockResult:
     """Store one block's spectra and index, then commit it."""
     ledger = Ledger(url)
     if standing := ledger.committed(block):
         return standing
-    spectra, index = made
+    groups, index = made
     attempt = new_attempt()
-    hashes = write_spectra(paths.join(url, "spectra.zarr"), block, spectra)
+    hashes = write_arms(paths.join(url, "spectra.zarr"), block, groups)
     part = f"index/{block.index:06d}-{attempt}.parquet"
     data = index.to_parquet(index=False)
     paths.write_bytes(paths.join(url, part), data)
     objects = {f"spectra.zarr/{key}": value for key, value in hashes.items()}
-    counts = status_names(spectra["status"].to_numpy(), SpectrumStatus)
-    counts["fallbacks"] = int(spectra.attrs.get("fallbacks", 0))
+    counts = status_names(groups[""]["status"].to_numpy(), SpectrumStatus)
+    counts["fallbacks"] = int(groups[""].attrs.get("fallbacks", 0))
     objects[part] = paths.sha256(data)
     return ledger.commit(block, BlockResult(block.size, objects, counts, attempt))
 
 
 def ingest(config: RunConfig) -> Iterator[Stage]:
     """Plan the inputs, make the store, and yield the stage that fills it."""
-    plan = plan_inputs(config)
+    plan_inputs(config)
     url = folders.raw_url(config)
-    survey_name = config.ingest.survey if config.ingest else ""
-    template, _ = ingest_block([], survey_name)
-    template.attrs.pop("fallbacks", None)  # a count of one block, none of the store's
+    table = config.ingest or IngestTable(files="*")
+    survey = survey_of(table)
+    template, _ = survey.read_block([])
+    template[""].attrs.pop("fallbacks")  # a count of one block, none of the store's
     size = config.run.spectra_per_block
-    create_spectra(paths.join(url, "spectra.zarr"), template, n_spectrum=plan["n"], shard_rows=size)
+    make_store(config, paths.join(url, "spectra.zarr"), template)
     yield Stage(
         name="ingest",
         url=url,
-        blocks=plan_blocks(plan["n"], size),
+        blocks=folders.planned_blocks(config),
         read=partial(read_files, plan_url=folders.plan_url(config)),
-        compute=partial(_compute, survey_name=survey_name),
+        compute=partial(_compute, survey_name=table.survey, description=description_of(table)),
         write=partial(write_raw, url=url),
         runs_on="dask",
-        memory_bytes=memory_bytes(size, template.sizes["wavelength"]),
+        memory_bytes=memory_bytes(size, survey.n_pixel, block_bytes(config)),
     )
 
 
-def _compute(_: None, files: Files, survey_name: str) -> tuple[xr.Dataset, pd.DataFrame]:
-    return ingest_block(files, survey_name)
+def _compute(
+    _: None, files: list[Piece], survey_name: str, description: Description
+) -> tuple[Groups, pd.DataFrame]:
+    return ingest_block(files, survey_name, description)
 
 
 def read_index(url: str, block: Block) -> pd.DataFrame:

@@ -99,7 +99,7 @@ def label_files(
     Returns
     -------
     pd.DataFrame
-        One row per file: file, designation, ..., snr, status, and the columns of `best_labels`.
+        One row per spectrum: file, designation, ..., snr, status, and the columns of `best_labels`.
 
     Raises
     ------
@@ -110,8 +110,14 @@ def label_files(
     """
     if survey not in SURVEYS:
         raise ConfigError(f"survey '{survey}' is not one of {sorted(SURVEYS)}")
-    raw, index = ingest_block([(url, _bytes_or_error(url)) for url in files], survey)
-    spectra = _preprocessed(raw, load_model(models[0]).spec)
+    pieces = SURVEYS[survey].pieces([(url, _bytes_or_error(url)) for url in files])
+    groups, index = ingest_block(pieces, survey)
+    if arms := [name for name in groups if name]:
+        raise ConfigError(
+            f"survey '{survey}' comes in arms {', '.join(arms)}: write a run file whose "
+            "[preprocess] joins them by step 'regrid'"
+        )
+    spectra = _preprocessed(groups[""], load_model(models[0]).spec)
     infer = InferTable(models=tuple(models))
     starters = load_starters(
         models,
@@ -120,7 +126,7 @@ def label_files(
         n_template=infer.templates,
         seed=seed,
     )
-    first = first_labels(ask(spectra, np.arange(len(files))), starters, infer)
+    first = first_labels(ask(spectra, np.arange(len(index))), starters, infer)
     ready = [one.ready for one in starters]
     best = best_labels(spectra, first, ready, FitTable()).drop(columns=["obsid", "row"])
     scalars = {name: spectra[name].to_numpy() for name in ("obsid", "ra", "dec", "snr", "status")}

@@ -14,30 +14,29 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
-from isal import isal_zlib
 
 from scalespec.errors import SurveyFileError
+from scalespec.surveys.inflate import LIMIT_BYTES
 
 Value = str | bool | int | float | None
 Cards = Collection[str] | None
 
-LIMIT_BYTES = 64 * 2**20
 CARD, BLOCK = 80, 2880  # bytes
-_MAGIC = b"\x1f\x8b"
-_MAX_MEMBERS = 1024  # each costs a copy of what follows it
 _PRINTABLE = bytes(range(32, 127))
 _END = b"END".ljust(CARD)
-_IMAGE_DTYPES = {-64: ">f8", -32: ">f4", 8: "u1", 16: ">i2", 32: ">i4"}
-_COLUMN_DTYPES = {"E": ">f4", "D": ">f8", "J": ">i4", "I": ">i2", "K": ">i8", "L": "u1", "A": "S"}
+_IMAGE_DTYPES = {-64: ">f8", -32: ">f4", 8: "u1", 16: ">i2", 32: ">i4", 64: ">i8"}
+_COLUMN_DTYPES = {"E": ">f4", "D": ">f8", "I": ">i2", "J": ">i4", "K": ">i8", "B": "u1", "L": "u1"}
+_COLUMN_DTYPES |= {"A": "S"}
 _TEXT = (b"", b"COMMENT", b"HISTORY")
-_REFUSED = frozenset((b"BSCALE  ", b"BZERO   ", b"BLANK   ", b"CONTINUE", b"HIERARCH", b"THEAP   "))
-_REFUSED_COLUMNS = frozenset((b"TSCA", b"TZER", b"TNUL", b"TDIM"))
+_REFUSED = frozenset((b"BSCALE  ", b"BZERO   ", b"BLANK   ", b"HIERARCH", b"THEAP   "))
+_REFUSED_COLUMNS = frozenset((b"TSCA", b"TZER"))
 _VALUE = re.compile(
     rb"=  *(?:'((?:[^']|'')*)'|([TF])|([+-]?\d+)|([+-]?(?:\d+\.?\d*|\.\d+)(?:[ED][+-]?\d+)?))?"
     rb" *(?:/.*)?",
     re.DOTALL,
 )
 _STRING, _LOGICAL, _INTEGER = 1, 2, 3  # groups of _VALUE
+_CONTINUED = re.compile(rb"  *'((?:[^']|'')*)' *(?:/.*)?", re.DOTALL)
 _TFORM = re.compile(r"(\d*)([A-Z])\Z")
 
 
@@ -65,61 +64,12 @@ class HDU:
     data: np.ndarray | dict[str, np.ndarray] | None
 
 
-def gunzip(data: bytes, *, limit_bytes: int = LIMIT_BYTES) -> bytes:
-    """Return the FITS bytes in `data`, gzipped or not, whatever the file's name says.
-
-    All members of a multi-member stream are read. Bytes after the last member that are not gzip are
-    ignored, as gzip(1) does: each member's checksum, and the sizes in the FITS headers, vouch for
-    what was read.
-
-    Parameters
-    ----------
-    data : bytes
-        A file's content.
-    limit_bytes : int
-        Most bytes to make of it; no more than that is ever allocated.
-
-    Raises
-    ------
-    SurveyFileError
-        With reason ``truncated``, ``corrupt``, ``not_fits`` (neither gzip nor FITS), or
-        ``bad_layout`` (larger than the limit).
-
-    References
-    ----------
-    RFC 1952, section 2.2: a gzip file is a series of members.
-
-    Examples
-    --------
-    >>> import gzip
-    >>> gunzip(gzip.compress(b"SIMPLE  = ") + gzip.compress(b"T"))
-    b'SIMPLE  = T'
-    """
-    if data.startswith(b"SIMPLE"):
-        return data
-    if not data.startswith(_MAGIC):
-        raise SurveyFileError(f"neither gzip nor FITS: begins with {data[:20]!r}", "not_fits")
-    members: list[bytes] = []
-    size, rest = 0, data
-    while rest.startswith(_MAGIC) and len(members) < _MAX_MEMBERS:
-        stream = isal_zlib.decompressobj(wbits=31)  # 31: a gzip header and checksum are wanted
-        try:
-            members.append(stream.decompress(rest, limit_bytes - size + 1))
-        except isal_zlib.error as error:  # type: ignore[misc]  # its stub says instance, not class
-            raise SurveyFileError(f"broken gzip stream: {error}", "corrupt") from error
-        size += len(members[-1])
-        if size > limit_bytes:
-            raise SurveyFileError(f"gunzips to more than {limit_bytes} bytes", "bad_layout")
-        if not stream.eof:
-            raise SurveyFileError(f"gzip stream ends early, after {len(data)} bytes", "truncated")
-        rest = stream.unused_data
-    return members[0] if len(members) == 1 else b"".join(members)
-
-
-def read_fits(data: bytes, *, cards: Cards = None) -> tuple[list[HDU], bool]:
+def read_fits(
+    data: bytes, *, cards: Cards = None, decompress: bool = False
+) -> tuple[list[HDU], bool]:
     """Read FITS bytes by the strict parser, or by astropy where that one refuses.
 
-    Parameters and errors are those of `parse_fits`, which see.
+    Parameters and errors are those of `parse_fits_astropy`, which see.
 
     Returns
     -------
@@ -131,14 +81,14 @@ def read_fits(data: bytes, *, cards: Cards = None) -> tuple[list[HDU], bool]:
     try:
         return parse_fits(data, cards=cards), False
     except UnsupportedFITS:
-        return parse_fits_astropy(data, cards=cards), True
+        return parse_fits_astropy(data, cards=cards, decompress=decompress), True
 
 
 def parse_fits(data: bytes, *, cards: Cards = None) -> list[HDU]:
     """Parse FITS bytes of the strict subset.
 
-    It knows images of up to two axes (BITPIX -64, -32, 8, 16, 32) and binary tables of fixed
-    vectors (TFORM letters E, D, I, J, K, L, A), unscaled, with neither heap nor CONTINUE cards.
+    It knows images of up to three axes and binary tables of fixed vectors (TFORM letters E, D, I,
+    J, K, B, L, A), unscaled and without a heap.
 
     Parameters
     ----------
@@ -196,10 +146,20 @@ class _Header:
             return None
         text = found[group]
         if group == _STRING:
-            return text.decode().replace("''", "'").rstrip()
+            return self._long(text, offset).decode().replace("''", "'").rstrip()
         if group == _LOGICAL:
             return text == b"T"
         return int(text) if group == _INTEGER else float(text.replace(b"D", b"E"))
+
+    def _long(self, text: bytes, offset: int) -> bytes:
+        """Return a string with what the CONTINUE cards after its card add to it."""
+        while text.endswith(b"&") and self.data.startswith(b"CONTINUE", offset + CARD):
+            offset += CARD
+            found = _CONTINUED.fullmatch(self.data, offset + 8, offset + CARD)
+            if found is None:
+                raise UnsupportedFITS(f"card {self.data[offset : offset + CARD]!r}")
+            text = text[:-1] + found[1]
+        return text
 
     def integer(self, keyword: str, missing: int | None = None) -> int:
         value = self.value(keyword)
@@ -253,7 +213,7 @@ def _parse_hdu(data: bytes, start: int, cards: Cards) -> tuple[HDU, int]:
     if kind not in ("IMAGE", "BINTABLE") or not (start or header.value("SIMPLE") is True):
         raise UnsupportedFITS(f"an HDU of kind {kind!r}")
     bitpix, naxis = header.integer("BITPIX"), header.integer("NAXIS")
-    known = bitpix in _IMAGE_DTYPES and 0 <= naxis <= 2
+    known = bitpix in _IMAGE_DTYPES and 0 <= naxis <= 3
     if not known or (kind == "BINTABLE" and (bitpix, naxis) != (8, 2)):
         raise UnsupportedFITS(f"BITPIX = {bitpix}, NAXIS = {naxis}")
     shape = tuple(header.integer(f"NAXIS{axis}") for axis in range(naxis, 0, -1))
@@ -267,7 +227,7 @@ def _parse_hdu(data: bytes, start: int, cards: Cards) -> tuple[HDU, int]:
         )
     array: np.ndarray | dict[str, np.ndarray] | None = None
     if kind == "BINTABLE":
-        array = _parse_table(header, body, shape)
+        array = _parse_table(header, start, body, shape)
     elif shape:
         flat = np.frombuffer(data, _IMAGE_DTYPES[bitpix], math.prod(shape), body)
         array = flat.reshape(shape)
@@ -275,21 +235,40 @@ def _parse_hdu(data: bytes, start: int, cards: Cards) -> tuple[HDU, int]:
     return HDU(str(name), header.values(cards), array), body + _padded(n_bytes)
 
 
-def _parse_table(header: _Header, body: int, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Return a binary table's columns by name."""
-    if not _REFUSED_COLUMNS.isdisjoint([keyword[:4] for keyword in header.offsets]):
-        raise UnsupportedFITS("a table with scaled, null or shaped columns")
-    fields = range(1, header.integer("TFIELDS") + 1)
-    names = tuple(header.string(f"TTYPE{i}") for i in fields)
-    forms = tuple(header.string(f"TFORM{i}") for i in fields)
-    dtype = _row_dtype(names, forms)
+def _parse_table(
+    header: _Header, start: int, body: int, shape: tuple[int, ...]
+) -> dict[str, np.ndarray]:
+    """Return the columns, by name, of the binary table whose header begins at `start`."""
+    columns, dtype = _table_layout(header.data[start:body])
     if dtype.itemsize != shape[1]:
         raise UnsupportedFITS(f"a table of shape {shape} whose columns take {dtype.itemsize} bytes")
     rows = np.frombuffer(header.data, dtype, shape[0], body)
-    return {name: _column(rows[name], form) for name, form in zip(names, forms, strict=True)}
+    return {name: _column(rows[name], form) for name, form in columns}
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)  # files of one release have tables of one header
+def _table_layout(text: bytes) -> tuple[tuple[tuple[str, str], ...], np.dtype[np.void]]:
+    """Return names and forms of a table's columns, and the dtype of a row."""
+    header, _ = _find_cards(text, 0)
+    if not _REFUSED_COLUMNS.isdisjoint([keyword[:4] for keyword in header.offsets]):
+        raise UnsupportedFITS("a table with scaled columns")
+    fields = range(1, header.integer("TFIELDS") + 1)
+    names = tuple(header.string(f"TTYPE{i}") for i in fields)
+    forms = tuple(header.string(f"TFORM{i}") for i in fields)
+    for i, form in zip(fields, forms, strict=True):
+        _check_shape(header, i, form)
+    return tuple(zip(names, forms, strict=True)), _row_dtype(names, forms)
+
+
+def _check_shape(header: _Header, i: int, form: str) -> None:
+    """Refuse a column of arrays, or of numbers that stand for none and are no integers."""
+    shape = header.value(f"TDIM{i}")
+    if shape is not None and shape != f"({form[:-1]})":
+        raise UnsupportedFITS(f"TDIM{i} = {shape!r} of TFORM {form!r}")
+    if f"TNULL{i}".encode().ljust(8) in header.offsets and form[-1:] not in "BIJK":
+        raise UnsupportedFITS(f"TNULL{i} of TFORM {form!r}")
+
+
 def _row_dtype(names: tuple[str, ...], forms: tuple[str, ...]) -> np.dtype[np.void]:
     """Return the dtype of one row of a binary table."""
     fields: list[Any] = []
@@ -314,28 +293,41 @@ def _column(column: np.ndarray, form: str) -> np.ndarray:
     return np.strings.rstrip(column) if form.endswith("A") else column
 
 
-def parse_fits_astropy(data: bytes, *, cards: Cards = None) -> list[HDU]:
+def parse_fits_astropy(data: bytes, *, cards: Cards = None, decompress: bool = False) -> list[HDU]:
     """Parse FITS bytes by astropy: the reference for `parse_fits`, and the way for the rest.
 
-    Parameters are those of `parse_fits`. HDUs that are neither image nor binary table have no data.
+    Parameters
+    ----------
+    data, cards
+        As of `parse_fits`.
+    decompress : bool
+        Whether tables that hold compressed images become images, of `LIMIT_BYTES` at most.
+
+    Returns
+    -------
+    list of HDU
+        Those that are neither image nor binary table have no data.
 
     Raises
     ------
     SurveyFileError
-        With reason ``truncated`` or ``corrupt`` when astropy cannot read it.
+        With reason ``truncated`` or ``corrupt`` when astropy cannot read it, or ``bad_layout``
+        when a compressed image is larger than the limit.
     """
     from astropy.io import fits
 
     damage = (  # what astropy and NumPy are known to raise; VerifyError is a bare Exception
-        *(ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RuntimeError),
-        *(TypeError, ValueError, fits.VerifyError),
+        *(ArithmeticError, AttributeError, LookupError, MemoryError, NameError, OSError),
+        *(RuntimeError, TypeError, ValueError, fits.VerifyError),
     )
-    options = {"memmap": False, "disable_image_compression": True}
+    options = {"memmap": False, "disable_image_compression": not decompress}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             with fits.open(BytesIO(data), **options) as hdus:
                 return [_from_astropy(hdu, cards) for hdu in hdus]
+        except SurveyFileError:
+            raise
         except damage as error:
             short = any("truncated" in str(warning.message) for warning in caught)
             reason = "truncated" if short else "corrupt"
@@ -344,12 +336,18 @@ def parse_fits_astropy(data: bytes, *, cards: Cards = None) -> list[HDU]:
 
 def _from_astropy(hdu: Any, cards: Cards) -> HDU:
     """Return astropy's HDU as ours."""
+    from astropy.io import fits
+
     header: dict[str, Value] = {}
     for card in hdu.header.cards:
         if card.keyword.encode() not in _TEXT and (cards is None or card.keyword in cards):
             header.setdefault(card.keyword, _card_value(card))
     name = str(hdu.header.get("EXTNAME", ""))
-    if hasattr(hdu, "columns"):
+    if hdu.is_image and isinstance(hdu, fits.CompImageHDU):
+        n_bytes = abs(hdu.header["BITPIX"]) // 8 * math.prod(hdu.shape)
+        if n_bytes > LIMIT_BYTES:
+            raise SurveyFileError(f"HDU '{name}' inflates to {n_bytes} bytes", "bad_layout")
+    elif hasattr(hdu, "columns"):
         columns = {column: _plain(hdu.data[column]) for column in hdu.columns.names}
         return HDU(name, header, columns)
     return HDU(name, header, hdu.data if hdu.is_image else None)

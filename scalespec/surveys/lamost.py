@@ -4,10 +4,10 @@ Wavelengths are vacuum Å, heliocentric; flux is relative. What a file is, is de
 never by its release or name.
 """
 
-import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from pathlib import PurePath
@@ -19,37 +19,70 @@ import pandas as pd
 import xarray as xr
 
 from scalespec.errors import SurveyFileError
-from scalespec.kernels.resample import rebin
-from scalespec.kernels.wavelength import log_grid, pixel_edges
-from scalespec.schema import C_KMS, MaskBit, SpectrumStatus
-from scalespec.surveys.fits import HDU, Value, gunzip, read_fits
-from scalespec.surveys.rows import Spectrum, read_rows
+from scalespec.kernels.wavelength import log_grid
+from scalespec.schema import MaskBit, SpectrumStatus
+from scalespec.surveys.cards import made_id, number, position, velocity
+from scalespec.surveys.fits import HDU, Value, read_fits
+from scalespec.surveys.inflate import gunzip
+from scalespec.surveys.lattice import Lattice, check_increasing
+from scalespec.surveys.rows import Arm, Pixels, Rows, Survey
 
 FloatArray: TypeAlias = npt.NDArray[np.floating[Any]]
 MaskArray: TypeAlias = npt.NDArray[np.uint32]
 
 LOG10_START, LOG10_STEP, N_PIXEL = 3.5682, 1e-4, 3909
-WAVELENGTH = log_grid(LOG10_START, LOG10_STEP, N_PIXEL)
-WAVELENGTH.flags.writeable = False
+LATTICE = Lattice(LOG10_START, LOG10_STEP, N_PIXEL, tolerance=0.02)  # a real DR7 file: 0.0175 off
+WAVELENGTH = LATTICE.wavelength
 ATTRS: Mapping[str, Any] = {
     "survey": "lamost_lrs",
     "wavelength_medium": "vacuum",
     "frame": "observed, heliocentric",
+    "flux_unit": "relative",
     "resolving_power": 1800.0,  # at 5500 Å, as the release documents say; no LSF per fiber
     "log10_wavelength_start": LOG10_START,
     "log10_wavelength_step": LOG10_STEP,
 }
-_OFF_GRID = 0.02  # pixels; a real DR7 file sits 0.0175 off throughout
+_EXPLAINED = np.uint32(64)
+_SUSPECT = np.uint32(MaskBit.SUSPECT >> 8)
 _DISAGREES = 0.1  # pixels between the header's grid and the file's own wavelengths
-_FASTEST_Z = 0.01  # beyond the Galaxy's fastest stars: a QSO, a galaxy or a failed fit
 _MJD_EPOCH = datetime(1858, 11, 17)  # UTC, as DATE-OBS is without saying so
-_PATH = re.compile(r"spec-(\d+)-(.+)_sp(\d+)-(\d+)")
+_PATH = re.compile(r"(?:spec|med)-(\d+)-(.+)_sp(\d+)-(\d+)")
 _COLUMNS = ("FLUX", "IVAR", "WAVELENGTH", "ANDMASK", "ORMASK")
-_CARDS = (
+CARDS = (
     *("OBSID", "LMJD", "PLANID", "SPID", "FIBERID", "RA", "DEC", "DATE-OBS", "MJD", "Z", "Z_ERR"),
     *("DESIG", "CLASS", "SUBCLASS", "DATA_V", "SNRG", "SN_G"),
     *("EXTEN0", "COEFF0", "COEFF1", "VACUUM", "HELIO"),
 )
+
+CATALOG_COLUMNS = ("obsdate", "planid", "lmjd", "spid", "fiberid")
+"""What `catalog_path` wants of a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spectrum:
+    """One LRS file's spectrum on the survey's grid.
+
+    Attributes
+    ----------
+    flux, ivar : (n_pixel,) float32
+        As in the file, bit for bit, where both are finite; flux is kept where ivar is 0.
+    mask : (n_pixel,) uint32
+        `schema.MaskBit`.
+    scalars, strings : dict
+        As of `rows.Rows`.
+    status : SpectrumStatus
+        RESAMPLED, or nothing.
+    fallback : bool
+        Whether astropy had to read the file.
+    """
+
+    flux: npt.NDArray[np.float32]
+    ivar: npt.NDArray[np.float32]
+    mask: npt.NDArray[np.uint32]
+    scalars: dict[str, float | int]
+    strings: dict[str, str | float]
+    status: SpectrumStatus
+    fallback: bool
 
 
 def catalog_path(row: Mapping[str, Any]) -> str:
@@ -77,7 +110,7 @@ def catalog_path(row: Mapping[str, Any]) -> str:
 def read_block(
     files: Sequence[tuple[str, bytes | Exception]],
 ) -> tuple[xr.Dataset, pd.DataFrame]:
-    """Read a block of LRS files, one row each: `rows.read_rows`, which says what comes back.
+    """Read a block of LRS files, one row each, into the survey's one Dataset: `rows.read_rows`.
 
     Examples
     --------
@@ -85,7 +118,8 @@ def read_block(
     >>> dict(spectra.sizes), index.reason[0]
     ({'spectrum': 1, 'wavelength': 3909}, "not_fits: neither gzip nor FITS: begins with b''")
     """
-    return read_rows(files, read_lrs, wavelength=WAVELENGTH, attrs=ATTRS)
+    groups, index = LRS.read_block(files)
+    return groups[""], index
 
 
 def read_lrs(data: bytes, name: str) -> Spectrum:
@@ -109,37 +143,29 @@ def read_lrs(data: bytes, name: str) -> Spectrum:
     continuum), andmask, ormask; or a table whose one row holds the vectors FLUX, IVAR, WAVELENGTH,
     ANDMASK, ORMASK.
     """
-    hdus, fallback = read_fits(gunzip(data), cards=_CARDS)
+    hdus, fallback = read_fits(gunzip(data), cards=CARDS)
     return _spectrum(hdus, name, fallback=fallback)
 
 
 @np.errstate(over="ignore", invalid="ignore")  # files hold NaN, and float64 beyond float32
 def _spectrum(hdus: list[HDU], name: str, *, fallback: bool) -> Spectrum:
     header = hdus[0].header
+    check_frame(header)
+    flux, ivar, wavelength, andmask, ormask = _find_pixels(hdus)
+    grid = _check_wavelength(header, wavelength, len(flux))
+    bits = lamost_bits(andmask, 8) | lamost_bits(ormask, 16)
+    (flux, ivar, mask), resampled = LATTICE.put(flux, ivar, bits, grid)
+    status = SpectrumStatus.RESAMPLED if resampled else SpectrumStatus(0)
+    return Spectrum(
+        flux, ivar, mask, scalars_of(header, name), strings_of(header), status, fallback
+    )
+
+
+def check_frame(header: Mapping[str, Value]) -> None:
+    """Refuse a header that says that wavelengths are in air or not heliocentric."""
     for card in ("VACUUM", "HELIO"):
         if header.get(card) is False:
             raise SurveyFileError(f"{card} = F: wavelengths are not the survey's", "bad_grid")
-    flux, ivar, wavelength, andmask, ormask = _find_pixels(hdus)
-    grid = _check_wavelength(header, wavelength, len(flux))
-    bits = _survey_bits(andmask, 8) | _survey_bits(ormask, 16)
-    offset = _lattice_offset(grid)
-    scalars = _scalars(header, name)
-    status = SpectrumStatus(0)
-    if offset is None:
-        flux, ivar, mask = _resample(flux, ivar, bits, grid)
-        status |= SpectrumStatus.RESAMPLED
-    else:
-        flux, ivar, mask = _place(flux, ivar, bits, offset)
-    good = ivar > 0
-    if good.any():
-        scalars["snr"] = float(np.median(flux[good] * np.sqrt(ivar[good])))
-    else:
-        status |= SpectrumStatus.NO_PIXELS
-    if math.isnan(scalars["rv"]):
-        status |= SpectrumStatus.NO_REDSHIFT
-    if math.isnan(scalars["ra"]):
-        status |= SpectrumStatus.NO_POSITION
-    return Spectrum(flux, ivar, mask, scalars, _strings(header), status, fallback)
 
 
 def _find_pixels(hdus: list[HDU]) -> tuple[np.ndarray, ...]:
@@ -185,18 +211,13 @@ def _check_wavelength(
     header: Mapping[str, Value], wavelength: np.ndarray, n_pixel: int
 ) -> FloatArray:
     """Return the wavelengths of a file's pixels; its header and its own row must not disagree."""
-    start, step = (_number(header.get(card)) for card in ("COEFF0", "COEFF1"))
+    start, step = (number(header.get(card)) for card in ("COEFF0", "COEFF1"))
     known = 3 < start < 5 and 0 < step * n_pixel < 1  # log10 Å
     if not len(wavelength):
         if not known:
             raise SurveyFileError(f"no wavelengths, COEFF0 = {start}, COEFF1 = {step}", "bad_grid")
         return _log_grid(start, step, n_pixel)
-    grid = wavelength.astype(np.float64)
-    if not (1e3 < grid[0] < 1e5 and bool(np.all(grid[1:] > grid[:-1])) and grid[-1] < 1e5):
-        raise SurveyFileError(
-            f"wavelengths {grid[0]:.6g} ... {grid[-1]:.6g} Å do not increase within 1e3-1e5 Å",
-            "bad_grid",
-        )
+    grid = check_increasing(wavelength.astype(np.float64))
     if known:
         ends = _log_grid(start, step, n_pixel)[[0, -1]]
         apart = float(np.max(np.abs(np.log10(grid[[0, -1]] / ends)))) / step
@@ -211,119 +232,46 @@ def _check_wavelength(
 _log_grid = lru_cache(maxsize=64)(log_grid)
 
 
-def _lattice_offset(grid: FloatArray) -> int | None:
-    """Return by how many pixels a file starts after the survey grid; None if off its lattice."""
-    offset = round((math.log10(grid[0]) - LOG10_START) / LOG10_STEP)
-    ours = slice(max(0, offset), min(N_PIXEL, offset + len(grid)))
-    if ours.start >= ours.stop:
-        raise SurveyFileError(
-            f"wavelengths {grid[0]:.6g} ... {grid[-1]:.6g} Å lie outside the survey's", "bad_grid"
-        )
-    theirs = grid[ours.start - offset : ours.stop - offset]
-    apart = np.abs(theirs - WAVELENGTH[ours])
-    near = apart <= _OFF_GRID * LOG10_STEP * math.log(10) * WAVELENGTH[ours]
-    return offset if bool(near.all()) else None
-
-
-def _place(
-    flux: np.ndarray, ivar: np.ndarray, bits: MaskArray, offset: int
-) -> tuple[np.ndarray, np.ndarray, MaskArray]:
-    """Put a file's pixels where they belong on the survey grid: no number is changed."""
-    ours = slice(max(0, offset), min(N_PIXEL, offset + len(flux)))
-    theirs = slice(ours.start - offset, ours.stop - offset)
-    row_flux, row_ivar = np.zeros((2, N_PIXEL), np.float32)
-    mask = np.full(N_PIXEL, MaskBit.OUTSIDE, np.uint32)
-    row_flux[ours], row_ivar[ours], reason = _clean(flux[theirs], ivar[theirs])
-    mask[ours] = bits[theirs] | reason
-    return row_flux, row_ivar, mask
-
-
-def _clean(flux: np.ndarray, ivar: np.ndarray) -> tuple[FloatArray, FloatArray, MaskArray]:
-    """Return float32 flux and ivar, finite and ivar >= 0, and bits that say what was not."""
-    flux, ivar = flux.astype(np.float32), ivar.astype(np.float32)
-    finite, positive = np.isfinite(flux) & np.isfinite(ivar), ivar > 0
-    reason = np.zeros(len(flux), np.uint32)
-    if not finite.all():
-        reason[~finite] = MaskBit.NOT_FINITE
-        flux[~finite] = ivar[~finite] = 0
-    if not positive.all():
-        reason[finite & ~positive] = MaskBit.NO_IVAR
-        ivar[~positive] = 0
-    return flux, ivar, reason
-
-
-def _resample(
-    flux: np.ndarray, ivar: np.ndarray, bits: MaskArray, grid: FloatArray
-) -> tuple[np.ndarray, np.ndarray, MaskArray]:
-    """Rebin a file that is off the survey's lattice; a pixel has the bits of all it came from."""
-    step = float(np.median(np.diff(np.log10(grid)))) / LOG10_STEP
-    if not 0.5 < step < 2:  # another instrument's: its LSF would not be the survey's either
-        raise SurveyFileError(f"pixels are {step:.3g} of the survey's", "bad_grid")
-    flux, ivar, reason = _clean(flux, ivar)
-    ours, theirs = pixel_edges(WAVELENGTH), pixel_edges(grid)
-    new_flux, new_ivar = (row[0] for row in rebin(flux[None], ivar[None], theirs, ours))
-    first = np.searchsorted(theirs, ours[:-1], side="right") - 1
-    last = np.searchsorted(theirs, ours[1:], side="left") - 1
-    inside = (last >= 0) & (first < len(flux))
-    mask = np.where(inside, np.uint32(0), np.uint32(MaskBit.OUTSIDE))
-    bits = bits | reason
-    for k in range(int(np.max(last - first)) + 1):
-        source = np.clip(first + k, 0, len(flux) - 1)
-        mask |= np.where(inside & (first + k <= last), bits[source], np.uint32(0))
-    mask[new_ivar > 0] &= ~np.uint32(MaskBit.NOT_FINITE | MaskBit.NO_IVAR)  # the rest sufficed
-    mask[inside & (new_ivar == 0)] |= np.uint32(MaskBit.RESAMPLED_GAP)
-    return new_flux, new_ivar, mask
-
-
-def _survey_bits(values: np.ndarray, shift: int) -> MaskArray:
+def lamost_bits(values: np.ndarray, shift: int) -> MaskArray:
     """Return a row of a file's mask as bits from `shift` on; masks may be floats.
 
-    A value that is no whole number from 0 to 255 (NaN, -1) names no bit and is passed over.
+    A value that is no whole number from 0 to 255 (NaN, -1) names no bit and is passed over. Of the
+    eight bits the releases explain six; real files also hold 64, which is kept as SUSPECT.
     """
     if not values.any():
         return np.zeros(len(values), np.uint32)
-    known = np.where((values >= 0) & (values < 256), values, 0)
-    return known.astype(np.uint32) << np.uint32(shift)
+    known = np.where((values >= 0) & (values < 256), values, 0).astype(np.uint32)
+    unexplained = np.where(known >= _EXPLAINED, _SUSPECT, np.uint32(0))
+    return (known % _EXPLAINED | unexplained) << np.uint32(shift)
 
 
-def _scalars(header: Mapping[str, Value], name: str) -> dict[str, float | int]:
-    ra, dec = _number(header.get("RA")), _number(header.get("DEC"))
-    if not (0 <= ra <= 360 and -90 <= dec <= 90):
-        ra = dec = math.nan
-    z, z_err = _number(header.get("Z")), _number(header.get("Z_ERR"))
-    known = abs(z) <= _FASTEST_Z
+def scalars_of(header: Mapping[str, Value], name: str) -> dict[str, float | int]:
+    """Return obsid, position, time and velocity of a LAMOST header."""
     return {
         "obsid": _obsid(header, name),
-        "ra": ra % 360,
-        "dec": dec,
+        **position(header.get("RA"), header.get("DEC")),
         "mjd": _mjd(header),
-        "rv": C_KMS * z if known else math.nan,
-        "rv_err": C_KMS * z_err if known and 0 < z_err < _FASTEST_Z else math.nan,
+        **velocity(header.get("Z"), header.get("Z_ERR")),
     }
 
 
-def _strings(header: Mapping[str, Value]) -> dict[str, str | float]:
+def strings_of(header: Mapping[str, Value]) -> dict[str, str | float]:
+    """Return what the index holds of a LAMOST header."""
     cards = {"designation": "DESIG", "class_": "CLASS", "subclass": "SUBCLASS", "release": "DATA_V"}
     strings: dict[str, str | float] = {
         name: str(header.get(card) or "") for name, card in cards.items()
     }
-    snr_g = [_number(header.get(card)) for card in ("SNRG", "SN_G")]  # SN_G in DR1 and DR2
+    snr_g = [number(header.get(card)) for card in ("SNRG", "SN_G")]  # SN_G in DR1 and DR2
     strings["snr_g"] = next((value for value in snr_g if value > -9000), math.nan)
     return strings
-
-
-def _number(value: Value) -> float:
-    """Return a card's value as a finite float; NaN where it is none."""
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
-    return float(value) if usable else math.nan  # type: ignore[arg-type]
 
 
 def _obsid(header: Mapping[str, Value], name: str) -> int:
     """Return the survey's id of the spectrum, or one made from what identifies it.
 
-    Files of DR1 and DR2 have no OBSID. Theirs is the SHA-256 of "lmjd-planid-spid-fiberid", its top
-    62 bits with the highest set: beyond all real OBSIDs, and the same in both releases. The four
-    come from the header, else from the file name; a name that does not hold them is hashed itself.
+    Files of DR1 and DR2 have no OBSID. Theirs is `made_id` of lmjd, planid, spid and fiberid: the
+    same in both releases. The four come from the header, else from the file name; a name that does
+    not hold them is hashed itself.
     """
     obsid = header.get("OBSID")
     if type(obsid) is int and 0 < obsid < 2**61:
@@ -334,8 +282,7 @@ def _obsid(header: Mapping[str, Value], name: str) -> int:
         parts = (
             [int(text) if text.isdigit() else text for text in found.groups()] if found else [name]
         )
-    digest = hashlib.sha256("-".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 2 | 2**61
+    return made_id(*parts)
 
 
 def _mjd(header: Mapping[str, Value]) -> float:
@@ -346,5 +293,22 @@ def _mjd(header: Mapping[str, Value]) -> float:
     try:
         date = datetime.fromisoformat(str(header.get("DATE-OBS"))).replace(tzinfo=None)
     except ValueError:
-        return _number(header.get("MJD"))
+        return number(header.get("MJD"))
     return (date - _MJD_EPOCH).total_seconds() / 86400
+
+
+def _read(data: bytes, name: str, first: int, count: int) -> Rows:  # noqa: ARG001 - one spectrum
+    one = read_lrs(data, name)
+    pixels = Pixels(one.flux, one.ivar, one.mask, status=one.status)
+    return Rows({"": pixels}, one.scalars, one.strings, fallback=one.fallback)
+
+
+LRS = Survey(
+    name="lamost_lrs",
+    pattern="**/spec-*.fits*",
+    arms=(Arm("", WAVELENGTH, N_PIXEL, {}),),
+    attrs=ATTRS,
+    read=_read,
+    catalog_path=catalog_path,
+    catalog_columns=CATALOG_COLUMNS,
+)

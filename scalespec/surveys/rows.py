@@ -1,9 +1,9 @@
-"""From files to rows: what one file gives, and a block of files as a Dataset and its index."""
+"""From files to rows: what one file gives, and a block of files as Datasets and an index."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,124 +11,378 @@ import pandas as pd
 import xarray as xr
 
 from scalespec.errors import SurveyFileError
-from scalespec.schema import PER_SPECTRUM, MaskBit, SpectrumStatus
+from scalespec.schema import PER_SPECTRUM, UNREADABLE, MaskBit, SpectrumStatus
+
+FloatArray: TypeAlias = npt.NDArray[np.floating[Any]]
+MaskArray: TypeAlias = npt.NDArray[np.uint32]
+Groups: TypeAlias = dict[str, xr.Dataset]
+"""What a block of files holds: "" the root, and the arms by name, if the survey has arms."""
 
 INDEX_COLUMNS = ("file", "designation", "class_", "subclass", "release", "snr_g", "reason")
 _STATUS = dict(SpectrumStatus.__members__)
+_LARGEST = float(np.finfo(np.float32).max)
 
 
-@dataclass(frozen=True, slots=True)
-class Spectrum:
-    """One file's spectrum on the survey's grid.
+class Piece(NamedTuple):
+    """Spectra ``[first, first + n)`` of one file, and the file.
 
     Attributes
     ----------
-    flux, ivar : (n_pixel,) float32
+    name : str
+        Its path or URL.
+    content : bytes, Exception or callable
+        What it holds, or the exception that fetching it ended in; or, of a file too large to hold
+        many at once, what returns the piece with its content.
+    first, n : int
+        Which of its spectra; a file of one has (0, 1).
+    status : int
+        `schema.SpectrumStatus` known before it is read.
+    source_id : int
+        What a release catalog calls the star; -1 unknown. The file's own word counts more.
+    """
+
+    name: str
+    content: "bytes | Exception | Callable[[], Piece]"
+    first: int = 0
+    n: int = 1
+    status: int = 0
+    source_id: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """One arm of n spectra of a file: arrays ``(n, n_pixel)``, or ``(n_pixel,)`` of one.
+
+    Attributes
+    ----------
+    flux, ivar : float32
         As in the file, bit for bit, where both are finite; flux is kept where ivar is 0.
-    mask : (n_pixel,) uint32
+    mask : uint32
         `schema.MaskBit`.
-    scalars : dict
-        Values of the per-spectrum variables of `schema`, as far as the file has them.
-    strings : dict
-        designation, class_, subclass, release; and snr_g, the header's own S/N (NaN if unknown).
-    status : SpectrumStatus
-        What is worth knowing of it.
-    fallback : bool
-        Whether astropy had to read the file.
+    wavelength : float64 [Å, vacuum], optional
+        Where the arm has no grid of its own.
+    lsf_sigma : (n, n_node) float [Å], optional
+        Where the file says it.
+    status : int or (n,) uint32
+        `schema.SpectrumStatus` of this arm beyond that of the whole.
     """
 
     flux: npt.NDArray[np.float32]
     ivar: npt.NDArray[np.float32]
-    mask: npt.NDArray[np.uint32]
-    scalars: dict[str, float | int]
-    strings: dict[str, str | float]
-    status: SpectrumStatus
-    fallback: bool
+    mask: MaskArray
+    wavelength: FloatArray | None = None
+    lsf_sigma: FloatArray | None = None
+    status: Any = 0
 
 
-def read_rows(
-    files: Sequence[tuple[str, bytes | Exception]],
-    read: Callable[[bytes, str], Spectrum],
-    *,
-    wavelength: npt.NDArray[np.floating[Any]],
-    attrs: Mapping[str, Any],
-) -> tuple[xr.Dataset, pd.DataFrame]:
-    """Read a block of files: one row each, whatever they hold.
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What a piece of a file holds: n spectra.
+
+    Attributes
+    ----------
+    arms : dict of str to Pixels
+        By name, "" of the only one. An arm that the file lacks is left out.
+    scalars : dict
+        Values of the per-spectrum variables of `schema`, one or n, as far as the file has them.
+    strings : dict
+        designation, class_, subclass, release; and snr_g, the header's own S/N (NaN if unknown).
+    status : int or (n,) uint32
+        What is worth knowing of all arms.
+    fallback : bool
+        Whether astropy had to read the file.
+    """
+
+    arms: dict[str, Pixels]
+    scalars: Mapping[str, Any]
+    strings: Mapping[str, Any]
+    status: Any = 0
+    fallback: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """What all spectra of a survey have in common in one arm.
+
+    Attributes
+    ----------
+    name : str
+        "" of a survey that has one.
+    wavelength : (n_pixel,) float64 [Å, vacuum] or None
+        The grid they are put on; None where each has its own.
+    n_pixel : int
+        Pixels of a row; a spectrum that has fewer is padded.
+    attrs : mapping
+        Of the arm's Dataset.
+    lsf_node : (n_node,) float64 [Å, vacuum], optional
+        Where ``lsf_sigma`` is given.
+    lsf_sigma : (n_node,) float64 [Å], optional
+        If it is the same for all spectra; else every spectrum has its own.
+    """
+
+    name: str
+    wavelength: FloatArray | None
+    n_pixel: int
+    attrs: Mapping[str, Any]
+    lsf_node: FloatArray | None = None
+    lsf_sigma: FloatArray | None = None
+
+
+def file_column(row: Mapping[str, Any]) -> str:
+    """Return a catalog row's path, of surveys without a rule: its column ``file``."""
+    return str(row["file"]).strip()
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the stages know of a survey.
+
+    Attributes
+    ----------
+    name : str
+        Its name in run files, and in ``attrs["survey"]``.
+    pattern : str
+        Glob of its files below a folder.
+    arms : tuple of Arm
+        One, named "", or several.
+    attrs : mapping
+        Of all its Datasets, beside the arm's own.
+    read : callable
+        (content, name, first, count) -> `Rows`; raises SurveyFileError.
+    count_spectra : callable, optional
+        A file's content -> how many spectra it holds; None: every file holds one.
+    catalog_path : callable
+        A row of the survey's release catalog -> path of its file below the release's root.
+    catalog_columns : tuple of str
+        What `catalog_path` asks for.
+    """
+
+    name: str
+    pattern: str
+    arms: tuple[Arm, ...]
+    attrs: Mapping[str, Any]
+    read: Callable[[bytes, str, int, int], Rows]
+    count_spectra: Callable[[bytes], int] | None = None
+    catalog_path: Callable[[Mapping[str, Any]], str] = file_column
+    catalog_columns: tuple[str, ...] = ("file",)
+
+    @property
+    def n_pixel(self) -> int:
+        """Pixels of a spectrum, over all arms."""
+        return sum(arm.n_pixel for arm in self.arms)
+
+    def pieces(self, files: Sequence[tuple[str, bytes | Exception]]) -> list[Piece]:
+        """Return whole files as pieces; a file that cannot be read is a piece of one spectrum."""
+        return [Piece(name, content, 0, self._count(content)) for name, content in files]
+
+    def _count(self, content: bytes | Exception) -> int:
+        if self.count_spectra is None or isinstance(content, Exception):
+            return 1
+        try:
+            return max(1, self.count_spectra(content))
+        except SurveyFileError:
+            return 1
+
+    def read_block(
+        self, files: Sequence[Piece | tuple[str, bytes | Exception]]
+    ) -> tuple[Groups, pd.DataFrame]:
+        """Read a block of pieces: `read_rows`, which says what comes back."""
+        return read_rows([Piece(*file) for file in files], self)
+
+
+def read_rows(pieces: Sequence[Piece], survey: Survey) -> tuple[Groups, pd.DataFrame]:
+    """Read a block of pieces of files: as many rows as were planned, whatever the files hold.
 
     Parameters
     ----------
-    files : sequence of (name, content)
-        Content is the file's bytes, or the exception that fetching them ended in.
-    read : callable
-        Makes a `Spectrum` of content and name, or raises SurveyFileError.
-    wavelength : (n_pixel,) float64 [Å, vacuum]
-        The survey's grid.
-    attrs : mapping
-        Attributes of the survey's Dataset.
+    pieces : sequence of Piece
+    survey : Survey
 
     Returns
     -------
-    spectra : xr.Dataset
-        In the schema; ``attrs["fallbacks"]`` counts files that astropy had to read.
+    groups : dict of str to xr.Dataset
+        In the schema: "" the root, and an arm each; ``groups[""].attrs["fallbacks"]`` counts
+        pieces that astropy had to read.
     index : pd.DataFrame
-        Columns `INDEX_COLUMNS`, one row per file; ``reason`` says why a row holds no spectrum.
+        Columns `INDEX_COLUMNS`, one row per spectrum; ``reason`` says why it holds none.
 
     Examples
     --------
-    >>> grid = np.array([4000.0, 4001.0])
-    >>> files = [("a.fits", FileNotFoundError("no a.fits"))]
-    >>> spectra, index = read_rows(files, lambda data, name: None, wavelength=grid, attrs={})
-    >>> SpectrumStatus(int(spectra.status[0])).name, index.reason[0]
+    >>> arm = Arm("", np.array([4000.0, 4001.0]), 2, {})
+    >>> survey = Survey("made_up", "*.fits", (arm,), {}, read=lambda data, name, first, count: None)
+    >>> groups, index = read_rows([Piece("a.fits", FileNotFoundError("no a.fits"))], survey)
+    >>> SpectrumStatus(int(groups[""].status[0])).name, index.reason[0]
     ('MISSING', 'missing: FileNotFoundError: no a.fits')
     """
-    n, n_pixel = len(files), len(wavelength)
-    flux, ivar = np.zeros((2, n, n_pixel), np.float32)
-    mask = np.full((n, n_pixel), MaskBit.OUTSIDE, np.uint32)
-    columns = {key: np.full(n, unknown, dtype) for key, (dtype, unknown, _) in PER_SPECTRUM.items()}
-    index: list[dict[str, Any]] = []
-    fallbacks = 0
-    for i, (name, content) in enumerate(files):
-        index.append({"file": name})
+    table = _Block(sum(piece.n for piece in pieces), survey)
+    stop = 0
+    for piece in pieces:
+        rows = slice(stop, stop := stop + piece.n)
+        table.strings["file"][rows] = piece.name
+        if callable(piece.content):
+            piece = piece.content()  # noqa: PLW2901 - the large file is let go with it
+        table.columns["status"][rows] = piece.status
         try:
-            spectrum = read(_bytes(content), name)
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # files hold NaN
+                made = survey.read(_bytes(piece.content), piece.name, piece.first, piece.n)
+                table.fill(made, rows)
         except SurveyFileError as error:
-            columns["status"][i] = _STATUS.get(error.reason.upper(), SpectrumStatus.MISSING)
-            index[i]["reason"] = f"{error.reason}: {error}"
-            continue
-        flux[i], ivar[i], mask[i] = spectrum.flux, spectrum.ivar, spectrum.mask
-        for key, value in spectrum.scalars.items():
-            columns[key][i] = value
-        columns["status"][i] = spectrum.status
-        index[i] |= spectrum.strings
-        if spectrum.status & SpectrumStatus.NO_PIXELS:
-            index[i]["reason"] = "no_pixels: no pixel has finite flux and positive ivar"
-        fallbacks += spectrum.fallback
-    pixels = {"flux": (flux, "relative"), "ivar": (ivar, "relative^-2"), "mask": (mask, "")}
-    variables: dict[str, Any] = {
-        key: (("spectrum", "wavelength"), values, {"units": unit})
-        for key, (values, unit) in pixels.items()
+            table.fail(error, rows)
+        source_id = table.columns["source_id"][rows]
+        source_id[source_id < 0] = piece.source_id
+    table.finish()
+    return table.groups(), table.index()
+
+
+class _Filled:
+    """One arm of a block, being filled."""
+
+    def __init__(self, arm: Arm, n: int) -> None:
+        shape = (n, arm.n_pixel)
+        self.arm = arm
+        self.flux, self.ivar = np.zeros((2, *shape), np.float32)
+        self.mask = np.full(shape, MaskBit.OUTSIDE, np.uint32)
+        self.wavelength = None if arm.wavelength is not None else np.zeros(shape)
+        own_lsf = arm.lsf_node is not None and arm.lsf_sigma is None
+        self.lsf_sigma = np.zeros((n, len(arm.lsf_node)), np.float32) if own_lsf else None  # type: ignore[arg-type]
+        self.snr, self.status = np.zeros(n, np.float32), np.zeros(n, np.uint32)
+
+    def fill(self, pixels: Pixels | None, rows: slice) -> None:
+        """Take the pixels of some rows, and say how good they are."""
+        if pixels is not None:
+            n = pixels.flux.shape[-1]  # a spectrum on a grid of its own may be shorter than the row
+            self.flux[rows, :n], self.ivar[rows, :n] = pixels.flux, pixels.ivar
+            self.mask[rows, :n] = pixels.mask
+            self.status[rows] = pixels.status
+            if self.wavelength is not None:
+                self.wavelength[rows, :n] = pixels.wavelength
+            if self.lsf_sigma is not None and pixels.lsf_sigma is not None:
+                self.lsf_sigma[rows] = pixels.lsf_sigma
+        for row in range(rows.start, rows.stop):
+            flux, ivar = self.flux[row], self.ivar[row]
+            good = ivar > 0
+            if good.any():
+                self.snr[row] = _median_snr(flux[good], ivar[good])
+            else:
+                self.status[row] |= SpectrumStatus.NO_PIXELS
+
+    def dataset(
+        self, columns: Mapping[str, npt.NDArray[Any]], attrs: Mapping[str, Any]
+    ) -> xr.Dataset:
+        """Return the arm as a Dataset in the schema."""
+        dims = ("spectrum", "pixel" if self.wavelength is not None else "wavelength")
+        unit = str({**attrs, **self.arm.attrs}.get("flux_unit", ""))
+        variables: dict[str, Any] = {
+            "flux": (dims, self.flux, {"units": unit}),
+            "ivar": (dims, self.ivar, {"units": f"({unit})^-2"}),
+            "mask": (dims, self.mask, {"units": ""}),
+        }
+        coords: dict[str, Any] = {}
+        if self.wavelength is None:
+            coords["wavelength"] = ("wavelength", self.arm.wavelength, {"units": "Angstrom"})
+        else:
+            variables["wavelength"] = (dims, self.wavelength, {"units": "Angstrom"})
+        if self.arm.lsf_node is not None:
+            coords["lsf_node"] = ("lsf_node", self.arm.lsf_node, {"units": "Angstrom"})
+            own = self.lsf_sigma is not None
+            lsf_dims = ("spectrum", "lsf_node") if own else ("lsf_node",)
+            sigma = self.lsf_sigma if own else self.arm.lsf_sigma
+            variables["lsf_sigma"] = (lsf_dims, sigma, {"units": "Angstrom"})
+        return xr.Dataset(
+            {**variables, **_per_spectrum(columns)}, coords, {**attrs, **self.arm.attrs}
+        )
+
+
+def _median_snr(flux: FloatArray, ivar: FloatArray) -> float:
+    """Return the median of flux·√ivar; finite, though damaged flux may be near the largest."""
+    snr = flux * np.sqrt(ivar)
+    low, high = (len(snr) - 1) // 2, len(snr) // 2
+    ordered = np.partition(snr, (low, high))  # a third of np.median's time
+    middle = (float(ordered[low]) + float(ordered[high])) / 2
+    return min(max(middle, -_LARGEST), _LARGEST)
+
+
+class _Block:
+    """A block, being filled: per-spectrum columns, arms, and the index's strings."""
+
+    def __init__(self, n: int, survey: Survey) -> None:
+        self.survey, self.fallbacks = survey, 0
+        self.columns = {
+            key: np.full(n, unknown, dtype) for key, (dtype, unknown, _) in PER_SPECTRUM.items()
+        }
+        self.arms = {arm.name: _Filled(arm, n) for arm in survey.arms}
+        self.strings = {key: np.full(n, "", object) for key in INDEX_COLUMNS}
+        self.strings["snr_g"] = np.full(n, math.nan)
+        self.unread = np.ones(n, bool)
+
+    def fill(self, made: Rows, rows: slice) -> None:
+        """Take what one piece holds."""
+        for key, value in made.scalars.items():
+            self.columns[key][rows] = value
+        for key, value in made.strings.items():
+            self.strings[key][rows] = value
+        for name, arm in self.arms.items():
+            arm.fill(made.arms.get(name), rows)
+        self.columns["status"][rows] |= np.uint32(made.status)
+        self.unread[rows] = False
+        self.fallbacks += made.fallback
+
+    def fail(self, error: SurveyFileError, rows: slice) -> None:
+        """Remember why a piece holds nothing."""
+        self.strings["reason"][rows] = f"{error.reason}: {error}"
+        for arm in self.arms.values():
+            arm.status[rows] = _STATUS.get(error.reason.upper(), SpectrumStatus.MISSING)
+
+    def finish(self) -> None:
+        """Say how good each spectrum is: as good as its best arm."""
+        columns, bad = self.columns, np.uint32(UNREADABLE)
+        states = np.array([arm.status for arm in self.arms.values()])
+        every = np.bitwise_or.reduce(states)
+        failed = np.all(states & bad > 0, axis=0)
+        status = columns["status"] | np.where(failed, every, every & ~bad)
+        if not str(self.survey.attrs.get("frame")).startswith("rest"):
+            status[np.isnan(columns["rv"]) & ~self.unread] |= np.uint32(SpectrumStatus.NO_REDSHIFT)
+        status[np.isnan(columns["ra"]) & ~self.unread] |= np.uint32(SpectrumStatus.NO_POSITION)
+        columns["status"][:] = status
+        for arm in self.arms.values():
+            arm.status |= status & ~bad
+        columns["snr"][:] = np.max([arm.snr for arm in self.arms.values()], axis=0)
+        empty = status & np.uint32(SpectrumStatus.NO_PIXELS) > 0
+        self.strings["reason"][empty] = "no_pixels: no pixel has finite flux and positive ivar"
+
+    def groups(self) -> Groups:
+        """Return the Datasets: the root alone, or the root and the arms."""
+        attrs = {"survey": self.survey.name, **self.survey.attrs}
+        counted = {"fallbacks": self.fallbacks}
+        if list(self.arms) == [""]:
+            return {"": self.arms[""].dataset(self.columns, attrs).assign_attrs(counted)}
+        root = {**self.survey.arms[0].attrs, **attrs, "arms": list(self.arms), **counted}
+        groups = {"": xr.Dataset(_per_spectrum(self.columns), attrs=root)}
+        for name, arm in self.arms.items():
+            own = {**self.columns, "snr": arm.snr, "status": arm.status}
+            groups[name] = arm.dataset(own, {**attrs, "arm": name})
+        return groups
+
+    def index(self) -> pd.DataFrame:
+        """Return the strings, with a type per column, for no rows too."""
+        types = {key: "float64" if key == "snr_g" else "str" for key in INDEX_COLUMNS}
+        return pd.DataFrame(
+            {key: pd.Series(self.strings[key], dtype=types[key]) for key in INDEX_COLUMNS}
+        )
+
+
+def _per_spectrum(columns: Mapping[str, npt.NDArray[Any]]) -> dict[str, Any]:
+    return {
+        key: ("spectrum", column, {"units": PER_SPECTRUM[key][2]})
+        for key, column in columns.items()
     }
-    for key, column in columns.items():
-        variables[key] = ("spectrum", column, {"units": PER_SPECTRUM[key][2]})
-    coords = {"wavelength": ("wavelength", wavelength, {"units": "Angstrom"})}
-    return xr.Dataset(variables, coords, {**attrs, "fallbacks": fallbacks}), _table(index)
 
 
-def _bytes(content: bytes | Exception) -> bytes:
+def _bytes(content: object) -> bytes:
     """Return a file's content; what came instead of it says why the row holds nothing."""
+    if isinstance(content, bytes):
+        return content
     if isinstance(content, SurveyFileError):
         raise content
-    if isinstance(content, Exception):
-        raise SurveyFileError(f"{type(content).__name__}: {content}", "missing") from content
-    return content
-
-
-def _table(index: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return the index with a type per column, for no rows too."""
-    columns = {
-        key: pd.Series([row.get(key, math.nan) for row in index], dtype="float64")
-        if key == "snr_g"
-        else pd.Series([row.get(key, "") for row in index], dtype="str")
-        for key in INDEX_COLUMNS
-    }
-    return pd.DataFrame(columns)
+    cause = content if isinstance(content, Exception) else None
+    raise SurveyFileError(f"{type(content).__name__}: {content}", "missing") from cause

@@ -121,33 +121,3 @@ def test_every_bit_flip_in_a_gzip_stream_is_caught_or_harmless():
     spectra, _ = read_block(files)
     unreadable = SpectrumStatus.CORRUPT | SpectrumStatus.TRUNCATED
     assert ((spectra.status.values & unreadable) > 0).all()  # a CRC misses one in 4e9
-
-
-def _mutate(data: bytes, rng: np.random.Generator) -> bytes:
-    """Flip, cut or insert bytes at a few places, half of the places in the first header."""
-    for _ in range(rng.integers(1, 4)):
-        span = len(data) if rng.random() < 0.5 else min(5760, len(data))
-        at = int(rng.integers(span)) if span else 0
-        what = rng.integers(3)
-        if what == 0 and data:
-            data = _flip(data, at, int(rng.integers(1, 256)))
-        elif what == 1:
-            data = data[:at] + data[at + int(rng.integers(1, 200)) :]
-        else:
-            data = data[:at] + rng.bytes(int(rng.integers(1, 90))) + data[at:]
-    return data
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("compressed", [False, True])
-@pytest.mark.timeout(120)
-def test_no_mutant_raises_or_hangs(layout, compressed):
-    rng = np.random.default_rng([compressed, layout == "table"])
-    original = gzip.compress(LAYOUTS[layout], 1) if compressed else LAYOUTS[layout]
-    spectra, index = read_block([(f"{i}", _mutate(original, rng)) for i in range(75)])
-    assert spectra.sizes["spectrum"] == len(index) == 75
-    assert np.isfinite(spectra.flux).all()
-    assert np.isfinite(spectra.ivar).all()
-    assert (spectra.ivar >= 0).all()
-    failed = (spectra.status.values & 0x7F) > 0
-    assert np.array_equal(index.reason.values != "", failed)

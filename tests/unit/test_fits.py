@@ -11,11 +11,11 @@ from isal import igzip_lib
 from scalespec.errors import SurveyFileError
 from scalespec.surveys.fits import (
     UnsupportedFITS,
-    gunzip,
     parse_fits,
     parse_fits_astropy,
     read_fits,
 )
+from scalespec.surveys.inflate import gunzip
 
 
 def _bytes(*hdus) -> bytes:
@@ -111,9 +111,7 @@ def test_only_cards_asked_for_are_parsed():
 
 UNSUPPORTED = {
     "scaled image": _bytes(fits.PrimaryHDU(np.arange(4, dtype=np.uint16))),  # BZERO = 32768
-    "three axes": _bytes(fits.PrimaryHDU(np.zeros((2, 2, 2), np.float32))),
-    "64-bit integers": _bytes(fits.PrimaryHDU(np.zeros(2, np.int64))),
-    "long string": _bytes(fits.PrimaryHDU(header=fits.Header({"X": "a" * 100}))),  # CONTINUE
+    "four axes": _bytes(fits.PrimaryHDU(np.zeros((2, 2, 2, 2), np.float32))),
     "text table": _bytes(
         fits.PrimaryHDU(), fits.TableHDU.from_columns([fits.Column("A", "F4.2", array=[1.0])])
     ),
@@ -288,3 +286,71 @@ def test_astropy_failures_carry_a_reason():
         with pytest.raises(SurveyFileError) as caught:
             parse_fits_astropy(data)
         assert caught.value.reason in ("corrupt", "truncated")
+
+
+def _column(form, values, **more):
+    return fits.BinTableHDU.from_columns([fits.Column("A", form, array=values, **more)])
+
+
+SUPPORTED = {
+    "64-bit integers": [fits.PrimaryHDU(np.array([1, -(2**62)]))],
+    "three axes": [fits.PrimaryHDU(np.arange(24, dtype=np.float32).reshape(2, 3, 4))],
+    "bytes": [fits.PrimaryHDU(), _column("B", np.arange(5, dtype=np.uint8))],
+    "vector with its shape": [
+        fits.PrimaryHDU(),
+        _column("3E", np.arange(6.0).reshape(2, 3), dim="(3)"),
+    ],
+    "integers with a null": [fits.PrimaryHDU(), _column("K", np.array([7, 999999]), null=999999)],
+    "string over three cards": [fits.PrimaryHDU(header=fits.Header({"X": "it's " + "a&b " * 40}))],
+    "string that ends with &": [fits.PrimaryHDU(header=fits.Header({"X": "a&"}))],
+}
+
+
+@pytest.mark.parametrize("what", SUPPORTED)
+def test_what_other_surveys_hold_is_read_as_astropy_does(what):
+    data = _bytes(*SUPPORTED[what])
+    for ours, theirs in zip(parse_fits(data), parse_fits_astropy(data), strict=True):
+        assert ours.header == theirs.header
+        if isinstance(ours.data, dict):
+            np.testing.assert_array_equal(ours.data["A"], theirs.data["A"])
+            assert ours.data["A"].dtype == theirs.data["A"].dtype
+        elif ours.data is not None:
+            np.testing.assert_array_equal(ours.data, theirs.data)
+
+
+@pytest.mark.parametrize(
+    "hdu",
+    [
+        _column("4E", np.arange(8.0).reshape(2, 2, 2), dim="(2,2)"),
+        _column("2E", np.ones((2, 2))),
+    ],
+    ids=["an array in each row", "a null of floats"],
+)
+def test_columns_that_are_more_than_vectors_are_refused(hdu):
+    data = _bytes(fits.PrimaryHDU(), hdu)
+    if b"TDIM1" not in data:
+        data = data.replace(b"TFORM1  ", b"TNULL1  = 1".ljust(80) + b"TFORM1  ")[: len(data)]
+    with pytest.raises(UnsupportedFITS):
+        parse_fits(data)
+
+
+def test_a_continued_string_whose_next_card_is_damaged_is_refused():
+    data = _bytes(fits.PrimaryHDU(header=fits.Header({"X": "b" * 100})))
+    at = data.index(b"CONTINUE") + 10
+    data = data[:at] + b"bbbb" + data[at + 4 :]
+    with pytest.raises(UnsupportedFITS, match="CONTINUE"):
+        parse_fits(data)
+
+
+def test_compressed_images_are_inflated_where_asked_and_only_to_a_limit(monkeypatch):
+    image = np.arange(400, dtype=np.int32).reshape(20, 20)
+    data = _bytes(fits.PrimaryHDU(), fits.CompImageHDU(image, name="MASK"))
+    plain, _ = read_fits(data)
+    assert isinstance(plain[1].data, dict)  # the table that it is stored as
+    inflated, used_fallback = read_fits(data, decompress=True)
+    assert used_fallback
+    np.testing.assert_array_equal(inflated[1].data, image)
+    monkeypatch.setattr("scalespec.surveys.fits.LIMIT_BYTES", 1000)
+    with pytest.raises(SurveyFileError, match="inflates to 1600 bytes") as caught:
+        read_fits(data, decompress=True)
+    assert caught.value.reason == "bad_layout"

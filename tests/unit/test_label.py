@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,9 @@ def survey(tmp_path_factory):
     """A made-up survey of 24 stars whose spectra a Payne made; its folder, truth and model."""
     folder = tmp_path_factory.mktemp("survey")
     model = lines()
-    made = mock_block(0, model, MockSurvey("unused", n_spectra=24, seed=11, emulator=model))
+    maker = lines()  # of no stated R: files hold its lines as they are, no instrument widens them
+    maker.spec = replace(maker.spec, resolving_power=None)
+    made = mock_block(0, maker, MockSurvey("unused", n_spectra=24, seed=11, truth_model=maker))
     for name, content in made.files:
         path = folder / "files" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,8 +109,8 @@ def test_of_several_models_the_best_is_kept_per_star(survey):
 
 
 def test_an_unknown_survey_is_refused_with_those_there_are():
-    with pytest.raises(ConfigError, match=r"'sdss' is not one of \['lamost_lrs'\]"):
-        label_files(["a.fits"], models=["m"], survey="sdss")
+    with pytest.raises(ConfigError, match=r"'hubble' is not one of \['apogee', "):
+        label_files(["a.fits"], models=["m"], survey="hubble")
 
 
 def test_five_lines_fit_a_folder(survey):

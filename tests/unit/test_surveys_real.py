@@ -8,7 +8,8 @@ from astropy.io import fits
 
 from scalespec.schema import MaskBit, SpectrumStatus, check_spectra
 from scalespec.surveys import read_survey
-from scalespec.surveys.fits import gunzip, parse_fits, parse_fits_astropy
+from scalespec.surveys.fits import parse_fits, parse_fits_astropy
+from scalespec.surveys.inflate import gunzip
 from scalespec.surveys.lamost import WAVELENGTH, read_block
 
 FOLDERS = {"dr1_sample": 176, "dr7_mdwarfs": 54, "dr10_coadd": 25, "formats": 7}
