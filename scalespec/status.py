@@ -1,6 +1,6 @@
 """What a run holds: planned, done, failed and left; read back and checked; cleaned."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,11 +9,12 @@ from scalespec.config import RunConfig
 from scalespec.errors import ScalespecError, StoreError
 from scalespec.schema import check_spectra
 from scalespec.stages import folders
-from scalespec.stages.inputs import list_inputs
+from scalespec.stages.inputs import count_inputs
+from scalespec.stages.reader import survey_of
 from scalespec.store import paths
+from scalespec.store.fixed import is_recorded, verify_fixed
 from scalespec.store.ledger import Ledger, current, read_json
-from scalespec.store.spectra import memory_bytes, open_spectra
-from scalespec.surveys import SURVEYS
+from scalespec.store.spectra import arm_names, memory_bytes, open_spectra
 
 ENGINES = {
     "ingest": "dask",
@@ -46,8 +47,8 @@ def run_folders(config: RunConfig) -> list[Folder]:
 
 
 def _stage_folders(config: RunConfig, stage: str) -> list[tuple[str, Callable[[], str]]]:
+    found: list[tuple[str, Callable[[], str]]] = []
     if stage == "crossmatch":
-        found: list[tuple[str, Callable[[], str]]] = []
         for name in config.crossmatch or {}:
             found.append((f"crossmatch {name}", partial(folders.matches_url, config, name)))
             if config.preprocess is not None:
@@ -56,8 +57,14 @@ def _stage_folders(config: RunConfig, stage: str) -> list[tuple[str, Callable[[]
         return found
     if stage == "train":
         library = config.train is not None and bool(config.train.library)
-        first = [("train library", partial(folders.library_url, config))] if library else []
-        return [*first, ("train", partial(folders.model_url, config))]
+        if library:
+            found.append(("train library", partial(folders.library_url, config)))
+        if config.train is not None and config.train.model == "cannon":
+            found += [
+                (f"train {part}", partial(folders.pixels_url, config, part))
+                for part in folders.PIXEL_PARTS
+            ]
+        return [*found, ("train", partial(folders.model_url, config))]
     simple = {
         "ingest": folders.raw_url,
         "preprocess": folders.spectra_url,
@@ -100,7 +107,9 @@ def _state(config: RunConfig, folder: Folder) -> dict[str, Any]:
         )
         return state | {"blocks": 1, "done": int(made), "failed": 0, "left": 1 - made, "rows": 0}
     ledger = Ledger(folder.url)
-    commits, failures = ledger.commits(), ledger.failures()
+    ours = {index for index, *_ in record.get("blocks", [])}  # a longer run file may share them
+    commits = {i: result for i, result in ledger.commits().items() if i in ours or not ours}
+    failures = {i: error for i, error in ledger.failures().items() if i in ours or not ours}
     counts: dict[str, int] = {}
     for result in commits.values():
         for name, n in result.counts.items():
@@ -156,7 +165,8 @@ def _verify_folder(config: RunConfig, stage: str, url: str) -> tuple[list[str], 
             problems.append(f"block {index} (rows {start}:{stop}) is not committed")
         elif commits[index].rows != stop - start and stage != "crossmatch":
             problems += _verify_rows(stage, index, commits[index].rows, stop - start)
-    problems += _verify_store(url)
+    found, n = _verify_store(url)
+    problems, checked = problems + found, checked + n
     if stage == "publish":
         problems += _verify_manifest(url)
         checked += 1
@@ -188,16 +198,20 @@ def _verify_object(url: str, wanted: str, index: int) -> list[str]:
     return []
 
 
-def _verify_store(url: str) -> list[str]:
+def _verify_store(url: str) -> tuple[list[str], int]:
+    """Check what no commit names of a store: metadata, coordinates, schema."""
     for name in ("spectra.zarr", "train.zarr"):
         store = paths.join(url, name)
-        if paths.exists(paths.join(store, "zarr.json")):
-            return _verified(partial(_check_store, store))
-    return []
+        if is_recorded(store) or paths.exists(paths.join(store, "zarr.json")):
+            problems, n = verify_fixed(store)
+            return problems + _verified(partial(_check_store, store)), n
+    return [], 0
 
 
 def _check_store(store: str) -> None:
-    check_spectra(open_spectra(store))
+    with paths.explained(store, ValueError, KeyError):  # what Zarr says of damaged metadata
+        for name in ("", *arm_names(store)):
+            check_spectra(open_spectra(paths.join(store, name) if name else store))
 
 
 def _verify_manifest(url: str) -> list[str]:
@@ -215,10 +229,14 @@ def _verify_manifest(url: str) -> list[str]:
 
 def plan_run(config: RunConfig) -> list[dict[str, Any]]:
     """Say what would run, touching nothing: blocks, spectra, bytes and memory per stage."""
-    n = _planned_spectra(config)
+    n, n_bytes = count_inputs(config)
     size = config.run.spectra_per_block
-    n_pixel = len(SURVEYS[config.ingest.survey].wavelength) if config.ingest else 0
-    memory = memory_bytes(min(size, n), n_pixel)
+    n_pixel = survey_of(config.ingest).n_pixel if config.ingest else 0
+    rows = min(size, n)
+    memory = {  # as the stages themselves say it to their engine
+        "ingest": memory_bytes(rows, n_pixel, rows * n_bytes // max(n, 1)),
+        "preprocess": 2 * memory_bytes(rows, n_pixel),
+    }
     return [
         {
             "stage": stage,
@@ -226,17 +244,10 @@ def plan_run(config: RunConfig) -> list[dict[str, Any]]:
             "blocks": 1 if stage in ("train", "report") else -(-n // size),
             "spectra": n,
             "bytes": n * n_pixel * ROW_BYTES.get(stage, 0),
-            "memory_bytes": memory if stage in ROW_BYTES else 0,
+            "memory_bytes": memory.get(stage, 0),
         }
         for stage in config.stages()
     ]
-
-
-def _planned_spectra(config: RunConfig) -> int:
-    if config.ingest is None:
-        return 0
-    done = paths.join(folders.plan_url(config), "plan.json")
-    return int(read_json(done)["n"]) if paths.exists(done) else len(list_inputs(config.ingest))
 
 
 def clean_run(config: RunConfig, *, remove: bool) -> list[str]:
@@ -244,19 +255,39 @@ def clean_run(config: RunConfig, *, remove: bool) -> list[str]:
 
     Those are folders of digests that neither this run file nor a ``current.json`` names (a changed
     setting alone makes no catalog old), and objects in the other folders that no commit names: left
-    by attempts that were killed or came second.
+    by attempts that were killed or came second, or half-written when they were.
     """
     found = _digest_folders(config)
     named = {folder.url for folder in run_folders(config)}
     kept = [url for url in found if url in named or _current(config, url)]
     old = [url for url in found if url not in kept]
     orphans = [url for folder in kept for url in _orphans(folder)]
+    orphans += _unplanned(config.run.workspace)
+    orphans += [url for url in paths.list_unfinished(config.run.workspace) if not _within(url, old)]
     if remove:
         for url in old:
             paths.delete_tree(url)
         for url in orphans:
             paths.delete(url)
     return old + orphans
+
+
+def _within(url: str, folders: Sequence[str]) -> bool:
+    return any(url.startswith(folder + "/") for folder in folders)
+
+
+def _unplanned(workspace: str) -> list[str]:
+    """Return lists of inputs that no segment of a plan names."""
+    plans = paths.join(workspace, "plan")
+    named, parts = set(), []
+    for key in paths.list_keys(plans):
+        digest, kind, name, *rest = key.split("/")
+        if kind == "segments":
+            record = read_json(paths.join(plans, key))
+            named.add((digest, str(record.get("attempt"))))
+        elif rest:
+            parts.append((digest, name, paths.join(plans, key)))
+    return [url for digest, attempt, url in parts if (digest, attempt) not in named]
 
 
 def _digest_folders(config: RunConfig) -> list[str]:

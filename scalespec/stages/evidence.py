@@ -17,7 +17,6 @@ from scalespec.stages.columns import label_names
 from scalespec.stages.inspect import Fitted, load_fitted
 from scalespec.store import paths
 from scalespec.store.catalog import read_parts, read_schema
-from scalespec.store.spectra import count_spectra
 
 Array = npt.NDArray[Any]
 Columns = dict[str, Array]
@@ -90,7 +89,7 @@ def read_evidence(config: RunConfig) -> Evidence:
         If nothing is published yet.
     """
     url = folders.catalog_url(config)
-    planned = count_spectra(paths.join(folders.raw_url(config), "spectra.zarr"))
+    planned = sum(segment.n for segment in folders.planned_segments(config))
     schema = read_schema(url)
     names = [f.name for f in schema if patypes.is_integer(f.type) or patypes.is_floating(f.type)]
     parts = read_parts(url, names)

@@ -5,11 +5,16 @@ models and the code's format version. A changed setting so gets a new folder bes
 redoes what depends on it and nothing else.
 """
 
+from typing import Literal
+
 from scalespec.config import RunConfig, digest
 from scalespec.errors import StoreError
+from scalespec.plan import Block
 from scalespec.schema import FORMAT_VERSION
+from scalespec.stages.segments import Segment, is_planned, read_segments
 from scalespec.store import paths
-from scalespec.store.ledger import Ledger, read_json, stage_url
+from scalespec.store.ledger import Ledger, stage_url
+from scalespec.store.listing import list_files
 
 
 def _name(url: str) -> str:
@@ -18,10 +23,39 @@ def _name(url: str) -> str:
 
 
 def plan_url(config: RunConfig) -> str:
-    """Return the folder of the list of inputs."""
-    table = config.ingest
-    size = config.run.spectra_per_block
-    return stage_url(config.run.workspace, "plan", digest(table, size, FORMAT_VERSION))
+    """Return the folder of the lists of inputs.
+
+    With entries added at the end of ``[ingest] files`` it is the folder of the shorter list, if
+    that was planned before: the plan grows (`segments`).
+    """
+    table, size = config.ingest, config.run.spectra_per_block
+    entries = entries_of(config)
+    found = []
+    for n in range(len(entries), 0, -1):
+        named = table.model_copy(update={"files": entries[:n]}) if table else None
+        name = digest(named, size, FORMAT_VERSION)
+        found.append(stage_url(config.run.workspace, "plan", name))
+    if not entries:
+        name = digest(table, size, FORMAT_VERSION)
+        return stage_url(config.run.workspace, "plan", name)
+    planned = (url for url in found if len(found) > 1 and is_planned(url))
+    return next(planned, found[0])
+
+
+def entries_of(config: RunConfig) -> tuple[str, ...]:
+    """Return the run file's ``[ingest] files`` as a tuple."""
+    files = config.ingest.files if config.ingest else ()
+    return (files,) if isinstance(files, str) and files else tuple(files)
+
+
+def planned_segments(config: RunConfig) -> tuple[Segment, ...]:
+    """Return the segments of the run's plan, in the order of their rows; none before ingest."""
+    return read_segments(plan_url(config), entries_of(config))
+
+
+def planned_blocks(config: RunConfig) -> list[Block]:
+    """Return the blocks of the run's spectra, in every stage from raw to catalog."""
+    return [block for segment in planned_segments(config) for block in segment.blocks]
 
 
 def raw_url(config: RunConfig) -> str:
@@ -32,14 +66,29 @@ def raw_url(config: RunConfig) -> str:
     StoreError
         If the inputs are not planned yet.
     """
-    plan = read_json(paths.join(plan_url(config), "plan.json"))
-    return stage_url(
-        config.run.workspace, "raw", digest(_name(plan_url(config)), plan["sha256"], FORMAT_VERSION)
-    )
+    url = plan_url(config)
+    segments = read_segments(url, entries_of(config))
+    if not segments:
+        raise StoreError(f"{url}: no inputs are planned yet: run ingest first")
+    first = segments[0].sha256  # those added later leave the folder where it is
+    description = config.ingest.description if config.ingest else ""
+    described = identity(description) if description else ""
+    name = digest(_name(url), first, _bytes(config), described, FORMAT_VERSION)
+    return stage_url(config.run.workspace, "raw", name)
+
+
+def _bytes(config: RunConfig) -> tuple[str, int | None]:
+    """Return how pixels are kept: part of what the stores' bytes depend on."""
+    return config.store.codec, config.store.lossy_bits
 
 
 def spectra_url(config: RunConfig) -> str:
     """Return the folder of the preprocessed spectra."""
+    if config.preprocess and config.preprocess.source:
+        source, size = config.preprocess.source, config.run.spectra_per_block
+        there = identity(paths.join(source, "zarr.json"))
+        name = digest(config.preprocess, there, size, config.run.seed, FORMAT_VERSION)
+        return stage_url(config.run.workspace, "spectra", name)
     name = digest(config.preprocess, _name(raw_url(config)), FORMAT_VERSION)
     return stage_url(config.run.workspace, "spectra", name)
 
@@ -47,9 +96,12 @@ def spectra_url(config: RunConfig) -> str:
 def matches_url(config: RunConfig, catalog: str) -> str:
     """Return the folder of the matches with one label catalog."""
     table = (config.crossmatch or {})[catalog]
-    name = digest(
-        table, identity(table.catalog), config.run.seed, _name(raw_url(config)), FORMAT_VERSION
-    )
+    upstream: str | list[str] = [
+        _matched(config, one) for one in (*table.sources, *filter(None, [table.reference]))
+    ]
+    if table.catalog:
+        upstream = identity(table.catalog)
+    name = digest(table, upstream, config.run.seed, _name(raw_url(config)), FORMAT_VERSION)
     return stage_url(config.run.workspace, f"matches/{catalog}", name)
 
 
@@ -91,7 +143,9 @@ def library_url(config: RunConfig) -> str:
         raise StoreError("no [train] table: there is no library")
     size = config.run.spectra_per_block
     library = identity(paths.join(config.train.library, "zarr.json"))
-    name = digest(config.preprocess, config.train.library, library, size, FORMAT_VERSION)
+    name = digest(
+        config.preprocess, config.train.library, library, size, _bytes(config), FORMAT_VERSION
+    )
     return stage_url(config.run.workspace, "model/library", name)
 
 
@@ -103,6 +157,15 @@ def model_url(config: RunConfig) -> str:
     source = training_url(config, table.catalog) if table.catalog else library_url(config)
     name = digest(table, config.run.seed, _name(source), FORMAT_VERSION)
     return stage_url(config.run.workspace, "model", name)
+
+
+PixelPart = Literal["pieces", "pixels"]
+PIXEL_PARTS: tuple[PixelPart, ...] = ("pieces", "pixels")
+
+
+def pixels_url(config: RunConfig, part: PixelPart) -> str:
+    """Return the folder of spectra cut by pixels, or of what was learned of each pixel."""
+    return stage_url(config.run.workspace, f"model/{part}", _name(model_url(config)))
 
 
 def model_urls(config: RunConfig) -> tuple[str, ...]:
@@ -134,7 +197,8 @@ def best_url(config: RunConfig) -> str:
 def catalog_url(config: RunConfig) -> str:
     """Return the folder of the published catalog."""
     matches = [_matched(config, catalog) for catalog in config.crossmatch or {}]
-    name = digest(config.publish, _name(best_url(config)), matches, FORMAT_VERSION)
+    planned = [segment.sha256 for segment in planned_segments(config)]
+    name = digest(config.publish, _name(best_url(config)), matches, planned, FORMAT_VERSION)
     return stage_url(config.run.workspace, "catalog", name)
 
 
@@ -153,7 +217,7 @@ def identity(url: str) -> str:
     StoreError
         If there is no such file.
     """
-    entries = paths.list_files(url)
+    entries = list_files(url)
     if not entries:
         raise StoreError(f"{url}: no such file")
     return digest([(entry.size, entry.modified) for entry in entries])

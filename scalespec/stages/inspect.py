@@ -18,7 +18,7 @@ from scalespec.errors import StoreError
 from scalespec.models.base import Emulator
 from scalespec.optimize.objective import Objective, Smoother, as_rows
 from scalespec.optimize.result import FitStatus
-from scalespec.plan import Block, plan_blocks
+from scalespec.plan import Block
 from scalespec.schema import SpectrumStatus, status_names
 from scalespec.stages import folders
 from scalespec.stages.columns import label_facts, label_names, label_title
@@ -148,7 +148,7 @@ def draw_star(config: RunConfig, obsid: int, out_png: str | Path) -> str:
     if not len(found):
         raise StoreError(f"{store}: none of its {n} spectra has obsid {obsid}")
     row = int(found[0])
-    block = plan_blocks(n, config.run.spectra_per_block)[row // config.run.spectra_per_block]
+    block = next(b for b in folders.planned_blocks(config) if b.start <= row < b.stop)
     spectra = read_spectra(store, row, row + 1)
     status = status_text(int(spectra["status"][0]), SpectrumStatus)
     lines = [f"obsid {obsid}: row {row}, block {block.index}, spectrum: {status}"]

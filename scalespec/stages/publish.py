@@ -14,7 +14,7 @@ import xarray as xr
 from scalespec.config import RunConfig
 from scalespec.errors import ConfigError, StageError
 from scalespec.optimize.result import FitStatus
-from scalespec.plan import Block, BlockResult, Stage, plan_blocks
+from scalespec.plan import Block, BlockResult, Stage
 from scalespec.schema import status_names
 from scalespec.stages import folders
 from scalespec.stages.columns import NOTES, describe, label_names
@@ -28,7 +28,7 @@ from scalespec.store.catalog import (
     write_part,
 )
 from scalespec.store.ledger import Ledger
-from scalespec.store.spectra import count_spectra, read_spectra
+from scalespec.store.spectra import read_spectra
 
 log = logging.getLogger(__name__)
 
@@ -218,8 +218,7 @@ def publish(config: RunConfig) -> Iterator[Stage]:
     """
     url = folders.catalog_url(config)
     sources = catalog_sources(config)
-    n = count_spectra(paths.join(sources.spectra, "spectra.zarr"))
-    blocks = plan_blocks(n, config.run.spectra_per_block)
+    blocks = folders.planned_blocks(config)
     here = _publishable(sources, blocks)
     yield Stage(
         name="publish",

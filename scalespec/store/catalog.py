@@ -203,7 +203,7 @@ def write_catalog(
     parts = partial(_tables, url, commits)
     manifest = {
         "format": "scalespec catalog 1",
-        "key": streams.split(url)[1],
+        "key": paths.split(url)[1],
         "rows": sum(result.rows for result in commits.values()),
         "missing_blocks": missing,
         "columns": [_described(field) for field in schema],

@@ -7,44 +7,45 @@ in the process that opens the store, never from the URL, so nothing that is pick
 one.
 """
 
-import fnmatch
 import hashlib
+import random
 import re
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
+import numpy as np
+import numpy.typing as npt
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import LocalStore, S3Store
+from obstore.store import LocalStore
 
 from scalespec.errors import StoreError
+from scalespec.store import s3
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
-    from obstore.store import ObjectStore, S3Config
+    from obstore.store import ObjectStore
 
-S3_OPTIONS = {"endpoint", "region", "anonymous", "allow_http"}
 HINTS = {
     "No space left|uota exceeded": "free some space and run again",
     "169.254.169.254": "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "deflate block|gzip|incorrect data check": "broken gzip stream: fetch the file again",
     "ermi(ssion|tted)|Read-only|rivileges|Forbidden": "no permission: check owner or credentials",
 }
 """What to do about an error, by words of its message."""
+BROKEN = re.compile("response body|body error|error decoding")
+"""What a client says of an answer that broke off."""
+UNFINISHED = re.compile(r"#\d+$")
+TRIES = 6
+PAUSE_S = 0.1  # before the second try, at most; it doubles
 
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One object found by listing: where it is and what identifies its content."""
-
-    url: str
-    size: int
-    modified: float  # seconds since 1970, UTC
+T = TypeVar("T")
 
 
 def is_remote(url: str) -> bool:
@@ -85,6 +86,11 @@ def join(url: str, *parts: str) -> str:
     return "/".join([path.rstrip("/"), *parts]) + mark + query
 
 
+def plain(url: str) -> str:
+    """Return a URL without its options: an endpoint may move."""
+    return url.partition("?")[0] if is_remote(url) else url
+
+
 @lru_cache(maxsize=64)
 def open_store(url: str) -> "ObjectStore":
     """Open the folder or prefix `url` as an object store; a local folder is made if need be.
@@ -98,53 +104,78 @@ def open_store(url: str) -> "ObjectStore":
         with explained(url):
             return LocalStore(prefix=local_path(url).resolve(), mkdir=True)
     parts = urlsplit(url)
-    options = dict(parse_qsl(parts.query))
     if parts.scheme != "s3":
         raise StoreError(f"{url}: scheme '{parts.scheme}' is not known; use a local path or s3://")
-    if wrong := sorted(set(options) - S3_OPTIONS):
-        raise StoreError(f"{url}: unknown options {wrong}; known are {sorted(S3_OPTIONS)}")
-    endpoint = options.get("endpoint")
-    plain_http = bool(endpoint and re.match(r"http://(127\.|localhost|\[::1\])", endpoint))
-    config: S3Config = {
-        "region": options.get("region", "us-east-1"),
-        "skip_signature": options.get("anonymous") == "true",
-    }
-    if endpoint:
-        config["endpoint"] = endpoint
     with explained(url):
-        return S3Store(
-            parts.netloc,
-            prefix=parts.path.strip("/") or None,
-            config=config,
-            client_options={"allow_http": plain_http or options.get("allow_http") == "true"},
-        )
+        return s3.open_s3(parts.netloc, parts.path.strip("/"), dict(parse_qsl(parts.query)))
 
 
-def _split(url: str) -> tuple["ObjectStore", str]:
-    """Return the store of the folder that holds `url`, and the name in it."""
+def split(url: str) -> tuple[str, str]:
+    """Return the URL of the folder that holds `url`, and the name in it.
+
+    Examples
+    --------
+    >>> split("s3://bucket/run/a.json?region=x")
+    ('s3://bucket/run?region=x', 'a.json')
+    """
     path, mark, query = url.partition("?") if is_remote(url) else (url, "", "")
     folder, _, name = path.rpartition("/")
-    return open_store((folder or ".") + mark + query), name
+    return (folder or ("/" if path.startswith("/") else ".")) + mark + query, name
+
+
+def opened(url: str) -> tuple["ObjectStore", str]:
+    """Return the store that holds `url`, and the key in it.
+
+    A bucket is opened once, not once for each of the thousands of folders a survey has in it.
+    """
+    if not is_remote(url):
+        folder, name = split(url)
+        return open_store(folder), name
+    parts = urlsplit(url)
+    return open_store(parts._replace(path="").geturl()), parts.path.lstrip("/")
 
 
 @contextmanager
-def explained(url: str) -> Iterator[None]:
-    """Turn what an object store or a disk says into a StoreError that names the URL."""
+def explained(url: str, *damage: type[Exception]) -> Iterator[None]:
+    """Turn what an object store or a disk says into a StoreError that names the URL.
+
+    Parameters
+    ----------
+    url : str
+        What is being read or written.
+    *damage : exception types
+        What a reader of its format raises besides, where its bytes are not what they should be.
+    """
     try:
         yield
     except StoreError:
         raise
     except FileNotFoundError as error:
         raise StoreError(f"{url}: not found") from error
-    except (BaseError, OSError) as error:
+    except (BaseError, OSError, *damage) as error:  # type: ignore[misc]  # a tuple it cannot see
         raise StoreError(f"{url}: {_told(error)}") from error
+
+
+def persistent(call: Callable[[], T]) -> T:
+    """Return what `call` gives, asking again when a bucket's answer broke off in its middle.
+
+    The client repeats requests by itself, but not a listing whose body was cut.
+    """
+    for attempt in range(TRIES - 1):
+        try:
+            return call()
+        except (BaseError, StoreError) as error:
+            if not BROKEN.search(str(error)):
+                raise
+            time.sleep(random.uniform(0, PAUSE_S * 2**attempt))  # noqa: S311 - jitter
+    return call()
 
 
 def _told(error: Exception) -> str:
     """Return a store's message without its debug dump, and what to do about it."""
     text = " ".join(str(error).partition("Debug source")[0].split())[:400]
     hints = [hint for words, hint in HINTS.items() if re.search(words, text)]
-    return "; ".join([text, *hints[:1]])
+    return "; ".join([text or type(error).__name__, *hints[:1]])
 
 
 def read_bytes(url: str) -> bytes:
@@ -158,7 +189,7 @@ def read_bytes(url: str) -> bytes:
     with explained(url):
         if not is_remote(url):  # any file name is good here, also ones an object key could not be
             return local_path(url).read_bytes()
-        store, name = _split(url)
+        store, name = opened(url)
         return bytes(obstore.get(store, name).bytes())
 
 
@@ -185,7 +216,7 @@ def write_bytes(url: str, data: bytes, *, create: bool = False) -> bool:
         If it cannot be written: no permission, no space, no bucket.
     """
     with explained(url):
-        store, name = _split(url)
+        store, name = opened(url)
         try:
             obstore.put(store, name, data, mode="create" if create else "overwrite")
         except AlreadyExistsError:
@@ -197,7 +228,7 @@ def exists(url: str) -> bool:
     """Whether an object or file is at `url`."""
     if not is_remote(url):
         return local_path(url).exists()
-    return _head(url) is not None
+    return head(url) is not None
 
 
 def is_folder(url: str) -> bool:
@@ -205,13 +236,13 @@ def is_folder(url: str) -> bool:
     return not exists(url) if is_remote(url) else local_path(url).is_dir()
 
 
-def _head(url: str) -> "ObjectMeta | None":
+def head(url: str) -> "ObjectMeta | None":
     """Return what an object store says of the object at `url`; None if there is none."""
     path = url.partition("?")[0]
     if path.endswith("/") or path.count("/") == len("//"):  # a prefix, or a bucket
         return None
     with explained(url):
-        store, name = _split(url)
+        store, name = opened(url)
         try:
             return obstore.head(store, name)
         except FileNotFoundError:
@@ -220,68 +251,44 @@ def _head(url: str) -> "ObjectMeta | None":
 
 def list_keys(url: str) -> list[str]:
     """Return the sorted keys of all objects under `url`, relative to it; none if nothing is."""
-    if not is_remote(url) and not local_path(url).is_dir():
-        return []
     with explained(url):
-        return sorted(meta["path"] for batch in obstore.list(open_store(url)) for meta in batch)
-
-
-def list_files(pattern: str) -> list[Entry]:
-    """List files by a glob (``**`` for any depth), a folder, or one name; sorted by URL.
-
-    Raises
-    ------
-    StoreError
-        If the folder before the first wildcard does not exist.
-    """
-    path, mark, query = pattern.partition("?") if is_remote(pattern) else (pattern, "", "")
-    parts = path.split("/")
-    wild = next((i for i, part in enumerate(parts) if any(c in part for c in "*?[")), None)
-    root = "/".join(parts[:wild]) or ("/" if path.startswith("/") else ".")
-    glob = "**" if wild is None else "/".join(parts[wild:])
-    if is_remote(pattern):
-        return _list_remote(root + mark + query, glob)
-    return _list_local(Path(root), glob)
-
-
-def _list_local(root: Path, glob: str) -> list[Entry]:
-    if root.is_file():
-        found = [root]
-    elif root.is_dir():
-        found = [p for p in root.glob("**/*" if glob == "**" else glob) if p.is_file()]
-    else:
-        raise StoreError(f"{root}: no such file or folder")
-    stats = [(str(p), p.stat()) for p in found]
-    return sorted((Entry(u, s.st_size, s.st_mtime) for u, s in stats), key=lambda e: e.url)
-
-
-def _list_remote(root: str, glob: str) -> list[Entry]:
-    # '**/' stands for any number of folders, '*' for anything within one.
-    marked = fnmatch.translate(glob.replace("**/", "\x00").replace("**", "\x01"))
-    regex = re.compile(
-        marked.replace(".*", "[^/]*").replace("\x00", "(?:.*/)?").replace("\x01", ".*")
-    )
-    if glob == "**" and (meta := _head(root)):  # one name
-        return [Entry(root, meta["size"], meta["last_modified"].timestamp())]
-    found = []
-    with explained(root):
-        for batch in obstore.list(open_store(root)):
-            found += [
-                Entry(join(root, meta["path"]), meta["size"], meta["last_modified"].timestamp())
+        if not is_remote(url):
+            if not local_path(url).is_dir():
+                return []
+            return sorted(meta["path"] for batch in obstore.list(open_store(url)) for meta in batch)
+        store, key = opened(url)
+        below = len(key.rstrip("/")) + 1 if key else 0
+        return persistent(
+            lambda: sorted(
+                meta["path"][below:]
+                for batch in obstore.list(store, key.rstrip("/") or None, chunk_size=1000)
                 for meta in batch
-                if regex.fullmatch(meta["path"])
-            ]
-    return sorted(found, key=lambda e: e.url)
+            )
+        )
 
 
 def delete(url: str) -> None:
     """Remove one object; nothing happens if it is not there."""
     with explained(url):
-        store, name = _split(url)
+        if not is_remote(url):
+            local_path(url).unlink(missing_ok=True)
+            return
+        store, name = opened(url)
         try:
             obstore.delete(store, name)
         except FileNotFoundError:
             return
+
+
+def list_unfinished(url: str) -> list[str]:
+    """Return what kills left half-written below a local folder: ``x.parquet#1`` of ``x.parquet``.
+
+    A listing leaves them out. Of a bucket there is none: an upload that ends early is no object.
+    """
+    if is_remote(url):
+        return []
+    root = local_path(url)
+    return sorted(str(path) for path in root.rglob("*#*") if UNFINISHED.search(path.name))
 
 
 def delete_tree(url: str) -> int:
@@ -296,7 +303,7 @@ def delete_tree(url: str) -> int:
     return len(keys)
 
 
-def sha256(data: bytes) -> str:
+def sha256(data: "bytes | npt.NDArray[np.uint8]") -> str:
     """Return the SHA-256 of `data` in hex.
 
     Examples
@@ -304,4 +311,4 @@ def sha256(data: bytes) -> str:
     >>> sha256(b"")[:8]
     'e3b0c442'
     """
-    return hashlib.sha256(data).hexdigest()
+    return hashlib.sha256(data).hexdigest()  # type: ignore[arg-type]  # an array is a buffer

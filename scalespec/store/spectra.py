@@ -5,25 +5,33 @@ shards is refused, because two writers in one shard lose rows without a word.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from functools import wraps
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 import zarr
-from zarr.abc.store import Store
-from zarr.codecs import BloscCodec
-from zarr.core.buffer import Buffer
-from zarr.storage import ObjectStore, WrapperStore
 
 from scalespec.errors import StoreError
 from scalespec.plan import Block
+from scalespec.schema import PER_SPECTRUM, SpectrumStatus
 from scalespec.store import paths
+from scalespec.store.encoding import Encoding, round_bits
+from scalespec.store.fixed import is_recorded, record_fixed
+from scalespec.store.wrapped import HashingStore, zarr_store
 
 CHUNK_ROWS = 256
 """Spectra per codec chunk: random chunks feed training at 40,000 spectra/s, rows alone at 1,000."""
+
+OWN = ("shard_rows", "ends", "codec", "lossy_bits")
+"""Attributes of a store itself, which no store made from it takes over."""
+UNPLANNED: dict[str, float | int] = {
+    **{name: unknown for name, (_, unknown, _) in PER_SPECTRUM.items()},
+    "status": int(SpectrumStatus.PADDING),
+}
+"""What rows hold that no spectrum was planned for; ivar 0 in all of them."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,31 +43,15 @@ def _explained(call: Callable[Concatenate[str, P], T]) -> Callable[Concatenate[s
     @wraps(call)
     def explained(url: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
         with paths.explained(url):
-            return call(url, *args, **kwargs)
+            return paths.persistent(lambda: call(url, *args, **kwargs))
 
     return explained
-
-
-class _HashingStore(WrapperStore[Store]):
-    """Passes everything on, and remembers the SHA-256 of what is set."""
-
-    def __init__(self, store: Store) -> None:
-        super().__init__(store)
-        self.hashes: dict[str, str] = {}
-
-    async def set(self, key: str, value: Buffer) -> None:
-        self.hashes[key] = paths.sha256(value.to_bytes())
-        await super().set(key, value)
-
-
-def _store(url: str, *, read_only: bool = False) -> Store:
-    return ObjectStore(paths.open_store(url), read_only=read_only)
 
 
 def _open_group(url: str) -> zarr.Group:
     if not paths.exists(paths.join(url, "zarr.json")):
         raise StoreError(f"{url}: no spectra store there")
-    return zarr.open_group(_store(url, read_only=True), mode="r", use_consolidated=False)
+    return zarr.open_group(zarr_store(url, read_only=True), mode="r", use_consolidated=False)
 
 
 def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
@@ -80,8 +72,14 @@ def chunk_rows(rows: int) -> int:
     return CHUNK_ROWS if rows % CHUNK_ROWS == 0 else rows
 
 
-@_explained
-def create_spectra(url: str, template: xr.Dataset, *, n_spectrum: int, shard_rows: int) -> None:
+def create_spectra(
+    url: str,
+    template: xr.Dataset,
+    *,
+    n_spectrum: int,
+    shard_rows: int,
+    encoding: Encoding = Encoding(),  # noqa: B008 - frozen
+) -> None:
     """Make an empty store for `n_spectrum` spectra; one that is there already is left alone.
 
     Parameters
@@ -94,11 +92,21 @@ def create_spectra(url: str, template: xr.Dataset, *, n_spectrum: int, shard_row
         Rows of the store.
     shard_rows : int
         Rows per shard, that is per block.
+    encoding : Encoding
+        How pixels are kept.
     """
-    group = zarr.open_group(_store(url), mode="a", use_consolidated=False)
+    create_arms(
+        url, {"": template}, n_spectrum=n_spectrum, shard_rows=shard_rows, encoding=encoding
+    )
+
+
+@_explained
+def _create(
+    url: str, template: xr.Dataset, n_spectrum: int, shard_rows: int, encoding: Encoding
+) -> None:
+    group = zarr.open_group(zarr_store(url), mode="a", use_consolidated=False)
     if "shard_rows" in group.attrs:
         return
-    codec = BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle")
     for name in map(str, template.variables):
         variable = template.variables[name]
         if name == "label":  # its names are an attribute
@@ -108,21 +116,70 @@ def create_spectra(url: str, template: xr.Dataset, *, n_spectrum: int, shard_row
         shards = (shard_rows, *variable.shape[1:])
         # Per-spectrum companions are one chunk a shard; pixels come in chunks a reader can shuffle.
         rows = chunk_rows(shard_rows) if variable.ndim > 1 else shard_rows
+        attrs, codecs = encoding.of(name, variable.dtype, variable.ndim)
         array = group.create_array(
             name,
             shape=shape,
             dtype=variable.dtype,
             chunks=(rows, *variable.shape[1:]) if per_row else shape,
             shards=shards if per_row else None,
-            compressors=codec,
-            fill_value=0,
+            fill_value=UNPLANNED.get(name, 0) if per_row else 0,
             dimension_names=[str(d) for d in variable.dims],
-            attributes=_plain(variable.attrs),
+            attributes=_plain(variable.attrs) | attrs,
             overwrite=True,
+            **codecs,
         )
         if not per_row:
             array[...] = variable.values
-    group.attrs.update(_plain(template.attrs) | {"shard_rows": shard_rows})
+    facts = {name: value for name, value in _plain(template.attrs).items() if name not in OWN}
+    group.attrs.update(facts | encoding.attrs() | {"shard_rows": shard_rows})
+
+
+def grow_spectra(url: str, ends: Sequence[int]) -> None:
+    """Make room for further rows; nothing that is stored is touched.
+
+    Parameters
+    ----------
+    url : str
+        A spectra store, with or without arms.
+    ends : sequence of int
+        Rows behind the last one of each segment; a block ends there or is a whole shard.
+
+    Raises
+    ------
+    StoreError
+        If there is no spectra store at `url`.
+    """
+    grown = [_grow(_group(url, name), list(ends)) for name in (*arm_names(url), "")]
+    if any(grown):
+        _record(url)
+
+
+@_explained
+def _grow(url: str, ends: list[int]) -> bool:
+    group = zarr.open_group(zarr_store(url), mode="r+", use_consolidated=False)
+    before: Any = group.attrs.get("ends") or [count_spectra(url)]
+    if ends[-1] <= before[-1]:
+        return False
+    for _, array in group.arrays():
+        if _dims(array)[:1] == ("spectrum",) and array.shape[0] < ends[-1]:
+            array.resize((ends[-1], *array.shape[1:]))
+    group.attrs.update({"ends": ends})  # last: a kill before it is mended by the next call
+    return True
+
+
+def _record(url: str) -> None:
+    """Keep the checksums of what no block writes."""
+    per_row = set()
+    for arm in ("", *arm_names(url)):
+        for name, array in _open_group(_group(url, arm)).arrays():
+            if _dims(array)[:1] == ("spectrum",):
+                per_row.add(f"{arm}/{name}" if arm else name)
+    record_fixed(url, frozenset(per_row))
+
+
+def _dims(array: zarr.Array[Any]) -> tuple[str, ...]:
+    return tuple(str(dim) for dim in getattr(array.metadata, "dimension_names", None) or ())
 
 
 def _plain(attrs: Mapping[Any, Any]) -> dict[str, Any]:
@@ -135,7 +192,7 @@ def _plain(attrs: Mapping[Any, Any]) -> dict[str, Any]:
 
 @_explained
 def write_spectra(url: str, block: Block, data: xr.Dataset) -> dict[str, str]:
-    """Write one block, whole shards only.
+    """Write one block, whole shards only; pixels lose the bits that the store does not keep.
 
     Returns
     -------
@@ -147,22 +204,64 @@ def write_spectra(url: str, block: Block, data: xr.Dataset) -> dict[str, str]:
     StoreError
         If the block is not exactly one shard of the store, or holds another number of rows.
     """
-    hashing = _HashingStore(_store(url))
+    hashing = HashingStore(zarr_store(url))
     group = zarr.open_group(hashing, mode="r+", use_consolidated=False)
     rows = int(group.attrs["shard_rows"])  # type: ignore[arg-type]
     for name, variable in data.variables.items():
         if variable.dims[:1] != ("spectrum",):  # coordinates were written with the store
             continue
         array = _array(group, str(name))
-        n = array.shape[0]
-        whole = block.start % rows == 0 and block.stop == min(block.start + rows, n)
+        ends: Any = group.attrs.get("ends") or [array.shape[0]]
+        end = next((end for end in ends if end > block.start), 0)
+        whole = block.start % rows == 0 and block.stop == min(block.start + rows, end)
         if not whole or variable.shape[0] != block.size:
             raise StoreError(
                 f"{url}: rows {block.start}:{block.stop} with {variable.shape[0]} spectra are not "
                 f"one whole shard of {rows}: two writers in one shard lose rows"
             )
-        array[block.start : block.stop] = variable.values
+        bits: Any = array.attrs.get("lossy_bits")
+        values = variable.values if bits is None else round_bits(variable.values, bits)
+        array[block.start : block.stop] = values
     return dict(sorted(hashing.hashes.items()))
+
+
+def create_arms(
+    url: str,
+    groups: Mapping[str, xr.Dataset],
+    *,
+    n_spectrum: int,
+    shard_rows: int,
+    encoding: Encoding = Encoding(),  # noqa: B008 - frozen
+) -> None:
+    """Make an empty store: `create_spectra` of the root, "", and below it of each arm.
+
+    The root, which says that the store is whole, is made last.
+    """
+    for name in sorted(groups, reverse=True):
+        _create(_group(url, name), groups[name], n_spectrum, shard_rows, encoding)
+    if not is_recorded(url):
+        _record(url)
+
+
+def write_arms(url: str, block: Block, groups: Mapping[str, xr.Dataset]) -> dict[str, str]:
+    """Write one block of the root and of each arm: `write_spectra`, keys relative to `url`."""
+    hashes: dict[str, str] = {}
+    for name, group in groups.items():
+        prefix = f"{name}/" if name else ""
+        written = write_spectra(_group(url, name), block, group)
+        hashes |= {prefix + key: value for key, value in written.items()}
+    return dict(sorted(hashes.items()))
+
+
+@_explained
+def arm_names(url: str) -> tuple[str, ...]:
+    """Return the arms of the store at `url`; of a store whose root has the pixels, none."""
+    arms = _open_group(url).attrs.get("arms", [])
+    return tuple(map(str, arms))  # type: ignore[arg-type]
+
+
+def _group(url: str, name: str) -> str:
+    return paths.join(url, name) if name else url
 
 
 @_explained
@@ -180,7 +279,7 @@ def read_spectra(
     wanted = None if names is None else set(names)
     variables: dict[str, xr.Variable] = {}
     for name, array in group.arrays():
-        dims = tuple(str(dim) for dim in getattr(array.metadata, "dimension_names", None) or ())
+        dims = _dims(array)
         per_row = dims[:1] == ("spectrum",)
         if per_row and wanted is not None and name not in wanted:
             continue
@@ -194,6 +293,29 @@ def read_spectra(
     coords = {n: v for n, v in variables.items() if v.dims == (n,)}
     data = {n: v for n, v in variables.items() if n not in coords}
     return _named(xr.Dataset(data, coords=coords, attrs=dict(group.attrs)))
+
+
+@lru_cache(maxsize=8)
+def _pixel_arrays(url: str, names: tuple[str, ...]) -> tuple[zarr.Array[Any], ...]:
+    group = _open_group(url)
+    return tuple(_array(group, name) for name in names)
+
+
+@_explained
+def read_pixels(
+    url: str, start: int, stop: int, names: tuple[str, ...] = ("flux", "ivar")
+) -> tuple[npt.NDArray[Any], ...]:
+    """Read rows ``[start, stop)`` of arrays of a store that grows no more, and nothing else of it.
+
+    What the store holds is looked up once per process: `read_spectra` does so with every call.
+
+    Raises
+    ------
+    StoreError
+        If there is no spectra store at `url`, or a shard of it is damaged.
+    """
+    with paths.explained(f"{url}, rows {start}:{stop}", ValueError, RuntimeError):
+        return tuple(np.asarray(array[start:stop]) for array in _pixel_arrays(url, names))
 
 
 def _named(spectra: xr.Dataset) -> xr.Dataset:
@@ -224,11 +346,13 @@ def read_rows(url: str, rows: npt.NDArray[np.int64]) -> xr.Dataset:
     return joined.isel(spectrum=np.argsort(np.concatenate(places), kind="stable"))
 
 
+@_explained
 def count_spectra(url: str) -> int:
     """Return the number of rows of the store at `url`."""
     return int(_array(_open_group(url), "status").shape[0])
 
 
+@_explained
 def open_spectra(url: str) -> xr.Dataset:
     """Open a spectra store lazily, one Dask chunk per shard.
 
@@ -249,13 +373,15 @@ def open_spectra(url: str) -> xr.Dataset:
     """
     group = _open_group(url)
     rows = int(group.attrs["shard_rows"])  # type: ignore[arg-type]
-    store = _store(url, read_only=True)
+    store = zarr_store(url, read_only=True)
     spectra: xr.Dataset = xr.open_zarr(store, chunks={"spectrum": rows}, consolidated=False)
     return _named(spectra)
 
 
-def memory_bytes(rows: int, n_pixel: int) -> int:
+def memory_bytes(rows: int, n_pixel: int, input_bytes: int = 0) -> int:
     """Return what a worker holds for blocks of `rows` spectra: read ahead, at work, written behind.
+
+    A block that is made of files holds theirs, `input_bytes`, too: read ahead, and at work.
 
     Examples
     --------
@@ -263,4 +389,4 @@ def memory_bytes(rows: int, n_pixel: int) -> int:
     976
     """
     one = rows * n_pixel * 12  # flux, ivar, mask
-    return math.ceil(one * 5.33)
+    return math.ceil(one * 5.33 + input_bytes * 3)

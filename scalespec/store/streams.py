@@ -85,9 +85,8 @@ def written(url: str) -> Iterator[Sink]:
     StoreError
         If it cannot be written.
     """
-    folder, name = split(url)
     with paths.explained(url):
-        writer = obstore.open_writer(paths.open_store(folder), name)
+        writer = obstore.open_writer(*paths.opened(url))
         yield Sink(writer)
         writer.close()
 
@@ -101,22 +100,8 @@ def opened(url: str) -> Iterator[Source]:
     StoreError
         If it is not there or cannot be read.
     """
-    folder, name = split(url)
     with paths.explained(url):
-        yield Source(obstore.open_reader(paths.open_store(folder), name))
-
-
-def split(url: str) -> tuple[str, str]:
-    """Return the URL of the folder that holds `url`, and the name in it.
-
-    Examples
-    --------
-    >>> split("s3://bucket/run/a.json?region=x")
-    ('s3://bucket/run?region=x', 'a.json')
-    """
-    path, mark, query = url.partition("?") if paths.is_remote(url) else (url, "", "")
-    folder, _, name = path.rpartition("/")
-    return (folder or ".") + mark + query, name
+        yield Source(obstore.open_reader(*paths.opened(url)))
 
 
 def sha256(url: str) -> str:

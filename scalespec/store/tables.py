@@ -1,4 +1,4 @@
-"""Catalogs of other people, in Parquet, CSV or FITS, as plain NumPy columns; and ours for them."""
+"""Catalogs of other people (Parquet, CSV, FITS, VOTable) as NumPy columns; and ours for them."""
 
 import difflib
 import io
@@ -22,19 +22,26 @@ from scalespec.store import fits_table, paths
 log = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
+Columns = dict[str, Array | None]
+"""Columns by name; None is one of a type that no label comes in."""
 Choice = Callable[[Sequence[str]], list[str]]
 """From the names a file has to the names to read."""
 
 _LARGEST_EXACT = 2**53  # whole numbers up to here survive float64
 _LARGEST_CSV_BLOCK = 2**31 - 1  # bytes; Arrow counts them in int32
+DAMAGE: tuple[Any, ...] = (
+    *(isal_zlib.error, EOFError, ValueError, TypeError, LookupError, pa.ArrowException),
+)
+"""What readers of tables raise for bytes that are none."""
+HEAD_BYTES = 1024
 _DELIMITERS = (",", "|", "\t", ";")
 
 
 def read_table(url: str, columns: Sequence[str] | None = None) -> dict[str, Array]:
     """Read a label or release catalog; its content, not its name, says which format it is.
 
-    Parquet, CSV (separated by ``,``, ``|``, tab or ``;``, with a header line) and the first table
-    of a FITS file, each also inside gzip.
+    Parquet, CSV (separated by ``,``, ``|``, tab or ``;``, with a header line), VOTable and the
+    first table of a FITS file, each also inside gzip.
 
     Parameters
     ----------
@@ -59,9 +66,9 @@ def read_table(url: str, columns: Sequence[str] | None = None) -> dict[str, Arra
     """
 
     def choose(names: Sequence[str]) -> list[str]:
-        return list(names) if columns is None else _chosen(names, columns)
+        return list(names) if columns is None else chosen(names, columns)
 
-    with _explained(url):
+    with paths.explained(url, *DAMAGE):
         source: Path | bytes = (
             paths.read_bytes(url) if paths.is_remote(url) else paths.local_path(url)
         )
@@ -72,15 +79,41 @@ def read_table(url: str, columns: Sequence[str] | None = None) -> dict[str, Arra
             head = _head(source)
         if head.startswith(b"SIMPLE  ="):
             read = _read_fits
+        elif is_votable(head):
+            read = _read_votable
         elif not head.startswith(b"PAR1"):
             read = _read_csv
         found = read(source, choose)
+    return readable(found, url, asked=columns is not None)
+
+
+def readable(
+    found: Mapping[str, Array | None], url: str, *, asked: bool = True
+) -> dict[str, Array]:
+    """Return the columns that could be read; one that was `asked` for must be.
+
+    Raises
+    ------
+    StoreError
+        If it is not.
+    """
     unread = [name for name, values in found.items() if values is None]
-    if unread and columns is not None:
+    if unread and asked:
         raise StoreError(f"{url}: cannot read columns of this type: {', '.join(unread)}")
     if unread:
         log.info("%s: left out columns of types not read: %s", url, ", ".join(unread))
     return {name: values for name, values in found.items() if values is not None}
+
+
+def arrow_columns(table: pa.Table, names: Sequence[str], url: str) -> dict[str, Array]:
+    """Return columns of an Arrow table as `read_table` does.
+
+    Raises
+    ------
+    StoreError
+        If one is of a type that no label comes in.
+    """
+    return readable({name: arrow_column(table[name]) for name in names}, url)
 
 
 def write_table(
@@ -120,11 +153,12 @@ def write_table(
         for name, array in arrays.items()
     ])  # fmt: skip
     table = pa.Table.from_arrays(list(arrays.values()), schema=schema)
-    if url.endswith(".parquet"):
+    name = url.partition("?")[0] if paths.is_remote(url) else url
+    if name.endswith(".parquet"):
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd")
         data = buffer.getvalue()
-    elif url.endswith(".fits"):
+    elif name.endswith(".fits"):
         data = _fits_bytes(table)
     else:
         raise StoreError(f"{url}: a table is written as .parquet or .fits")
@@ -132,30 +166,26 @@ def write_table(
     return paths.sha256(data)
 
 
-@contextmanager
-def _explained(url: str) -> Iterator[None]:
-    """Say which file it was."""
-    try:
-        yield
-    except StoreError:
-        raise
-    except FileNotFoundError as error:
-        raise StoreError(f"{url}: not found") from error
-    except isal_zlib.error as error:  # type: ignore[misc]  # its stub says instance, not class
-        raise StoreError(f"{url}: broken gzip stream: {error}") from error
-    except (OSError, EOFError, ValueError, TypeError, LookupError, pa.ArrowException) as error:
-        text = " ".join(str(error).split())[:400]
-        raise StoreError(f"{url}: {text or type(error).__name__}") from error
-
-
 def _head(source: Path | bytes) -> bytes:
     if isinstance(source, bytes):
-        return source[:9]
+        return source[:HEAD_BYTES]
     with source.open("rb") as file:
-        return file.read(9)
+        return file.read(HEAD_BYTES)
 
 
-def _chosen(names: Sequence[str], wanted: Sequence[str]) -> list[str]:
+def is_votable(head: bytes) -> bool:
+    """Whether a file that begins with `head` is a VOTable."""
+    return head.lstrip(b"\xef\xbb\xbf \r\n").startswith(b"<") and b"<VOTABLE" in head.upper()
+
+
+def chosen(names: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """Return the columns wanted, all of which must be among `names`.
+
+    Raises
+    ------
+    ValueError
+        If one is not; it names the closest.
+    """
     for name in wanted:
         if name not in names:
             spelled = {known.lower(): known for known in names}
@@ -165,36 +195,67 @@ def _chosen(names: Sequence[str], wanted: Sequence[str]) -> list[str]:
     return list(wanted)
 
 
-def _read_parquet(source: Path | bytes, choose: Choice) -> dict[str, Array | None]:
+def _read_parquet(source: Path | bytes, choose: Choice) -> Columns:
     with pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source) as file:
         names = choose(file.schema_arrow.names)
         table = file.read(columns=names)
-    return {name: _column(table[name]) for name in names}
+    return {name: arrow_column(table[name]) for name in names}
 
 
-def _read_csv(source: Path | bytes, choose: Choice) -> dict[str, Array | None]:
+def _read_csv(source: Path | bytes, choose: Choice) -> Columns:
     data = source if isinstance(source, bytes) else source.read_bytes()
-    header = data[: data.find(b"\n")].decode("utf-8-sig", "replace")
-    if "\0" in header or header.startswith("<"):
-        raise ValueError("no Parquet, CSV or FITS table")
-    delimiter = max(_DELIMITERS, key=header.count)
     table = pacsv.read_csv(
         pa.BufferReader(data),
         # one block: a column's type is decided by all of its values, not by the first megabyte
         read_options=pacsv.ReadOptions(block_size=min(len(data) + 1, _LARGEST_CSV_BLOCK)),
-        parse_options=pacsv.ParseOptions(delimiter=delimiter),
+        parse_options=csv_options(data[: data.find(b"\n")]),
     )
-    names = [
-        name.lstrip("# ").strip() for name in table.column_names
-    ]  # "#id" of a commented header
+    return csv_table(table, choose)
+
+
+def csv_options(first_line: bytes) -> pacsv.ParseOptions:
+    """Return how to parse a CSV file by its header line.
+
+    Raises
+    ------
+    ValueError
+        If it is no text, or the beginning of XML.
+    """
+    header = first_line.decode("utf-8-sig", "replace")
+    if "\0" in header or header.startswith("<"):
+        raise ValueError("no Parquet, CSV or FITS table")
+    return pacsv.ParseOptions(delimiter=max(_DELIMITERS, key=header.count))
+
+
+def csv_table(table: pa.Table, choose: Choice = list) -> Columns:
+    """Return the columns of a CSV file's rows, whose header may be commented and padded.
+
+    Raises
+    ------
+    ValueError
+        If two columns have one name.
+    """
+    names = csv_names(table.column_names)
+    table = table.rename_columns(names)
+    return {name: arrow_column(table[name]) for name in choose(names)}
+
+
+def csv_names(header: Sequence[str]) -> list[str]:
+    """Return the names in a CSV header, which may be commented and padded: ``# id``.
+
+    Raises
+    ------
+    ValueError
+        If two columns have one name.
+    """
+    names = [name.lstrip("# ").strip() for name in header]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"columns {', '.join(twice)} are there twice")
-    table = table.rename_columns(names)
-    return {name: _column(table[name]) for name in choose(names)}
+    return names
 
 
-def _column(column: pa.ChunkedArray) -> Array | None:
+def arrow_column(column: pa.ChunkedArray) -> Array | None:
     """One Arrow column as NumPy; None if it is of a type that no label comes in."""
     kind = column.type
     if pa.types.is_dictionary(kind):
@@ -232,7 +293,7 @@ def _text(values: Array) -> Array:
 def _matrix(column: pa.ChunkedArray) -> Array | None:
     known = column.is_valid().to_numpy()
     widths = np.unique(pc.list_value_length(column).drop_null().to_numpy())
-    values = _column(pc.list_flatten(column))
+    values = arrow_column(pc.list_flatten(column))
     if len(widths) != 1 or values is None or (values.dtype.kind == "U" and not known.all()):
         return None
     rows = values.reshape(-1, int(widths[0]))
@@ -243,7 +304,34 @@ def _matrix(column: pa.ChunkedArray) -> Array | None:
     return matrix
 
 
-def _read_fits(source: Path | bytes, choose: Choice) -> dict[str, Array | None]:
+def _read_fits(source: Path | bytes, choose: Choice) -> Columns:
+    with first_table(source) as hdu:
+        return {name: fits_column(hdu, name) for name in choose(hdu.columns.names)}
+
+
+def read_fits_rows(path: Path, rows: int) -> Iterator[Columns]:
+    """Yield the first table of a FITS file, so many rows at a time.
+
+    Raises
+    ------
+    ValueError
+        If it has no table.
+    """
+    with first_table(path) as hdu:
+        for start in range(0, len(hdu.data), rows):
+            part = slice(start, start + rows)
+            yield {name: fits_column(hdu, name, part) for name in hdu.columns.names}
+
+
+@contextmanager
+def first_table(source: Path | bytes) -> Iterator[Any]:
+    """Open the first table of a FITS file.
+
+    Raises
+    ------
+    ValueError
+        If it has none.
+    """
     from astropy.io import fits
 
     opened = io.BytesIO(source) if isinstance(source, bytes) else source
@@ -251,20 +339,43 @@ def _read_fits(source: Path | bytes, choose: Choice) -> dict[str, Array | None]:
         tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)]
         if not tables:
             raise ValueError(f"no table among its {len(hdus)} HDUs")
-        return {name: _fits_column(tables[0], name) for name in choose(tables[0].columns.names)}
+        yield tables[0]
 
 
-def _fits_column(hdu: Any, name: str) -> Array | None:
+def fits_column(hdu: Any, name: str, part: slice = slice(None)) -> Array | None:
+    """Return rows of a column of a FITS table; None if no label comes in its type."""
     description = hdu.columns[name]
     if any(letter in description.format for letter in "PQCMX"):  # ragged, complex, bits
         return None
-    values = np.asarray(hdu.data[name])
+    values = np.asarray(hdu.data[part][name])
     if values.dtype.kind in "SU":
         return _text(values)
     values = values.astype(values.dtype.newbyteorder("="))
     if values.dtype.kind in "iu" and description.null is not None:
         values = _with_missing(values, values == description.null)
     return values if values.ndim < 3 else values.reshape(len(values), -1)
+
+
+def _read_votable(source: Path | bytes, choose: Choice) -> dict[str, Array | None]:
+    from astropy.io.votable import parse_single_table
+
+    opened = io.BytesIO(source if isinstance(source, bytes) else source.read_bytes())
+    table = parse_single_table(opened, verify="ignore").to_table(use_names_over_ids=True)
+    return {name: _votable_column(table[name]) for name in choose(table.colnames)}
+
+
+def _votable_column(column: Any) -> Array | None:
+    values = np.asarray(getattr(column, "data", column))
+    missing = np.broadcast_to(getattr(column, "mask", False), column.shape)
+    if values.dtype.kind in "SUO":
+        whole = all(isinstance(value, str | bytes) for value in values.flat)
+        return _text(np.where(missing, "", values.astype(np.str_))) if whole else None
+    values = values.astype(values.dtype.newbyteorder("="))
+    if values.dtype.kind in "iu" and values.ndim == 1:
+        return _with_missing(values, missing)
+    if values.dtype.kind == "f":
+        return np.where(missing, values.dtype.type(np.nan), values)
+    return values if values.dtype.kind in "iub" else None
 
 
 def _arrow(values: Array) -> pa.Array:

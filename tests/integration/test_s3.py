@@ -17,7 +17,7 @@ from scalespec.run import run
 from scalespec.stages import folders
 from scalespec.stages.ingest import ingest
 from scalespec.status import verify_run
-from scalespec.store import paths
+from scalespec.store import listing, paths
 from scalespec.store.ledger import Ledger, current, set_current
 from scalespec.store.spectra import create_spectra, open_spectra, read_spectra, write_spectra
 
@@ -41,7 +41,7 @@ def test_what_is_missing_is_said(bucket):
     with pytest.raises(StoreError, match=r"/x\?endpoint=.*: not found"):
         paths.read_bytes(paths.join(bucket, "x"))
     assert paths.list_keys(bucket) == []
-    assert paths.list_files(paths.join(bucket, "**", "*.fits")) == []
+    assert listing.list_files(paths.join(bucket, "**", "*.fits")) == []
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def tree(bucket):
     ],
 )
 def test_globs_mean_what_they_mean_on_a_disk(tree, pattern, names):
-    found = paths.list_files(paths.join(tree, *pattern))
+    found = listing.list_files(paths.join(tree, *pattern))
     assert [entry.url for entry in found] == [paths.join(tree, name) for name in names]
     assert [entry.size for entry in found] == [len(name) for name in names]
 
@@ -204,6 +204,6 @@ def test_a_wrong_secret_is_said_without_telling_it(bucket, monkeypatch):
 def test_a_bucket_that_is_not_there_is_named(bucket):
     url = bucket.replace("s3://scalespec", "s3://nonesuch")
     with pytest.raises(StoreError, match=r"s3://nonesuch/.*not"):
-        paths.list_files(url)
+        listing.list_files(url)
     with pytest.raises(StoreError, match=r"s3://nonesuch/.*not found"):
         paths.read_bytes(paths.join(url, "x"))

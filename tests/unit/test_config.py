@@ -137,3 +137,101 @@ def test_a_digest_tells_any_setting_apart():
     assert len({digest(table) for table in tables}) == len(tables)
     assert digest(PreprocessTable()) == digest(PreprocessTable(spike_sigma=6.0))
     assert digest("a", "b") != digest("ab") != digest(["a", "b"])
+
+
+def crossmatch_of(text):
+    return parse_config(RUN + INGEST + f"[crossmatch.a]\n{text}\n").crossmatch["a"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "give either catalog or sources"),
+        ('catalog = "a"\nsources = ["b"]', "give either catalog or sources"),
+        ('catalog = "a"\ncolumns = { row = "t" }', r"columns: \['row'\] are names of ours"),
+        ('catalog = "a"\nkey = { obsid = "t", name = "id" }', r"key: one id joins, got \['name'"),
+        ('catalog = "a"\nra = ""', "ra and dec go together"),
+        ('catalog = "a"\nra = ""\ndec = ""', "nothing to match by"),
+        ('catalog = "a"\nunits = { logg = "dex" }', r"units: \['logg'\] are none of"),
+        # a Gaia id without its release; a DR2 id under another name; kinds that never join
+        ('catalog = "a"\nkey = { source_id = "id" }', "say their release, key_kind = 'gaia_dr3'"),
+        (
+            'catalog = "a"\nkey = { source_id = "gaia_dr2_id" }\nkey_kind = "gaia_dr3"',
+            "'gaia_dr2_id' says DR2, key_kind says 'gaia_dr3'",
+        ),
+        (
+            'catalog = "a"\nkey = { source_id = "APOGEE_ID" }\nkey_kind = "twomass"',
+            "our 'source_id' is one of .*'APOGEE_ID' is 'twomass': they never join",
+        ),
+        ('sources = ["b"]\nreference = "b"', "reference: 'b' is one of the sources itself"),
+        ('sources = ["b"]', r"'b' is no \[crossmatch\.b\] table with a catalog before it"),
+        ('catalog = "a"\ntraining = { fill = 5 }', "fill and library go together"),
+        ('catalog = "a"\ntraining = { cells = { teff = 0 } }', "sizes, above 0"),
+    ],
+)
+def test_a_crossmatch_that_cannot_be_meant_is_refused(text, message):
+    with pytest.raises(ConfigError, match=message):
+        crossmatch_of(text)
+
+
+@pytest.mark.parametrize("kind", ["gaia_dr2", "gaia_dr3"])
+def test_a_gaia_key_says_its_release(kind):
+    table = crossmatch_of(f'catalog = "a"\nkey = {{ source_id = "id" }}\nkey_kind = "{kind}"')
+    assert table.key_kind == kind
+
+
+def test_agreement_wants_a_reference_that_stands_before_it():
+    before = '[crossmatch.b]\ncatalog = "b"\n[crossmatch.high]\ncatalog = "c"\n'
+    text = 'sources = ["b"]\nchoose = "agreement"\n'
+    with pytest.raises(ConfigError, match="wants a reference to agree with"):
+        parse_config(RUN + INGEST + before + "[crossmatch.a]\n" + text)
+    text += 'reference = "high"\n'
+    assert parse_config(RUN + INGEST + before + "[crossmatch.a]\n" + text).crossmatch["a"].sources
+    with pytest.raises(ConfigError, match="'b' is no"):
+        parse_config(RUN + INGEST + "[crossmatch.a]\n" + text + before)
+
+
+STORE = """
+[run]
+name = "t"
+workspace = "s3://bucket/work"
+[ingest]
+files = ["s3://lamost/dr10/**", "s3://other/x?region=eu-1", "here/*.fits"]
+[store]
+"""
+
+
+def test_store_options_go_with_every_url_that_has_none_of_its_own(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text(
+        STORE + 'endpoint = "http://127.0.0.1:8333"\nprofile = "me"\nanonymous = true\n'
+    )
+    config = load_config(path)
+    query = "?endpoint=http://127.0.0.1:8333&profile=me&anonymous=true"
+    assert config.run.workspace == "s3://bucket/work" + query
+    assert config.ingest.files == (
+        "s3://lamost/dr10/**" + query,
+        "s3://other/x?region=eu-1",
+        f"{tmp_path}/here/*.fits",
+    )
+
+
+def test_a_run_file_without_store_options_has_plain_urls(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text(STORE)
+    assert load_config(path).run.workspace == "s3://bucket/work"
+
+
+@pytest.mark.parametrize(
+    "line", ['codec = "gzip"', "lossy_bits = 30", "lossy_bits = 0", 'token = "x"']
+)
+def test_wrong_store_settings_are_refused(line):
+    with pytest.raises(ConfigError, match=r"store\."):
+        parse_config(STORE + line)
+
+
+def test_a_url_with_a_secret_is_refused_and_not_repeated():
+    text = STORE.replace("region=eu-1", "aws_secret_access_key=hush")
+    with pytest.raises(ConfigError, match="s3://other/x: unknown options") as caught:
+        parse_config(text)
+    assert "hush" not in str(caught.value)

@@ -6,8 +6,9 @@ from scalespec.config import PreprocessTable, parse_config
 from scalespec.errors import StoreError
 from scalespec.plan import BlockResult, plan_blocks
 from scalespec.stages import folders
+from scalespec.stages.segments import Segment, add_segment
 from scalespec.store import paths
-from scalespec.store.ledger import Ledger, write_json
+from scalespec.store.ledger import Ledger
 
 RUN_FILE = """
 [run]
@@ -29,9 +30,14 @@ def config(tmp_path):
     """A run whose inputs are planned and which is matched with a catalog."""
     config = parse_config(RUN_FILE.format(folder=tmp_path))
     (tmp_path / "labels.csv").write_text("teff\n5000\n")
-    write_json(paths.join(folders.plan_url(config), "plan.json"), {"sha256": "1"})
+    plan(config, "1")
     match(config, b"matches")
     return config
+
+
+def plan(config, sha256, *, number=0, start=0):
+    segment = Segment(start, start + 3, 8, folders.entries_of(config), 1, 3, sha256, "a")
+    add_segment(folders.plan_url(config), number, segment)
 
 
 def match(config, content):
@@ -54,7 +60,7 @@ def changed(before, after):
 
 def test_nothing_has_a_place_before_inputs_are_planned(tmp_path):
     config = parse_config(RUN_FILE.format(folder=tmp_path))
-    with pytest.raises(StoreError, match=r"plan\.json: not found"):
+    with pytest.raises(StoreError, match="no inputs are planned yet: run ingest"):
         folders.raw_url(config)
 
 
@@ -76,11 +82,37 @@ def test_a_changed_setting_moves_what_depends_on_it(config):
 
 def test_other_inputs_move_everything_but_the_plan(config):
     before = names(config)
-    write_json(paths.join(folders.plan_url(config), "plan.json"), {"sha256": "2"})
+    paths.delete_tree(folders.plan_url(config))
+    plan(config, "2")
     with pytest.raises(StoreError, match="run crossmatch first"):
         names(config)
     match(config, b"matches")
     assert changed(before, names(config)) == set(before)
+
+
+def test_a_further_segment_moves_nothing_but_the_catalog(tmp_path):
+    text = RUN_FILE.replace('[train]\nlabels = ["teff"]\ncatalog = "apogee"\n', "")
+    config = parse_config(text.format(folder=tmp_path))
+    (tmp_path / "labels.csv").write_text("teff\n5000\n")
+    plan(config, "1")
+    before = folders.raw_url(config), folders.spectra_url(config)
+    assert [(b.index, b.size) for b in folders.planned_blocks(config)] == [(0, 3)]
+    plan(config, "2", number=1, start=8)
+    assert (folders.raw_url(config), folders.spectra_url(config)) == before
+    assert [(b.index, b.start, b.size) for b in folders.planned_blocks(config)] == [
+        (0, 0, 3),
+        (1, 8, 3),
+    ]
+
+
+def test_where_a_bucket_is_is_no_part_of_what_is_in_it(tmp_path):
+    urls = set()
+    for port in (1, 2):
+        text = (
+            f'[run]\nname="t"\nworkspace="{tmp_path}"\n[ingest]\nfiles="s3://b/x?endpoint=h:{port}"'
+        )
+        urls.add(folders.plan_url(parse_config(text)))
+    assert len(urls) == 1
 
 
 def test_a_changed_catalog_moves_its_matches(config, tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from scalespec.errors import StoreError
-from scalespec.store import paths
+from scalespec.store import listing, paths
 
 S3 = "s3://bucket/run?region=x"
 
@@ -108,14 +108,14 @@ def tree(tmp_path):
     ],
 )
 def test_list_files_by_glob_folder_or_name(tree, pattern, names):
-    found = paths.list_files(tree + pattern)
+    found = listing.list_files(tree + pattern)
     assert [entry.url for entry in found] == [f"{tree}/{name}" for name in names]
     assert [entry.size for entry in found] == [len(name) for name in names]
 
 
 def test_list_files_says_when_the_folder_is_missing(tree):
     with pytest.raises(StoreError, match=f"{tree}/nope: no such file or folder"):
-        paths.list_files(f"{tree}/nope/*.fits")
+        listing.list_files(f"{tree}/nope/*.fits")
 
 
 def test_keys_are_relative_and_sorted(tree):

@@ -23,6 +23,14 @@ from scalespec.store.spectra import (
 
 N, ROWS, PIXELS = 20, 8, 37
 
+ATTRS = {
+    "survey": "made_up",
+    "wavelength_medium": "vacuum",
+    "frame": "rest",
+    "flux_unit": "relative",
+    "resolving_power": 1800.0,
+}
+
 
 def made_up(n, seed=0):
     """Spectra in the schema, every value different from what an empty store holds."""
@@ -36,7 +44,7 @@ def made_up(n, seed=0):
     for name, (dtype, _, _) in PER_SPECTRUM.items():
         variables[name] = ("spectrum", rng.integers(1, 10_000, n).astype(dtype))
     coords = {"wavelength": 4000.0 + np.arange(PIXELS)}
-    return xr.Dataset(variables, coords, {"wavelength_medium": "vacuum", "step": np.float64(0.1)})
+    return xr.Dataset(variables, coords, {**ATTRS, "step": np.float64(0.1)})
 
 
 @pytest.fixture
@@ -63,7 +71,7 @@ def test_a_round_trip_is_exact(filled):
     for name, variable in spectra.variables.items():
         assert read[name].dtype == variable.dtype
     assert read["flux"].attrs == {"units": "x"}
-    assert read.attrs == {"wavelength_medium": "vacuum", "step": 0.1, "shard_rows": ROWS}
+    assert read.attrs == {**ATTRS, "step": 0.1, "shard_rows": ROWS}
     check_spectra(read)
 
 

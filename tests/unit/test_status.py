@@ -114,11 +114,39 @@ def test_a_finished_run_verifies_and_every_object_is_read(config):
     problems, checked = verify_run(config)
     assert problems == []
     commits = [Ledger(f(config)).commits() for f in (folders.raw_url, folders.spectra_url)]
-    assert checked == sum(len(r.objects) for found in commits for r in found.values())
+    fixed = 0
+    for url in (folders.raw_url(config), folders.spectra_url(config)):
+        arrays = [path.parent for path in Path(url, "spectra.zarr").glob("*/zarr.json")]
+        fixed += 1 + len(arrays) + 1  # group, arrays, and the one chunk of wavelength
+    assert checked == sum(len(r.objects) for found in commits for r in found.values()) + fixed
 
 
 def shard(config, array="flux"):
     return Path(folders.spectra_url(config), "spectra.zarr", array, "c", "1", "0")
+
+
+@pytest.mark.parametrize("key", ["zarr.json", "flux/zarr.json", "wavelength/c/0"])
+def test_verify_reads_what_no_block_writes(config, key):
+    """A changed unit or wavelength would spoil every spectrum, and no commit names it."""
+    target = Path(folders.spectra_url(config), "spectra.zarr", key)
+    whole = target.read_bytes()
+    flip(target, len(whole) // 2)
+    assert any(f"{target} changed since" in line for line in verify_run(config)[0])
+    target.unlink()
+    assert any(f"{target}: not found" in line for line in verify_run(config)[0])
+
+
+def test_clean_takes_what_a_kill_left_half_written_and_lists_nobody_names(config):
+    catalog = Path(folders.raw_url(config), "catalog.parquet#1")
+    catalog.write_bytes(b"half")
+    part = Path(folders.plan_url(config), "inputs", "0123", "000000.parquet")
+    part.parent.mkdir()
+    part.write_bytes(b"of a driver that was killed while it planned")
+    assert clean_run(config, remove=False) == [str(part), str(catalog)]
+    clean_run(config, remove=True)
+    assert not catalog.exists()
+    assert not part.exists()
+    assert verify_run(config)[0] == []
 
 
 def flip(path, place):

@@ -97,13 +97,13 @@ def test_without_room_chunks_are_read_anew_and_are_the_same(url, monkeypatch):
 
 def test_chunks_are_decoded_once(url, monkeypatch):
     reads = []
-    read = training.read_spectra
+    read = training.read_pixels
 
     def counted(url, start, stop, **wanted):
         reads.append(start)
         return read(url, start, stop, **wanted)
 
-    monkeypatch.setattr(training, "read_spectra", counted)
+    monkeypatch.setattr(training, "read_pixels", counted)
     data = data_of(url)
     for epoch in range(3):
         drawn(data, epoch)

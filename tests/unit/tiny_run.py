@@ -20,7 +20,7 @@ from scalespec.stages import folders
 from scalespec.stages.infer import write_labels
 from scalespec.stages.ingest import write_raw
 from scalespec.stages.preprocess import write_preprocessed
-from scalespec.store.ledger import write_json
+from scalespec.stages.segments import Segment, add_segment
 from scalespec.store.model import save_model
 from scalespec.store.spectra import create_spectra
 
@@ -179,7 +179,8 @@ def write_run(root: Path) -> TinyRun:
     pq.write_table(pa.table({"obsid": 2**55 + np.arange(N), **true}), root / "truth.parquet")
     save_model(str(root / "model"), tiny_model())
     config = parse_config(RUN_FILE.format(root=root))
-    write_json(f"{folders.plan_url(config)}/plan.json", {"n": N, "bytes": 1, "sha256": "0"})
+    plan = Segment(0, N, ROWS, folders.entries_of(config), 1, N, "0", "a")
+    add_segment(folders.plan_url(config), 0, plan)
     blocks = plan_blocks(N, ROWS)
     raw, spectra = folders.raw_url(config), folders.spectra_url(config)
     for url in (raw, spectra):
@@ -187,7 +188,7 @@ def write_run(root: Path) -> TinyRun:
         create_spectra(f"{url}/spectra.zarr", template, n_spectrum=N, shard_rows=ROWS)
     for block in blocks:
         made = spectra_block(block, labels)
-        write_raw(block, (made, index_block(block)), raw)
+        write_raw(block, ({"": made}, index_block(block)), raw)
         write_preprocessed(block, made, spectra)
         first, best = folders.first_url(config), folders.best_url(config)
         write_labels(block, first_block(block, labels), first, "first_status")

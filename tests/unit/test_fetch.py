@@ -1,0 +1,57 @@
+"""Many objects at once: in order, with their identity, each with its own error."""
+
+import threading
+
+import pytest
+
+from scalespec.errors import StoreError
+from scalespec.store import fetch, paths
+from scalespec.store.fetch import read_entry
+from scalespec.store.listing import entry
+
+
+def test_a_file_comes_with_what_identifies_it(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")
+    content, found = read_entry(f"{tmp_path}/x")
+    assert content == b"abc"
+    assert found == entry(f"{tmp_path}/x")
+    with pytest.raises(StoreError, match=f"{tmp_path}/y: not found"):
+        read_entry(f"{tmp_path}/y")
+
+
+def test_files_stay_in_order_and_one_that_is_missing_is_its_error(tmp_path):
+    urls = [f"{tmp_path}/{i}" for i in range(50)]
+    for i, url in enumerate(urls):
+        if i != 7:
+            paths.write_bytes(url, b"%d" % i)
+    found = fetch.fetch(urls)
+    assert isinstance(found[7], StoreError)
+    assert "/7: not found" in str(found[7])
+    assert [one[0] for i, one in enumerate(found) if i != 7] == [
+        b"%d" % i for i in range(50) if i != 7
+    ]
+
+
+@pytest.mark.parametrize("in_flight", [1, 5, 64])
+def test_as_many_are_in_flight_as_was_said(tmp_path, monkeypatch, in_flight):
+    urls = [f"{tmp_path}/{i}" for i in range(64)]
+    now, most, lock = 0, 0, threading.Lock()
+    together = threading.Barrier(in_flight)
+
+    def slow(url):
+        nonlocal now, most
+        with lock:
+            now, most = now + 1, max(most, now + 1)
+        if int(url.rpartition("/")[2]) < in_flight:
+            together.wait(10)
+        with lock:
+            now -= 1
+        return b"", None
+
+    monkeypatch.setattr(fetch, "read_entry", slow)
+    fetch.fetch(urls, in_flight)
+    assert most == in_flight
+
+
+def test_nothing_is_fetched_of_nothing():
+    assert fetch.fetch([]) == []
