@@ -12,5 +12,14 @@ _FASTER = {"contract", "reassoc", "arcp", "nsz"}
 
 
 def compiled(function: Function) -> Function:
-    """Return `function` compiled at its first call, and from then on read from numba's cache."""
-    return cast(Function, numba.njit(cache=True, fastmath=_FASTER, nogil=True)(function))
+    """Return `function` compiled at its first call, and from then on read from numba's cache.
+
+    Where no folder can be written to, as in a sealed container, each process compiles for itself.
+    """
+    # Division by 0 is infinity or NaN, as in NumPy: looking out for it would undo vector loops.
+    options = {"fastmath": _FASTER, "error_model": "numpy", "nogil": True}
+    try:
+        made = numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # what numba raises when it finds no place for its cache
+        made = numba.njit(**options)(function)
+    return cast(Function, made)

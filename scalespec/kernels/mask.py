@@ -1,6 +1,7 @@
 """Pixels not to trust: wavelength windows, survey bits, spikes. Wavelengths in vacuum Å."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -44,6 +45,14 @@ LAMOST: Mapping[str, Windows] = {
 """Windows of LAMOST's low-resolution spectra in vacuum Å, by name of their mask bit.
 
 They stand still in the observer's frame: mask before moving spectra to rest.
+"""
+
+APOGEE_BAD = 0x10FF
+"""Bits 0-7 and 12 of APOGEE's PIXMASK: bad pixels of every kind, no sky, and strong sky lines.
+
+The bits: 0 BADPIX, 1 CRPIX, 2 SATPIX, 3 UNFIXABLE, 4 BADDARK, 5 BADFLAT, 6 BADERR, 7 NOSKY, 12
+SIG_SKYLINE; Holtzman et al. 2015, AJ 150, 148. In our own bits (a reader translates): BAD_PIXEL,
+COSMIC_RAY, NO_SKY and BRIGHT_SKY.
 """
 
 FLANK = 3
@@ -209,6 +218,69 @@ def mask_cost(mask: MaskArray) -> FloatArray:
         if present >> number & 1:
             cost[number] = np.count_nonzero(mask & np.uint32(1 << number)) / mask.size
     return cost
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyCost:
+    """What a mask policy takes from spectra.
+
+    Attributes
+    ----------
+    pixels : float
+        Part of the pixels with information that lose it.
+    information : float
+        Part of Σ flux² ivar, that is of the squared signal-to-noise ratio, that goes with them.
+    by_bit, by_bit_alone : (32,) float64
+        Part of the pixels that a bit takes, and that no other bit of the policy would take.
+    """
+
+    pixels: float
+    information: float
+    by_bit: FloatArray
+    by_bit_alone: FloatArray
+
+
+def policy_cost(flux: FloatArray, ivar: FloatArray, mask: MaskArray, bad_bits: int) -> PolicyCost:
+    """Count what `apply_policy` with the same bits would take.
+
+    Parameters
+    ----------
+    flux, ivar : (n_spectrum, n_pixel) float
+        Before the policy.
+    mask : (n_spectrum, n_pixel) uint32
+    bad_bits : int
+        Of the policy.
+
+    Returns
+    -------
+    PolicyCost
+        All zeros where there is no information.
+
+    Raises
+    ------
+    ValueError
+        If bits do not fit 32 bits.
+
+    Examples
+    --------
+    >>> flux, ivar = np.ones((1, 4)), np.array([[1.0, 1.0, 2.0, 0.0]])
+    >>> cost = policy_cost(flux, ivar, np.array([[0, 1, 3, 1]], np.uint32), 1 | 2)
+    >>> round(cost.pixels, 3), cost.information, cost.by_bit_alone[:2].round(3)
+    (0.667, 0.75, array([0.333, 0.   ]))
+    """
+    bits, good = mask & _bits(bad_bits), ivar > 0
+    n = max(int(np.count_nonzero(good)), 1)
+    light = np.where(good, np.where(good, flux, 0).astype(np.float64) ** 2 * ivar, 0)
+    taken = good & (bits != 0)
+    by_bit, alone = np.zeros(32), np.zeros(32)
+    for number in range(32):
+        one = np.uint32(1 << number)
+        if bad_bits >> number & 1:
+            by_bit[number] = np.count_nonzero(good & (bits & one != 0)) / n
+            alone[number] = np.count_nonzero(good & (bits == one)) / n
+    whole = float(light.sum())
+    lost = float(light[taken].sum()) / whole if whole > 0 else 0.0
+    return PolicyCost(int(np.count_nonzero(taken)) / n, lost, by_bit, alone)
 
 
 def _bits(value: int) -> np.uint32:

@@ -7,11 +7,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from scalespec.kernels.lsf import BandOperator, banded
+
 FloatArray: TypeAlias = npt.NDArray[np.floating[Any]]
 Scalar = TypeVar("Scalar", bound=np.generic)
-
-LEAST_COVERAGE = 0.5
-"""An output pixel wants this part of its width under good input pixels."""
 
 
 def shift_pixels(
@@ -67,10 +66,13 @@ class RebinOperator:
         Length that output pixel j and input pixel i share.
     width : (n_out,) float64 [Å]
         Width of the output pixels.
+    band : BandOperator
+        Overlap over width, as it is applied.
     """
 
     overlap: sparse.csr_array
     width: FloatArray
+    band: BandOperator
 
     def apply(self, flux: FloatArray, ivar: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Rebin flux densities and their inverse variances.
@@ -106,19 +108,7 @@ class RebinOperator:
         if flux.shape != ivar.shape or flux.shape[1:] != (self.overlap.shape[1],):
             wanted = f"(n, {self.overlap.shape[1]})"
             raise ValueError(f"operator wants {wanted}, got flux {flux.shape}, ivar {ivar.shape}")
-        overlap = self.overlap.astype(flux.dtype)
-        good = ivar > 0
-        length = overlap @ good.T.astype(flux.dtype)  # (n_out, n_spectrum), as all below
-        weighted = overlap @ np.where(good, flux, 0).T
-        variance = np.where(good, 1 / np.where(good, ivar, 1), 0).astype(flux.dtype)
-        variance = overlap.power(2) @ variance.T
-        use = length >= LEAST_COVERAGE * self.width[:, np.newaxis]
-        flux_out = np.where(use, weighted / np.where(use, length, 1), 0)
-        ivar_out = np.where(use, length**2 / np.where(use, variance, 1), 0)
-        return (
-            np.ascontiguousarray(flux_out.T, dtype=flux.dtype),
-            np.ascontiguousarray(ivar_out.T, dtype=flux.dtype),
-        )
+        return self.band.apply(flux, ivar)
 
 
 def rebin_operator(edges_in: FloatArray, edges_out: FloatArray) -> RebinOperator:
@@ -152,7 +142,8 @@ def rebin_operator(edges_in: FloatArray, edges_out: FloatArray) -> RebinOperator
     overlap = sparse.csr_array(
         (np.diff(breaks)[both], (row[both], column[both])), shape=(n_out, n_in)
     )
-    return RebinOperator(overlap, np.diff(edges_out))
+    width = np.diff(edges_out)
+    return RebinOperator(overlap, width, banded(sparse.diags_array(1 / width) @ overlap))
 
 
 def rebin(

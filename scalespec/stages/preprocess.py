@@ -1,36 +1,38 @@
 """Raw spectra -> masked, rest-frame to the nearest pixel, normalized, on one grid.
 
-The rest frame is reached by whole pixels only: nothing is interpolated, so noise stays white and
-``ivar`` stays true. What is left of the star's velocity, half a pixel at most, is fitted.
+What is done, and in which order, is ``[preprocess] steps``; `steps` has each of them. The rest
+frame is reached by whole pixels only: nothing is interpolated, so noise stays white and ``ivar``
+stays true. What is left of the star's velocity, half a pixel at most, is fitted.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import xarray as xr
 
 from scalespec.config import PreprocessTable, RunConfig
-from scalespec.kernels import mask as masks
-from scalespec.kernels.continuum import SmoothingOperator, gaussian_smoothing, normalize
-from scalespec.kernels.resample import shift_pixels
-from scalespec.kernels.wavelength import pixels_to_velocity, velocity_to_pixels
+from scalespec.errors import ConfigError
 from scalespec.plan import Block, BlockResult, Stage, plan_blocks
-from scalespec.schema import UNREADABLE, MaskBit, SpectrumStatus, status_names
+from scalespec.schema import UNREADABLE, SpectrumStatus, status_names
 from scalespec.stages import folders
+from scalespec.stages.normalizers import said
+from scalespec.stages.regrid import Spectra, Step
+from scalespec.stages.statistics import statistics
+from scalespec.stages.steps import make_step, single
+from scalespec.stages.stores import encoding, make_store
 from scalespec.store import paths
 from scalespec.store.ledger import Ledger, new_attempt
 from scalespec.store.spectra import (
+    arm_names,
     count_spectra,
     create_spectra,
     memory_bytes,
     read_spectra,
     write_spectra,
 )
-
-FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -39,55 +41,52 @@ class Preparation:
 
     Attributes
     ----------
-    start, stop : int
-        Pixels of the raw grid that are kept.
-    windows : (n_raw_pixel,) uint32
-        Mask bits of observed-frame windows: sky lines, arm join, tellurics.
-    smoothing : SmoothingOperator
-        Of the grid that is kept.
+    steps : tuple of Step
+        Operators and masks of these grids within.
     """
 
-    start: int
-    stop: int
-    windows: npt.NDArray[np.uint32]
-    smoothing: SmoothingOperator
+    steps: tuple[Step, ...]
 
 
-def prepare(wavelength: npt.NDArray[np.float64], table: PreprocessTable) -> Preparation:
-    """Build masks and operators for a raw grid.
+def prepare(raw: xr.Dataset | Spectra, table: PreprocessTable, *, seed: int = 1) -> Preparation:
+    """Build masks and operators for spectra like `raw`.
+
+    Parameters
+    ----------
+    raw : xr.Dataset or mapping of str to xr.Dataset
+        Spectra in our schema, any number of rows: grids and attributes count.
+    table : PreprocessTable
+        The ``[preprocess]`` settings.
+    seed : int
+        Of simulated noise.
 
     Raises
     ------
     ValueError
-        If the wavelength limits leave no pixel.
+        If the wavelength limits leave no pixel, or a step cannot be taken with these spectra.
     """
-    start, stop = np.searchsorted(
-        wavelength, [table.wavelength_min_angstrom, table.wavelength_max_angstrom * (1 + 1e-12)]
-    )
-    if stop <= start:
-        raise ValueError(
-            f"no pixel between {table.wavelength_min_angstrom} and "
-            f"{table.wavelength_max_angstrom} Å: the data cover "
-            f"{wavelength[0]:.1f}-{wavelength[-1]:.1f} Å"
-        )
-    bits = np.zeros(wavelength.shape, np.uint32)
-    for name in table.windows:
-        bits[masks.window_mask(wavelength, masks.LAMOST[name])] |= np.uint32(MaskBit[name])
-    kept = wavelength[start:stop]
-    return Preparation(
-        int(start), int(stop), bits, gaussian_smoothing(kept, table.continuum.width_angstrom)
-    )
+    head = {name: group.isel(spectrum=slice(0, 0)) for name, group in _groups(raw).items()}
+    made = []
+    for name in table.steps:
+        step = make_step(name, head, table, seed)
+        head = dict(step(head))
+        made.append(step)
+    return Preparation(tuple(made))
+
+
+def _groups(raw: xr.Dataset | Spectra) -> Spectra:
+    return {"": raw} if isinstance(raw, xr.Dataset) else raw
 
 
 def preprocess_block(
-    raw: xr.Dataset, table: PreprocessTable, preparation: Preparation | None = None
+    raw: xr.Dataset | Spectra, table: PreprocessTable, preparation: Preparation | None = None
 ) -> xr.Dataset:
-    """Mask, shift, cut and normalize spectra.
+    """Mask, shift, cut and normalize spectra, or whatever the table's steps say.
 
     Parameters
     ----------
-    raw : xr.Dataset
-        Spectra in our schema, observed frame, vacuum.
+    raw : xr.Dataset or mapping of str to xr.Dataset
+        Spectra in our schema; of a survey with arms, "" the root and each arm.
     table : PreprocessTable
         The ``[preprocess]`` settings.
     preparation : Preparation, optional
@@ -97,77 +96,39 @@ def preprocess_block(
     -------
     xr.Dataset
         Same rows; ``flux`` in units of the continuum, ``rv_shift`` the velocity taken out.
+
+    Raises
+    ------
+    ValueError
+        As `prepare`.
     """
-    ready = preparation or prepare(raw["wavelength"].to_numpy(), table)
-    step = float(raw.attrs["log10_wavelength_step"])
-    survey_bits = sum(int(MaskBit[name]) for name in table.bad_bits)
-    window_bits = sum(int(MaskBit[name]) for name in table.windows)
-    mask = raw["mask"].to_numpy() | ready.windows
-    ivar, mask = masks.apply_policy(raw["ivar"].to_numpy(), mask, survey_bits, int(MaskBit.POLICY))
-    ivar, mask = masks.apply_policy(ivar, mask, window_bits, 0)  # the windows' own bits say why
-    rv = raw["rv"].to_numpy()
-    pixels = np.rint(velocity_to_pixels(np.nan_to_num(rv), step)).astype(np.int64)
-    cut = slice(ready.start, ready.stop)
-    flux = shift_pixels(raw["flux"].to_numpy(), pixels, 0.0)[:, cut]
-    ivar = shift_pixels(ivar, pixels, 0.0)[:, cut]
-    mask = shift_pixels(mask, pixels, int(MaskBit.EDGE))[:, cut]
-    flux, ivar, mask, continuum = _normalized(flux, ivar, mask, table, ready.smoothing)
-    made = _assembled(raw, cut, pixels, (flux, ivar, mask, continuum))
-    power = table.resolving_power
-    return made.assign_attrs(resolving_power=power) if power else made
+    ready = preparation or prepare(raw, table)
+    spectra = _groups(raw)
+    for step in ready.steps:
+        spectra = step(spectra)
+    return _finished(single(spectra, "the last"), table)
 
 
-def _normalized(
-    flux: FloatArray,
-    ivar: FloatArray,
-    mask: npt.NDArray[np.uint32],
-    table: PreprocessTable,
-    smoothing: SmoothingOperator,
-) -> tuple[FloatArray, FloatArray, npt.NDArray[np.uint32], FloatArray]:
-    """Normalize, mask what sticks out, and normalize those rows again without it."""
-    first = normalize(flux, ivar, smoothing)
-    spikes = masks.spikes(
-        first[0], first[1], threshold_sigma=table.spike_sigma, floor=table.spike_height
-    )
-    mask = np.where(spikes, mask | np.uint32(MaskBit.SPIKE), mask)
-    again = np.flatnonzero(spikes.any(axis=1))
-    cleaned = np.where(spikes[again], np.float32(0), ivar[again])
-    for whole, part in zip(first, normalize(flux[again], cleaned, smoothing), strict=True):
-        whole[again] = part
-    flux, ivar, continuum, bad = first
-    mask = np.where(bad, mask | np.uint32(MaskBit.NO_CONTINUUM), mask)
-    return flux, ivar, mask, continuum
-
-
-def _assembled(
-    raw: xr.Dataset,
-    cut: slice,
-    pixels: npt.NDArray[np.int64],
-    made: tuple[FloatArray, FloatArray, npt.NDArray[np.uint32], FloatArray],
-) -> xr.Dataset:
-    flux, ivar, mask, continuum = made
-    pixel_dims = ("spectrum", "wavelength")
-    status = raw["status"].to_numpy()
+def _finished(spectra: xr.Dataset, table: PreprocessTable) -> xr.Dataset:
+    """Add what every preprocessed store has, whichever steps were taken."""
+    ivar, flux = spectra["ivar"].to_numpy(), spectra["flux"].to_numpy()
+    status = spectra["status"].to_numpy()
     empty = ~np.any(ivar > 0, axis=1) & (status & np.uint32(UNREADABLE) == 0)
     status = np.where(empty, status | np.uint32(SpectrumStatus.NO_PIXELS), status)
-    step = float(raw.attrs["log10_wavelength_step"])
-    data = {
-        "flux": (pixel_dims, flux.astype(np.float32)),
-        "ivar": (pixel_dims, ivar.astype(np.float32)),
-        "mask": (pixel_dims, mask.astype(np.uint32)),
-        "rv_shift": ("spectrum", pixels_to_velocity(pixels, step).astype(np.float32)),
-        "continuum_median": ("spectrum", _median(continuum).astype(np.float32)),
-    }
-    kept = raw.drop_vars(["flux", "ivar", "mask"]).isel(wavelength=cut)
-    made_of = kept.assign(data).assign(status=("spectrum", status.astype(np.uint32)))
-    start = float(np.log10(kept["wavelength"][0])) if kept.sizes["wavelength"] else 0.0
-    return made_of.assign_attrs(
-        frame="rest, to the nearest pixel", flux_unit="continuum", log10_wavelength_start=start
+    zeros = ("spectrum", np.zeros(len(status), np.float32))
+    absent = {n: zeros for n in ("rv_shift", "continuum_median") if n not in spectra}
+    made = spectra.assign(
+        absent
+        | {
+            "flux": (spectra["flux"].dims, np.where(ivar > 0, flux, np.float32(0))),
+            "status": ("spectrum", status.astype(np.uint32)),
+        }
     )
-
-
-def _median(values: FloatArray) -> FloatArray:
-    return np.median(values, axis=1) if values.size else np.zeros(len(values), np.float32)
+    made.attrs.pop("block", None)
+    power = table.resolving_power
+    degraded = {"regrid": table.grid and table.grid.resolving_power, "simulate": True}
+    known = any(degraded.get(step) for step in table.steps)
+    return made.assign_attrs(resolving_power=power) if power and not known else made
 
 
 def write_preprocessed(block: Block, spectra: xr.Dataset, url: str) -> BlockResult:
@@ -182,28 +143,46 @@ def write_preprocessed(block: Block, spectra: xr.Dataset, url: str) -> BlockResu
     return ledger.commit(block, BlockResult(block.size, objects, counts, attempt))
 
 
-def read_raw(block: Block, url: str) -> xr.Dataset:
-    """Read one block of a spectra store into memory."""
-    return read_spectra(url, block.start, block.stop)
+def read_raw(block: Block, url: str) -> Spectra:
+    """Read one block of a spectra store into memory, with its arms if it has any."""
+    spectra = _read(url, block.start, block.stop)
+    return {name: group.assign_attrs(block=block.index) for name, group in spectra.items()}
 
 
-def normalization(table: PreprocessTable) -> dict[str, str | float]:
+def _read(url: str, start: int, stop: int) -> dict[str, xr.Dataset]:
+    arms = {name: read_spectra(paths.join(url, name), start, stop) for name in arm_names(url)}
+    return {"": read_spectra(url, start, stop)} | arms
+
+
+def normalization(table: PreprocessTable) -> dict[str, Any]:
     """Return how spectra are normalized, as models and stores say it."""
-    return {
-        "method": table.continuum.method,
-        "width_angstrom": table.continuum.width_angstrom,
-    }
+    return said(table.continuum) if "normalize" in table.steps else {"method": "none"}
 
 
 def preprocess(config: RunConfig) -> Iterator[Stage]:
     """Make the store of normalized spectra and yield the stage that fills it."""
-    raw = folders.raw_url(config)
-    url = folders.spectra_url(config)
-    yield preprocess_stage(config, paths.join(raw, "spectra.zarr"), url, upstream=raw)
+    table, url = config.preprocess or PreprocessTable(), folders.spectra_url(config)
+    if table.source:
+        stage = preprocess_stage(config, table.source, url)
+        raw = ""
+    else:
+        raw = folders.raw_url(config)
+        there = Ledger(raw).done()
+        blocks = [block for block in folders.planned_blocks(config) if block.index in there]
+        source = paths.join(raw, "spectra.zarr")
+        stage = preprocess_stage(config, source, url, blocks=blocks)
+    yield stage
+    if table.statistics:
+        yield from statistics(config, url, raw, stage.blocks)
 
 
 def preprocess_stage(
-    config: RunConfig, source: str, url: str, *, upstream: str = "", name: str = "preprocess"
+    config: RunConfig,
+    source: str,
+    url: str,
+    *,
+    blocks: Sequence[Block] | None = None,
+    name: str = "preprocess",
 ) -> Stage:
     """Return the stage that preprocesses the spectra store `source` into ``<url>/spectra.zarr``.
 
@@ -214,34 +193,60 @@ def preprocess_stage(
         Spectra store in the raw schema.
     url : str
         Folder of the stage.
-    upstream : str
-        Folder of the stage that made `source`: only the blocks it committed are taken.
+    blocks : sequence of Block, optional
+        Those of the run's plan to take; if not given, all of `source`, whatever the plan.
     name : str
         Of the stage.
+
+    Raises
+    ------
+    ConfigError
+        If the steps cannot be taken with these spectra.
     """
     table = config.preprocess or PreprocessTable()
     size = config.run.spectra_per_block
-    head = read_spectra(source, 0, 0)
-    ready = prepare(head["wavelength"].to_numpy(), table)
-    template = preprocess_block(head, table, ready)
-    template = template.assign_attrs(normalization=normalization(table))
-    target = paths.join(url, "spectra.zarr")
-    n = count_spectra(source)
-    create_spectra(target, template, n_spectrum=n, shard_rows=size)
-    there = Ledger(upstream).done() if upstream else None
-    blocks = [b for b in plan_blocks(n, size) if there is None or b.index in there]
+    head = _read(source, 0, 0)
+    try:
+        template = preprocess_block(head, table, prepare(head, table))
+    except ValueError as error:
+        raise ConfigError(f"{source}: {error}") from error
+    attrs = {"normalization": normalization(table), "steps": list(table.steps)}
+    template, target = (
+        template.assign_attrs(attrs | _kernel(table)),
+        paths.join(url, "spectra.zarr"),
+    )
+    if blocks is None:
+        n, kept = count_spectra(source), encoding(config)
+        create_spectra(target, template, n_spectrum=n, shard_rows=size, encoding=kept)
+        blocks = plan_blocks(n, size)
+    else:
+        make_store(config, target, {"": template})
     return Stage(
         name=name,
         url=url,
-        blocks=blocks,
+        blocks=list(blocks),
         read=partial(read_raw, url=source),
         compute=partial(_compute, table=table),
         write=partial(write_preprocessed, url=url),
         runs_on="dask",
-        setup=partial(prepare, head["wavelength"].to_numpy(), table),
-        memory_bytes=2 * memory_bytes(size, head.sizes["wavelength"]),
+        setup=partial(prepare, head, table, seed=config.run.seed),
+        memory_bytes=2 * memory_bytes(size, _n_pixel(head)),
     )
 
 
-def _compute(ready: Preparation, raw: xr.Dataset, table: PreprocessTable) -> xr.Dataset:
+def _kernel(table: PreprocessTable) -> dict[str, str]:
+    """Say the convention of a Gaussian's width, which papers differ in."""
+    if table.continuum.method != "gaussian" or "normalize" not in table.steps:
+        return {}
+    return {
+        "normalization_kernel": "exp(-d^2 / (2 width_angstrom^2))",
+        "normalization_weights": table.continuum.weights,
+    }
+
+
+def _n_pixel(head: Spectra) -> int:
+    return sum(group["flux"].shape[1] for group in head.values() if "flux" in group)
+
+
+def _compute(ready: Preparation, raw: Spectra, table: PreprocessTable) -> xr.Dataset:
     return preprocess_block(raw, table, ready)

@@ -4,7 +4,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scalespec.kernels.combine import combine_visits, join_arms, touched_bits
 from scalespec.kernels.continuum import gaussian_smoothing, normalize
+from scalespec.kernels.fold import fold, unfold
+from scalespec.kernels.lsf import degrade_operator
 from scalespec.kernels.mask import apply_policy, flag, mask_cost
 from scalespec.kernels.resample import rebin, shift_pixels
 from scalespec.kernels.rv import cross_correlate
@@ -13,6 +16,7 @@ from scalespec.kernels.wavelength import (
     log_grid,
     pixel_edges,
     pixels_to_velocity,
+    resolution_edges,
     vacuum_to_air,
     velocity_to_pixels,
 )
@@ -167,3 +171,79 @@ def test_the_cost_of_a_flag_is_where_it_was_set(seed, bit):
     cost = mask_cost(flag(np.zeros((4, 25), np.uint32), where, 1 << bit))
     assert cost[bit] == where.mean()
     assert cost.sum() == cost[bit]
+
+
+@given(seed=SEEDS, lines=st.integers(1, 9), width=st.integers(1, 9))
+def test_folding_and_unfolding_is_the_identity_and_keeps_neighbors(seed, lines, width):
+    values = np.random.default_rng(seed).random((2, lines * width))
+    np.testing.assert_array_equal(unfold(fold(values, width=width)), values)
+    flat = fold(np.arange(lines * width), width=width)
+    assert np.all(np.abs(np.diff(flat, axis=1)) == 1)
+    steps = flat[1:] - flat[:-1]
+    assert np.all(steps.min(axis=1) == 1)
+
+
+OPERATORS = [
+    degrade_operator(pixel_edges(WAVELENGTH), resolution_edges(*limits, power), 900.0, power)
+    for limits, power in (((5100, 6500), 300.0), ((4500, 7000), 100.0), ((5200, 5600), 850.0))
+]
+
+
+@settings(deadline=None)
+@given(seed=SEEDS, which=st.sampled_from(range(3)), a=st.floats(-3, 3), b=st.floats(-3, 3))
+def test_degrading_is_linear_and_its_adjoint_is_one(seed, which, a, b):
+    operator, rng = OPERATORS[which], np.random.default_rng(seed)
+    x, y = rng.normal(size=(2, 1, 300))
+    z = rng.normal(size=(1, len(operator.first)))
+    both = operator.smooth(a * x + b * y)
+    np.testing.assert_allclose(both, a * operator.smooth(x) + b * operator.smooth(y), atol=1e-12)
+    left, right = np.sum(operator.smooth(x) * z), np.sum(x * operator.adjoint(z))
+    np.testing.assert_allclose(left, right, atol=1e-11)
+
+
+@settings(deadline=None)
+@given(seed=SEEDS, which=st.sampled_from(range(3)), level=st.floats(1e-3, 1e6))
+def test_degrading_keeps_constants_whatever_the_mask(seed, which, level):
+    ivar = make_spectra(seed)[1].astype(np.float64)
+    flux, made = OPERATORS[which].apply(np.full_like(ivar, level), ivar)
+    np.testing.assert_allclose(flux[made > 0], level, rtol=1e-9)
+    assert np.all(flux[made == 0] == 0)
+
+
+@settings(deadline=None)
+@given(seed=SEEDS, order=st.permutations(range(6)), cut=st.integers(0, 6))
+def test_degrading_and_joining_give_the_same_bytes_in_any_order_and_batch(seed, order, cut):
+    flux, ivar = make_spectra(seed, 6)
+    mask = (ivar == 0).astype(np.uint32)
+    edges = resolution_edges(5100, 6500, 300.0)
+    for apply in (
+        lambda f, v, m: OPERATORS[0].apply(f, v),
+        lambda f, v, m: join_arms([(WAVELENGTH, f, v, m)] * 2, edges),
+    ):
+        whole = apply(flux, ivar, mask)
+        for rows in (order[:cut], order[cut:]):
+            part = apply(flux[rows], ivar[rows], mask[rows])
+            for one, other in zip(part, whole, strict=True):
+                np.testing.assert_array_equal(one, other[rows])
+
+
+@given(seed=SEEDS, order=st.permutations(range(6)))
+def test_visits_combine_in_any_order(seed, order):
+    flux, ivar = make_spectra(seed, 6)
+    mask, star = (ivar == 0).astype(np.uint32), np.array([3, 1, 3, 3, 1, 2])
+    whole = combine_visits(flux, ivar, mask, star)
+    other = combine_visits(flux[order], ivar[order], mask[order], star[order])
+    for one, two in zip(whole, other, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-6)  # sums of three in another order
+    alone = whole[3] == 2
+    np.testing.assert_array_equal(whole[0][alone][0], flux[5])
+
+
+@given(seed=SEEDS, edges_out=edges(st.floats(0, 50)))
+def test_bits_touched_are_all_and_only_those_under_a_pixel(seed, edges_out):
+    mask = 1 << np.random.default_rng(seed).integers(0, 31, (1, 50)).astype(np.uint32)
+    own = np.arange(51.0)
+    made = touched_bits(mask, own, edges_out)
+    for j in range(len(edges_out) - 1):
+        under = (own[1:] > edges_out[j]) & (own[:-1] < edges_out[j + 1])
+        assert made[0, j] == np.bitwise_or.reduce(mask[0, under], initial=0)

@@ -3,7 +3,12 @@ import warnings
 import numpy as np
 import pytest
 
-from scalespec.kernels.continuum import gaussian_smoothing, normalize
+from scalespec.kernels.continuum import (
+    gaussian_sigma,
+    gaussian_smoothing,
+    normalize,
+    smoothed_model,
+)
 from scalespec.kernels.wavelength import log_grid
 
 WIDTH = 50.0
@@ -83,11 +88,11 @@ def test_normalize_agrees_with_loops(operator, spectra):
         smoothed = smooth_by_loops(WAVELENGTH, good * flux[row])
         known = coverage >= 0.01 * smooth_by_loops(WAVELENGTH, np.ones(len(WAVELENGTH)))
         np.testing.assert_array_equal(bad[row], ~known)
-        # float32 sums of positive terms, and a few operations after
+        # What knots leave of K's row sum, 1e-7, grows to 1e-5 where 1 % of the kernel is on pixels.
         expected = smoothed[known] / coverage[known]
-        np.testing.assert_allclose(continuum[row, known], expected, rtol=3e-6)
+        np.testing.assert_allclose(continuum[row, known], expected, rtol=1e-5)
         expected = np.where(good > 0, flux[row], 0)[known] / expected
-        np.testing.assert_allclose(flux_norm[row, known], expected, rtol=3e-6)
+        np.testing.assert_allclose(flux_norm[row, known], expected, rtol=1e-5)
         expected = (ivar[row] * continuum[row].astype(float) ** 2)[known]
         np.testing.assert_allclose(ivar_norm[row, known], expected, rtol=1e-6)
 
@@ -203,3 +208,90 @@ def test_smoothing_refuses_settings_that_are_not_positive(setting):
 def test_smoothing_refuses_wavelengths_that_do_not_increase():
     with pytest.raises(ValueError, match="must increase"):
         gaussian_smoothing(WAVELENGTH[::-1], WIDTH)
+
+
+LAMOST = log_grid(3.5682, 1e-4, 3909)
+
+
+def test_by_way_of_knots_the_smoothing_is_the_dense_one():
+    """The acceptance asks for 2e-5 of the dense operator, on the survey's grid and with gaps."""
+    rng = np.random.default_rng(6)
+    operator = gaussian_smoothing(LAMOST, WIDTH)
+    assert operator.to_knots[-1].out_stop < 300  # knots, of 3,909 pixels
+    good = rng.random((8, 3909)) > 0.05
+    good[:, (LAMOST > 5800) & (LAMOST < 6000)] = False
+    flux = 1000 * (1 + 0.3 * np.sin(LAMOST / 700)) * (1 - 0.5 * rng.random((8, 3909)) ** 4)
+    dense = np.exp(-0.5 * (np.subtract.outer(LAMOST, LAMOST) / WIDTH) ** 2)
+    above, below = (good * flux) @ dense, good @ dense
+    _, _, continuum, bad = normalize(flux.astype(np.float32), good.astype(np.float32), operator)
+    assert not bad.any()
+    np.testing.assert_allclose(continuum, above / below, rtol=2e-5)
+
+
+def test_knots_serve_coarse_pixels_by_the_tiles_themselves():
+    coarse = gaussian_smoothing(log_grid(3.6, 5e-3, 60), WIDTH)
+    assert coarse.to_knots == ()
+    values = np.random.default_rng(0).random((2, 60))
+    np.testing.assert_array_equal(coarse.smooth(values), coarse.apply(values))
+
+
+def test_the_way_by_knots_is_linear_and_nearly_symmetric():
+    operator = gaussian_smoothing(LAMOST, WIDTH)
+    x, y = np.random.default_rng(7).random((2, 1, 3909)).astype(np.float32)
+    both = operator.smooth(2 * x + 3 * y)
+    # float32 sums of 400 terms
+    np.testing.assert_allclose(both, 2 * operator.smooth(x) + 3 * operator.smooth(y), rtol=2e-6)
+    assert np.vdot(operator.smooth(x), y) == pytest.approx(np.vdot(x, operator.smooth(y)), rel=1e-6)
+
+
+def test_the_two_conventions_of_a_width():
+    other = gaussian_smoothing(WAVELENGTH, gaussian_sigma(WIDTH, "exp"))
+    kernel = np.exp(-((WAVELENGTH - WAVELENGTH[300]) ** 2) / WIDTH**2)
+    made = other.apply(np.eye(len(WAVELENGTH))[300:301])[0]
+    np.testing.assert_allclose(made, kernel, atol=5e-6)  # what it is where it is cut off
+    with pytest.raises(ValueError, match="'sigma' or 'exp', got 'fwhm'"):
+        gaussian_sigma(WIDTH, "fwhm")
+
+
+def test_ivar_weights_are_a_weighted_mean(operator, spectra):
+    flux, ivar = spectra
+    _, _, continuum, bad = normalize(flux, ivar, operator, weights="ivar")
+    weight = ivar[0].astype(float)
+    expected = smooth_by_loops(WAVELENGTH, weight * flux[0])
+    expected /= smooth_by_loops(WAVELENGTH, weight)
+    np.testing.assert_allclose(continuum[0], expected, rtol=1e-5)
+    by_mask = normalize(flux, ivar, operator)
+    assert np.abs(continuum[0] / by_mask[2][0] - 1).max() > 1e-4
+    np.testing.assert_array_equal(bad, by_mask[3])
+    with pytest.raises(ValueError, match="'mask' or 'ivar', got 'none'"):
+        normalize(flux, ivar, operator, weights="none")
+
+
+def test_a_model_is_normalized_as_data_are_and_its_derivative_with_it(operator):
+    rng = np.random.default_rng(8)
+    lines, more = rng.random((2, 3, len(WAVELENGTH))) ** 4
+    weights = (rng.random(lines.shape) > 0.1).astype(np.float32)
+
+    def flux(a, b):
+        return 1 - 0.5 * a * lines - 0.3 * b * more
+
+    jacobian = np.stack([-0.5 * lines, -0.3 * more], axis=1)
+    made, slope = smoothed_model(flux(1, 1), jacobian, weights, operator)
+    data, _, _, bad = normalize(flux(1, 1).astype(np.float32), weights, operator)
+    use = (weights > 0) & ~bad
+    np.testing.assert_allclose(made[use], data[use], rtol=1e-6)
+    step = 1e-3
+    for k, (a, b) in enumerate(((step, 0), (0, step))):
+        high = smoothed_model(flux(1 + a, 1 + b), jacobian, weights, operator)[0]
+        low = smoothed_model(flux(1 - a, 1 - b), jacobian, weights, operator)[0]
+        # A difference of float32 values near 1, with 1e-6 of the knots, over 2e-3.
+        np.testing.assert_allclose(slope[:, k], (high - low) / (2 * step), atol=1e-3)
+
+
+def test_a_model_without_pixels_is_nothing(operator):
+    one = np.ones((1, len(WAVELENGTH)))
+    made, slope = smoothed_model(one, one[:, np.newaxis], 0 * one, operator)
+    assert not made.any()
+    assert not slope.any()
+    with pytest.raises(ValueError, match="must fit"):
+        smoothed_model(one, one, one, operator)

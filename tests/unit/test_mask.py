@@ -2,11 +2,13 @@ import numpy as np
 import pytest
 
 from scalespec.kernels.mask import (
+    APOGEE_BAD,
     FLANK,
     LAMOST,
     apply_policy,
     flag,
     mask_cost,
+    policy_cost,
     spikes,
     window_mask,
 )
@@ -182,3 +184,35 @@ def test_mask_cost_agrees_with_counting():
 
 def test_mask_cost_of_nothing_is_nothing():
     assert not mask_cost(np.zeros((0, 10), np.uint32)).any()
+
+
+def test_the_apogee_policy_is_that_of_the_oracle():
+    assert sum(1 << bit for bit in (*range(8), 12)) == APOGEE_BAD == 4351
+
+
+def test_cost_of_a_policy_agrees_with_counting():
+    rng = np.random.default_rng(9)
+    mask = np.bitwise_or.reduce(
+        np.where(rng.random((5, 400, 4)) < 0.1, 1 << np.arange(4), 0), axis=2
+    ).astype(np.uint32)
+    ivar = rng.uniform(1, 3, mask.shape) * (rng.random(mask.shape) > 0.2)
+    flux = np.where(ivar > 0, rng.uniform(1, 2, mask.shape), np.nan)
+    cost = policy_cost(flux, ivar, mask, 0b1011)
+    good = ivar > 0
+    kept, _ = apply_policy(ivar, mask, 0b1011, 0)
+    assert cost.pixels == pytest.approx(1 - (kept > 0).sum() / good.sum())
+    before, after = (np.nansum(flux**2 * w) for w in (ivar, kept))
+    assert cost.information == pytest.approx(1 - after / before)
+    for bit in range(4):
+        carries = good & (mask >> bit & 1 > 0)
+        others = mask & (0b1011 & ~(1 << bit)) > 0
+        asked = 0b1011 >> bit & 1
+        assert cost.by_bit[bit] == pytest.approx(asked * carries.sum() / good.sum())
+        assert cost.by_bit_alone[bit] == pytest.approx(
+            asked * (carries & ~others).sum() / good.sum()
+        )
+
+
+def test_a_policy_costs_nothing_where_there_is_nothing():
+    cost = policy_cost(np.full((1, 3), np.nan), np.zeros((1, 3)), np.ones((1, 3), np.uint32), 1)
+    assert cost.pixels == cost.information == 0

@@ -10,7 +10,15 @@ from scalespec.config import IngestTable, PreprocessTable, RunConfig, RunTable
 from scalespec.kernels import mask as masks
 from scalespec.plan import BlockResult, plan_blocks
 from scalespec.schema import C_KMS, PER_SPECTRUM, MaskBit, SpectrumStatus, check_spectra
-from scalespec.stages.preprocess import normalization, prepare, preprocess_block, preprocess_stage
+from scalespec.stages import folders, stores
+from scalespec.stages.preprocess import (
+    normalization,
+    prepare,
+    preprocess,
+    preprocess_block,
+    preprocess_stage,
+)
+from scalespec.stages.segments import Segment
 from scalespec.store.ledger import Ledger
 from scalespec.store.spectra import create_spectra, read_spectra, write_spectra
 from scalespec.surveys.lamost import ATTRS, WAVELENGTH
@@ -51,7 +59,7 @@ def test_the_result_is_a_spectra_dataset_on_the_grid_that_is_kept():
 def test_limits_that_leave_no_pixel_are_refused_with_what_the_data_cover():
     table = PreprocessTable(wavelength_min_angstrom=9500, wavelength_max_angstrom=9900)
     with pytest.raises(ValueError, match=r"between 9500\.0 and 9900\.0 Å.*cover 3700\.0-9099\.\d"):
-        prepare(WAVELENGTH, table)
+        prepare(raw_spectra(1), table)
 
 
 @pytest.mark.parametrize("rv", [0.0, 34.0, 35.0, -120.0, 300.0])
@@ -216,12 +224,19 @@ def test_the_stage_stores_what_the_function_gives(stored, tmp_path):
     assert all(r.counts["OK"] == r.rows for r in commits.values())
 
 
-def test_only_blocks_that_are_committed_upstream_are_taken(stored, tmp_path):
-    config, _, url = stored
-    for index in (0, 2):
-        block = plan_blocks(20, 8)[index]
+def test_only_blocks_that_are_planned_and_committed_upstream_are_taken(
+    stored, tmp_path, monkeypatch
+):
+    config, _, _ = stored
+    blocks = plan_blocks(20, 8)
+    for block in (blocks[0], blocks[2]):
         Ledger(f"{tmp_path}/raw").commit(block, BlockResult(block.size, {}))
-    stage = preprocess_stage(config, url, f"{tmp_path}/out", upstream=f"{tmp_path}/raw")
+    segment = Segment(0, 20, 8, ("*",), 0, 20, "", "")
+    monkeypatch.setattr(folders, "planned_blocks", lambda _: blocks)
+    monkeypatch.setattr(stores, "planned_segments", lambda _: [segment])
+    monkeypatch.setattr(folders, "raw_url", lambda _: f"{tmp_path}/raw")
+    monkeypatch.setattr(folders, "spectra_url", lambda _: f"{tmp_path}/out")
+    (stage,) = preprocess(config)
     assert [block.index for block in stage.blocks] == [0, 2]
 
 

@@ -5,9 +5,12 @@ from scalespec.kernels.wavelength import (
     C_KMS,
     air_to_vacuum,
     doppler_shift,
+    linear_grid,
+    log10_step,
     log_grid,
     pixel_edges,
     pixels_to_velocity,
+    resolution_edges,
     vacuum_to_air,
     velocity_to_pixels,
 )
@@ -138,3 +141,37 @@ def test_pixel_edges_lie_halfway_in_log():
 def test_pixel_edges_refuse_what_is_no_grid(wavelength, message):
     with pytest.raises(ValueError, match=message):
         pixel_edges(np.array(wavelength))
+
+
+def test_a_linear_grid_has_even_steps():
+    grid = linear_grid(4000.0, 1.0, 4096)
+    assert grid[-1] == 8095
+    assert np.all(np.diff(grid) == 1)
+    with pytest.raises(ValueError, match=r"positive start, step and n, got 4000\.0, 0\.0, 5"):
+        linear_grid(4000.0, 0.0, 5)
+
+
+@pytest.mark.parametrize(("n", "pixels"), [(1.0, 143), (2.0, 286)])
+def test_resolution_edges_are_even_parts_of_a_resolution_element(n, pixels):
+    edges = resolution_edges(4000.0, 8177.0, 200.0, pixels_per_fwhm=n)
+    assert len(edges) == pixels + 1
+    assert edges[-1] <= 8177
+    np.testing.assert_allclose(np.log(edges[1:] / edges[:-1]), 1 / (200 * n))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "power"), [(5000, 4000, 200), (4000, 5000, 0), (4000, 4001, 200)]
+)
+def test_resolution_edges_refuse_what_gives_no_pixel(low, high, power):
+    with pytest.raises(ValueError, match=r"want 0 < low|no pixel of"):
+        resolution_edges(low, high, power)
+
+
+def test_a_log_grid_says_its_step_and_another_says_none():
+    assert log10_step(log_grid(3.5682, 1e-4, 3909)) == 1e-4
+    assert log10_step(log_grid(4.179, 6e-6, 8575)) == 6e-6
+    assert log10_step(linear_grid(4000.0, 0.8, 2751)) is None
+    bent = log_grid(3.6, 1e-4, 100)
+    bent[50] *= 1 + 1e-6
+    assert log10_step(bent) is None
+    assert log10_step(np.array([5000.0])) is None

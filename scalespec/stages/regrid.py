@@ -1,0 +1,262 @@
+"""Spectra on other pixels: steps "regrid", which joins arms, and "simulate", a space telescope."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from scalespec.config import GridTable, PreprocessTable
+from scalespec.kernels.combine import merge, regrid, touched_bits
+from scalespec.kernels.lsf import FWHM, BandOperator, degrade_operator
+from scalespec.kernels.slitless import (
+    BANDS,
+    Instrument,
+    noise_at_magnitude,
+    noise_at_snr,
+    observe,
+    order_overlap,
+)
+from scalespec.kernels.wavelength import (
+    linear_grid,
+    log10_step,
+    log_grid,
+    pixel_edges,
+    resolution_edges,
+)
+from scalespec.schema import MaskBit
+
+FloatArray = npt.NDArray[np.float32]
+MaskArray = npt.NDArray[np.uint32]
+Values = npt.NDArray[np.floating[Any]]
+Wavelength = Values
+Spectra = Mapping[str, xr.Dataset]
+Step = Callable[[Spectra], Spectra]
+PIXELS = ("flux", "ivar", "mask")
+NOISE = 11
+"""Kind of random numbers: of the simulated telescope."""
+
+
+def on_grid(
+    spectra: xr.Dataset, wavelength: Wavelength, pixels: tuple[FloatArray, FloatArray, MaskArray]
+) -> xr.Dataset:
+    """Return the spectra on another grid: what depends on pixels is left behind."""
+    kept = spectra.drop_vars(
+        [name for name in spectra.variables if {"wavelength", "pixel"} & set(spectra[name].dims)]
+    )
+    dims = ("spectrum", "wavelength")
+    made = kept.assign(
+        {
+            name: (dims, values.astype(dtype, copy=False))
+            for name, values, dtype in zip(
+                PIXELS, pixels, (np.float32, np.float32, np.uint32), strict=True
+            )
+        }
+    ).assign_coords(wavelength=("wavelength", wavelength))
+    attrs = {k: v for k, v in made.attrs.items() if not str(k).startswith("log10_wavelength")}
+    if (step := log10_step(wavelength)) is not None:
+        start = float(np.log10(wavelength[0]))
+        attrs |= {"log10_wavelength_step": step, "log10_wavelength_start": start}
+    made.attrs = attrs
+    return made
+
+
+@dataclass(frozen=True)
+class Regridding:
+    """How one arm comes to the common pixels."""
+
+    edges: Wavelength
+    operator: BandOperator | None  # None: rebinned as it is
+
+
+def regrid_step(head: Spectra, table: PreprocessTable) -> Step:
+    """Make "regrid": other pixels, a lower resolution, arms joined."""
+    grid = table.grid
+    if grid is None:
+        raise ValueError("preprocess step 'regrid' wants a [preprocess.grid] table")
+    edges, wavelength = grid_pixels(grid)
+    plans = {}
+    for name, group in head.items():
+        if "flux" in group:
+            plans[name] = Regridding(edges, None)
+            if grid.resolving_power is not None:
+                if "wavelength" not in group.dims:
+                    raise ValueError(
+                        "spectra of one grid each cannot be degraded: regrid without R"
+                    )
+                before = resolution(group, wavelength, table)
+                own = pixel_edges(group["wavelength"].to_numpy())
+                operator = degrade_operator(own, edges, before, grid.resolving_power)
+                plans[name] = Regridding(edges, operator)
+    return partial(_regridded, plans=plans, wavelength=wavelength, grid=grid)
+
+
+def grid_pixels(grid: GridTable) -> tuple[Wavelength, Wavelength]:
+    """Return edges and centers of the pixels that a [preprocess.grid] table asks for."""
+    low, high = grid.min_angstrom, grid.max_angstrom
+    if grid.step_log10 is not None:
+        n = int(np.floor(np.log10(high / low) / grid.step_log10 + 1e-6)) + 1
+        centers = log_grid(float(np.log10(low)), grid.step_log10, n)
+    elif grid.step_angstrom is not None:
+        n = int(np.floor((high - low) / grid.step_angstrom + 1e-6)) + 1
+        centers = linear_grid(low, grid.step_angstrom, n)
+        half = grid.step_angstrom / 2
+        return np.append(centers - half, centers[-1] + half), centers
+    else:
+        power = grid.resolving_power or 0.0  # the table has one of the three
+        edges = resolution_edges(low, high, power, pixels_per_fwhm=grid.pixels_per_fwhm)
+        return edges, np.sqrt(edges[:-1] * edges[1:])
+    return pixel_edges(centers), centers
+
+
+def resolution(group: xr.Dataset, wavelength: Wavelength, table: PreprocessTable) -> Wavelength:
+    """Return R of the data at wavelengths: of a line spread common to all, else the nominal one.
+
+    Raises
+    ------
+    ValueError
+        If nothing says what it is.
+    """
+    nominal = table.resolving_power or group.attrs.get("resolving_power")
+    if not nominal:
+        raise ValueError(
+            "the data do not say their resolving power: set preprocess.resolving_power"
+        )
+    power = np.full(len(wavelength), float(nominal))
+    if "lsf_sigma" in group and group["lsf_sigma"].dims == ("lsf_node",):
+        sigma = group["lsf_sigma"].to_numpy()
+        if np.all(sigma > 0) and table.resolving_power is None:
+            nodes = group["lsf_node"].to_numpy()
+            power = wavelength / (FWHM * np.interp(wavelength, nodes, sigma))
+    return power
+
+
+def _regridded(
+    spectra: Spectra, plans: Mapping[str, Regridding], wavelength: Wavelength, grid: GridTable
+) -> Spectra:
+    parts, groups = [], [group for name, group in spectra.items() if name in plans]
+    for name, group in spectra.items():
+        if name in plans:
+            parts.append(_one_regridded(group, plans[name]))
+    flux, ivar, mask = merge(parts, match_levels=grid.match_levels)
+    mask = np.where((ivar <= 0) & (mask == 0), np.uint32(MaskBit.OUTSIDE), mask)
+    root = spectra[""]
+    made = on_grid(root, wavelength, (flux, ivar, mask))
+    power = min(float(group.attrs["resolving_power"]) for group in groups)
+    shared = {k: v for k, v in groups[0].attrs.items() if k in ("frame", "flux_unit")}
+    gone = [name for name in ("lsf_sigma", "lsf_node") if name in made]
+    made = made.drop_vars(gone) if grid.resolving_power or len(groups) > 1 else made
+    made.attrs = {k: v for k, v in made.attrs.items() if k != "arms"} | shared
+    return {"": made.assign_attrs(resolving_power=grid.resolving_power or power)}
+
+
+def _one_regridded(group: xr.Dataset, plan: Regridding) -> tuple[FloatArray, FloatArray, MaskArray]:
+    flux, ivar = group["flux"].to_numpy(), group["ivar"].to_numpy()
+    wavelength, mask = group["wavelength"].to_numpy(), group["mask"].to_numpy()
+    if plan.operator is None:
+        return regrid((wavelength, flux, ivar, mask), plan.edges)
+    flux, ivar = plan.operator.apply(flux, ivar)
+    bits = touched_bits(mask, pixel_edges(wavelength), plan.edges)
+    # Thirty pixels went into each: one bad one among them is no reason for anything.
+    return flux, ivar, np.where(ivar > 0, np.uint32(0), bits)
+
+
+def simulate_step(
+    head: xr.Dataset, table: PreprocessTable, seed: int
+) -> Callable[[xr.Dataset], xr.Dataset]:
+    """Make "simulate": the bands, throughput, orders and noise of a slitless space telescope."""
+    wanted = table.simulate
+    if wanted is None:
+        raise ValueError("preprocess step 'simulate' wants a [preprocess.simulate] table")
+    limits = [BANDS[name] for name in wanted.bands]
+    edges = resolution_edges(
+        min(low for low, _ in limits),
+        max(high for _, high in limits),
+        wanted.resolving_power,
+        pixels_per_fwhm=wanted.pixels_per_fwhm,
+    )
+    wavelength = np.sqrt(edges[:-1] * edges[1:])
+    own = pixel_edges(head["wavelength"].to_numpy())
+    before = resolution(head, wavelength, table)
+    instrument = Instrument(
+        {name: wanted.throughput[name] for name in wanted.bands},
+        exposure_s=wanted.exposure_s,
+        background=wanted.background,
+        second_order=wanted.second_order,
+    )
+    operator = degrade_operator(own, edges, before, wanted.resolving_power)
+    orders = order_overlap(wavelength, instrument) if wanted.second_order else None
+    return partial(
+        _simulated,
+        plan=Regridding(edges, operator),
+        orders=orders,
+        variance=_variance(table, wavelength, instrument),
+        seed=seed,
+        resolving_power=wanted.resolving_power,
+    )
+
+
+Variance = Callable[[Values], Values]
+
+
+def _variance(
+    table: PreprocessTable, wavelength: Wavelength, instrument: Instrument
+) -> Variance | None:
+    wanted = table.simulate
+    if wanted is not None and wanted.snr is not None:
+        return partial(_at_snr, wavelength=wavelength, instrument=instrument, snr=wanted.snr)
+    if wanted is not None and wanted.magnitude is not None:
+        return partial(
+            _at_magnitude, wavelength=wavelength, instrument=instrument, value=wanted.magnitude
+        )
+    return None
+
+
+def _at_snr(flux: Values, wavelength: Wavelength, instrument: Instrument, snr: float) -> Values:
+    return noise_at_snr(flux, wavelength, instrument, snr)
+
+
+def _at_magnitude(
+    flux: Values, wavelength: Wavelength, instrument: Instrument, value: float
+) -> Values:
+    return noise_at_magnitude(flux, wavelength, instrument, value)
+
+
+def _simulated(
+    spectra: xr.Dataset,
+    plan: Regridding,
+    orders: Values | None,
+    variance: Variance | None,
+    seed: int,
+    resolving_power: float,
+) -> xr.Dataset:
+    flux32, ivar32, mask = _one_regridded(spectra, plan)
+    flux: Values = flux32.astype(np.float64)
+    ivar: Values = ivar32.astype(np.float64)
+    if orders is not None:
+        known = ivar > 0
+        noise = np.where(known, 1 / np.where(known, ivar, 1), 0) @ (orders**2).T
+        flux = np.where(known, flux @ orders.T, 0)
+        ivar = np.where(known, 1 / np.where(known, noise, 1), 0)
+    if variance is not None:
+        rng = np.random.default_rng([seed, int(spectra.attrs.get("block", 0)), NOISE])
+        flux, ivar = observe(flux, ivar, variance(flux), rng)
+    mask = np.where((ivar <= 0) & (mask == 0), np.uint32(MaskBit.OUTSIDE), mask)
+    wavelength = np.sqrt(plan.edges[:-1] * plan.edges[1:])
+    made = on_grid(spectra, wavelength, (flux.astype(np.float32), ivar.astype(np.float32), mask))
+    gone = [name for name in ("lsf_sigma", "lsf_node") if name in made]
+    snr = median_snr(flux, ivar)
+    made = made.drop_vars(gone).assign(snr=("spectrum", snr, spectra["snr"].attrs))
+    return made.assign_attrs(resolving_power=resolving_power, instrument="slitless")
+
+
+def median_snr(flux: npt.NDArray[np.floating], ivar: npt.NDArray[np.floating]) -> FloatArray:
+    """Return the median of flux·√ivar over pixels with information, 0 where there are none."""
+    result = np.zeros(len(flux), np.float32)
+    for row in np.flatnonzero((ivar > 0).any(axis=1)):
+        good = ivar[row] > 0
+        result[row] = np.median(flux[row, good] * np.sqrt(ivar[row, good]))
+    return result

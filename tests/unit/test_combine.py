@@ -1,0 +1,126 @@
+"""Arms and visits: against weighted means by loops, and noise drawn."""
+
+import numpy as np
+import pytest
+
+from scalespec.kernels.combine import combine_visits, join_arms, merge, regrid, touched_bits
+from scalespec.kernels.resample import rebin
+from scalespec.kernels.wavelength import linear_grid, log_grid, pixel_edges
+
+BLUE, RED = linear_grid(4000.0, 1.0, 200), linear_grid(4180.0, 1.3, 200)
+EDGES = pixel_edges(log_grid(np.log10(4005.0), 2e-4, 200))
+
+
+def arm(wavelength, n=3, *, level=1.0, seed=0):
+    rng = np.random.default_rng(seed)
+    ivar = rng.uniform(1, 4, (n, len(wavelength))) * (rng.random((n, len(wavelength))) > 0.1)
+    flux = level * (2 + np.sin(wavelength / 30)) + 0 * ivar
+    mask = np.where(ivar > 0, 0, 4).astype(np.uint32)
+    return wavelength, flux, ivar / level**2, mask
+
+
+def test_regrid_is_rebinning_and_keeps_every_bit_it_touches():
+    wavelength, flux, ivar, mask = arm(BLUE)
+    made = regrid((wavelength, flux, ivar, mask), EDGES)
+    expected = rebin(flux, ivar, pixel_edges(wavelength), EDGES)
+    for one, other in zip(made[:2], expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)  # float32 of float64
+    edges = pixel_edges(wavelength)
+    for j in range(0, len(EDGES) - 1, 17):
+        under = (edges[1:] > EDGES[j]) & (edges[:-1] < EDGES[j + 1])
+        bits = [np.bitwise_or.reduce(mask[row, under], initial=0) for row in range(3)]
+        assert made[2][:, j].tolist() == bits
+
+
+def test_rows_may_have_wavelengths_of_their_own():
+    one, other = arm(BLUE, 1), arm(BLUE + 0.4, 1)
+    zeros = np.zeros((1, 200))
+    empty = (zeros, zeros, zeros, zeros.astype(np.uint32))
+    stacked = tuple(
+        np.concatenate([np.atleast_2d(a), np.atleast_2d(b), c])
+        for a, b, c in zip(one, other, empty, strict=True)
+    )
+    made = regrid(stacked, EDGES)
+    for row, single in enumerate((one, other)):
+        for whole, part in zip(made, regrid(single, EDGES), strict=True):
+            np.testing.assert_array_equal(whole[row], part[0])
+    assert not made[1][2].any()  # the row without spectrum
+
+
+def test_arms_join_to_the_weighted_mean_where_they_overlap():
+    parts = [regrid(a, EDGES) for a in (arm(BLUE), arm(RED, seed=1))]
+    flux, ivar, _ = join_arms([arm(BLUE), arm(RED, seed=1)], EDGES)
+    for row in range(3):
+        for j in range(len(EDGES) - 1):
+            weights = [float(part[1][row, j]) for part in parts]
+            values = [float(part[0][row, j]) for part in parts]
+            total = sum(weights)
+            mean = np.dot(weights, values) / total if total else 0.0
+            assert ivar[row, j] == pytest.approx(total, rel=1e-6)
+            assert flux[row, j] == pytest.approx(mean, rel=1e-6)
+    both = (parts[0][1] > 0) & (parts[1][1] > 0)
+    assert both.any()
+
+
+def test_levels_are_matched_where_arms_overlap_and_only_if_asked():
+    arms = [arm(BLUE), arm(RED, level=1.5, seed=1)]
+    truth = join_arms([arm(BLUE), arm(RED, seed=1)], EDGES)
+    matched = join_arms(arms, EDGES, match_levels=True)
+    # The ratio is of means over some twenty pixels of two samplings of a sine.
+    np.testing.assert_allclose(matched[0], truth[0], rtol=3e-3)
+    assert np.abs(join_arms(arms, EDGES)[0] - truth[0]).max() > 0.3
+
+
+def test_where_one_arm_has_weight_the_other_ones_bits_do_not_speak():
+    flux, ivar = np.ones((1, 2)), np.array([[1.0, 0.0]])
+    good, bad = np.zeros((1, 2), np.uint32), np.full((1, 2), 8, np.uint32)
+    _, _, mask = merge([(flux, ivar, good), (flux, 0 * ivar, bad)])
+    assert mask.tolist() == [[0, 8]]
+
+
+def test_arms_of_other_spectra_are_refused():
+    with pytest.raises(ValueError, match=r"arms of the same spectra, got \[3, 2\] rows"):
+        join_arms([arm(BLUE), arm(RED, 2)], EDGES)
+    with pytest.raises(ValueError, match="arms of the same spectra"):
+        join_arms([], EDGES)
+
+
+def test_visits_combine_by_weight_and_their_error_is_true():
+    rng = np.random.default_rng(5)
+    sigma = rng.uniform(0.5, 2, 4)
+    star = np.repeat(np.arange(3000), 4)
+    noise = rng.normal(size=(12_000, 5)) * np.tile(sigma, 3000)[:, np.newaxis]
+    ivar = np.repeat(np.tile(sigma**-2, 3000)[:, np.newaxis], 5, axis=1)
+    flux, made, _, names = combine_visits(1 + noise, ivar, np.zeros(noise.shape, np.uint32), star)
+    assert names.tolist() == list(range(3000))
+    # At 5 sigma next to nothing is clipped.
+    assert np.isclose(made, np.sum(sigma**-2), rtol=1e-6).mean() > 0.9999
+    # A scatter of 15,000 values has an error of 0.6 %; four of those.
+    assert ((flux - 1) * np.sqrt(made)).std() == pytest.approx(1, abs=0.025)
+
+
+def test_what_one_visit_alone_shows_is_left_out():
+    flux = np.ones((4, 6))
+    flux[2, 3] = 50.0
+    made, ivar, _, _ = combine_visits(
+        flux, np.full((4, 6), 100.0), np.zeros((4, 6), np.uint32), np.zeros(4, np.int64)
+    )
+    np.testing.assert_allclose(made, 1)
+    assert ivar[0, 3] == 300
+
+
+def test_bits_that_all_visits_share_stay():
+    mask = np.array([[1, 3], [2, 3]], np.uint32)
+    _, ivar, made, _ = combine_visits(np.ones((2, 2)), np.zeros((2, 2)), mask, np.array([7, 7]))
+    assert made.tolist() == [[0, 3]]
+    assert not ivar.any()
+
+
+def test_visits_refuse_shapes_that_differ():
+    with pytest.raises(ValueError, match="must fit"):
+        combine_visits(np.ones((2, 2)), np.ones((2, 2)), np.ones((2, 2), np.uint32), np.array([1]))
+
+
+def test_bits_beyond_the_input_are_none():
+    mask = np.ones((1, 3), np.uint32)
+    assert touched_bits(mask, np.arange(4.0), np.array([5.0, 6.0])).tolist() == [[0]]
