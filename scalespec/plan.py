@@ -10,10 +10,10 @@ class Block:
     """Half-open range along one axis: the unit of work, of writing and of resuming.
 
     The axis is the spectra of a store (most stages), its pixels (training The Cannon) or nested
-    HEALPix cells of one order (crossmatch).
+    HEALPix cells of one order, or rows of a label catalog (crossmatch).
     """
 
-    axis: Literal["spectrum", "pixel", "healpix"]
+    axis: Literal["spectrum", "pixel", "healpix", "row"]
     index: int
     start: int
     stop: int
@@ -25,7 +25,7 @@ class Block:
 
 
 def plan_blocks(
-    n: int, size: int, *, axis: Literal["spectrum", "pixel", "healpix"] = "spectrum"
+    n: int, size: int, *, axis: Literal["spectrum", "pixel", "healpix", "row"] = "spectrum"
 ) -> list[Block]:
     """Cut ``[0, n)`` into blocks of `size`; the last one may be shorter.
 

@@ -1,19 +1,17 @@
 """Which rows of two tables are one star: positions in degrees (ICRS), separations in arcseconds."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial import cKDTree
 
-from scalespec.kernels.sky import ARCSEC, moved_vectors, separation_arcsec, unit_vectors
-from scalespec.kernels.where import as_text
+from scalespec.kernels.cubes import pairs_within
+from scalespec.kernels.ids import identifiers
+from scalespec.kernels.sky import moved_vectors, separation_arcsec, unit_vectors
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-
-_LARGEST_EXACT = 2**53  # whole numbers up to here survive float64
 
 
 @dataclass(frozen=True)
@@ -62,6 +60,23 @@ class Motion:
     left_epoch: npt.ArrayLike
 
 
+@dataclass(frozen=True)
+class Brightness:
+    """What it takes to leave out pairs of different brightness.
+
+    Attributes
+    ----------
+    left, right : (n_left,), (n_right,) float [mag]
+        Magnitudes in bands near to each other; NaN contradicts nothing.
+    tolerance : float [mag]
+        Greatest difference of a pair.
+    """
+
+    left: npt.ArrayLike
+    right: npt.ArrayLike
+    tolerance: float
+
+
 def match_sky(
     left_ra: npt.ArrayLike,
     left_dec: npt.ArrayLike,
@@ -71,6 +86,7 @@ def match_sky(
     radius_arcsec: float,
     right_key: npt.ArrayLike | None = None,
     motion: Motion | None = None,
+    brightness: Brightness | None = None,
 ) -> Pairs:
     """Find all pairs within a radius on the sky.
 
@@ -89,6 +105,8 @@ def match_sky(
         What orders right rows of equal separation (a source id); the row number by default.
     motion : Motion, optional
         Compare each pair at the left row's epoch, by the right row's proper motion.
+    brightness : Brightness, optional
+        Pairs that differ by more in magnitude are no candidates.
 
     Returns
     -------
@@ -110,7 +128,7 @@ def match_sky(
     left_xyz = unit_vectors(left_ra, left_dec)
     if motion is None:
         right_xyz = unit_vectors(right_ra, right_dec)
-        left, right = _within(left_xyz, right_xyz, radius_arcsec)
+        left, right = pairs_within(left_xyz, right_xyz, radius_arcsec)
         separation = separation_arcsec(left_xyz[left], right_xyz[right])
     else:
         track = _track(right_ra, right_dec, motion)
@@ -118,6 +136,9 @@ def match_sky(
         left, right = _within_reach(left_xyz, left_epoch, track, radius_arcsec)
         separation = separation_arcsec(left_xyz[left], _at_epoch(track[:, right], left_epoch[left]))
     near = separation <= radius_arcsec
+    if brightness is not None:
+        left_mag, right_mag = (np.asarray(m, float) for m in (brightness.left, brightness.right))
+        near &= ~(np.abs(left_mag[left] - right_mag[right]) > brightness.tolerance)
     return _ranked(left[near], right[near], separation[near], right_key)
 
 
@@ -150,8 +171,8 @@ def match_ids(
     >>> pairs.left, pairs.right, pairs.rank
     (array([0, 0, 2]), array([1, 3, 0]), array([0, 1, 0], dtype=int32))
     """
-    left_value, left_known = _identifiers(left_id)
-    right_value, right_known = _identifiers(right_id)
+    left_value, left_known = identifiers(left_id)
+    right_value, right_known = identifiers(right_id)
     both = left_known.any() and right_known.any()
     if both and left_value.dtype.kind != right_value.dtype.kind:
         raise ValueError(
@@ -171,6 +192,21 @@ def match_ids(
     return replace(pairs, separation_arcsec=np.full(len(left), np.nan))
 
 
+def select_pairs(pairs: Pairs, mode: Literal["best", "all", "mutual"]) -> Pairs:
+    """Keep each left row's nearest, only those that are each other's nearest, or all.
+
+    Examples
+    --------
+    >>> pairs = match_ids([7, 7], [7, 7])
+    >>> [len(select_pairs(pairs, mode).left) for mode in ("best", "all", "mutual")]
+    [2, 4, 1]
+    """
+    chosen = {"best": pairs.rank == 0, "mutual": pairs.mutual}.get(mode)
+    if chosen is None:
+        return pairs
+    return Pairs(**{field.name: getattr(pairs, field.name)[chosen] for field in fields(Pairs)})
+
+
 def best_pairs(pairs: Pairs) -> Pairs:
     """Keep each left row's nearest.
 
@@ -179,8 +215,7 @@ def best_pairs(pairs: Pairs) -> Pairs:
     >>> best_pairs(match_ids([7], [7, 7])).right
     array([0])
     """
-    best = pairs.rank == 0
-    return Pairs(**{field.name: getattr(pairs, field.name)[best] for field in fields(Pairs)})
+    return select_pairs(pairs, "best")
 
 
 def split_by_star(
@@ -227,26 +262,10 @@ def split_by_star(
             f"a star id is an integer >= 0, got {ids.dtype} with a least value of {ids.min()}: "
             "give stars without one an id of their own"
         )
-    key = _splitmix64(np.array([seed % 2**64], dtype=np.uint64))
-    mixed = _splitmix64(ids.astype(np.uint64) ^ key)
+    key = splitmix64(np.array([seed % 2**64], dtype=np.uint64))
+    mixed = splitmix64(ids.astype(np.uint64) ^ key)
     uniform = (mixed >> np.uint64(11)) * 2.0**-53
     return np.searchsorted(np.cumsum(fractions[:2]), uniform, side="right").astype(np.uint8)
-
-
-def _within(
-    left_xyz: FloatArray, right_xyz: FloatArray, radius_arcsec: float
-) -> tuple[IntArray, IntArray]:
-    """All pairs within the radius and a hair more, in no order."""
-    left = np.flatnonzero(np.isfinite(left_xyz).all(axis=1))
-    right = np.flatnonzero(np.isfinite(right_xyz).all(axis=1))
-    # a hair more: the separation settles which pairs are in, not rounding inside the tree
-    chord = 2.0 * np.sin(min(radius_arcsec * ARCSEC / 2.0, np.pi / 2)) * (1 + 1e-9) + 1e-14
-    trees = [
-        cKDTree(points, leafsize=32, balanced_tree=False, compact_nodes=False)
-        for points in (left_xyz[left], right_xyz[right])
-    ]
-    found = trees[0].sparse_distance_matrix(trees[1], chord, output_type="ndarray")
-    return left[found["i"]], right[found["j"]]
 
 
 def _track(ra: npt.ArrayLike, dec: npt.ArrayLike, motion: Motion) -> FloatArray:
@@ -276,61 +295,65 @@ def _within_reach(
     right_xyz = _at_epoch(track, middle)
     fast = reach > radius_arcsec  # apart, so that one fast star does not widen the search for all
     found = []
-    for rows in (np.flatnonzero(~fast), np.flatnonzero(fast)):
+    for rows in filter(len, (np.flatnonzero(~fast), np.flatnonzero(fast))):
         furthest = radius_arcsec + reach[rows].max(initial=0.0)
-        left, near = _within(left_xyz, right_xyz[rows], furthest)
+        left, near = pairs_within(left_xyz, right_xyz[rows], furthest)
         found.append((left, rows[near]))
-    return np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found])
+    none = np.zeros(0, np.int64)
+    return np.concatenate([none, *(f[0] for f in found)]), np.concatenate(
+        [none, *(f[1] for f in found)]
+    )
 
 
 def _ranked(
     left: IntArray, right: IntArray, separation: FloatArray, right_key: npt.ArrayLike | None
 ) -> Pairs:
     """Put pairs in order and count them."""
-    tie = right
-    if right_key is not None:
-        tie = np.unique(np.asarray(right_key)[right], return_inverse=True)[1]
-    order = np.lexsort((right, tie, separation, left))
+    order = np.argsort(left, kind="stable")
     left, right, separation = left[order], right[order], separation[order]
     start = _group_starts(left)
     count = np.diff(start, append=len(left))
+    size = np.repeat(count, count)
+    several = np.flatnonzero(size > 1)  # most rows have one candidate: only the others need order
+    tie = right[several]
+    if right_key is not None:
+        tie = np.unique(np.asarray(right_key)[tie], return_inverse=True)[1]
+    inside = several[np.lexsort((right[several], tie, separation[several], left[several]))]
+    right[several], separation[several] = right[inside], separation[inside]
     rank = np.arange(len(left)) - np.repeat(start, count)
-    by_right = np.lexsort((separation, right))  # stable: ties stay in the order of left rows
-    mutual = np.zeros(len(left), dtype=np.bool_)
-    mutual[by_right[_group_starts(right[by_right])]] = True
     return Pairs(
         left=left,
         right=right,
         separation_arcsec=separation,
         rank=rank.astype(np.int32),
-        n_candidates=np.repeat(count, count).astype(np.int32),
-        mutual=mutual & (rank == 0),
+        n_candidates=size.astype(np.int32),
+        mutual=_nearest_of_right(right, separation) & (rank == 0),
     )
+
+
+def _nearest_of_right(right: IntArray, separation: FloatArray) -> npt.NDArray[np.bool_]:
+    """Whether a pair, of those ordered by left row, is its right row's nearest."""
+    nearest = np.ones(len(right), dtype=np.bool_)
+    shared = np.flatnonzero(np.bincount(right)[right] > 1) if len(right) else right
+    order = shared[np.lexsort((separation[shared], right[shared]))]  # stable: ties by left row
+    nearest[shared] = False
+    nearest[order[_group_starts(right[order])]] = True
+    return nearest
 
 
 def _group_starts(ordered: IntArray) -> IntArray:
     return np.flatnonzero(np.diff(ordered, prepend=-1))
 
 
-def _identifiers(values: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-    """Ids as int64 or str, and which of them are ids at all."""
-    ids = np.asarray(values)
-    if ids.dtype.kind == "f":
-        whole = np.isnan(ids) | ((ids == np.floor(ids)) & (np.abs(ids) <= _LARGEST_EXACT))
-        if not whole.all():
-            raise ValueError(f"{ids[~whole][0]} is no exact id: read the column as int64 or string")
-        ids = np.where(np.isnan(ids), -1, ids)
-    if ids.dtype.kind in "fiu":
-        if ids.size and ids.max() > np.iinfo(np.int64).max:
-            raise ValueError(f"an id must fit in int64, got {ids.max()}")
-        ids = ids.astype(np.int64)
-        return ids, ids >= 0
-    text = np.strings.strip(as_text(ids))
-    return text, text != ""
+def splitmix64(state: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Return the output of the generator splitmix64 in each state: a hash of 64 bits.
 
-
-def _splitmix64(state: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Output of the generator in that state; wraps around 2**64 on purpose."""
+    Examples
+    --------
+    >>> splitmix64(np.array([1234567], np.uint64))
+    array([6457827717110365317], dtype=uint64)
+    """
+    # wraps around 2**64 on purpose
     z = state + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

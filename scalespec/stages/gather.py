@@ -4,50 +4,60 @@ Labelled stars are few and scattered through a survey's store; learning reads th
 """
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from scalespec.config import RunConfig
+from scalespec.config import MATCH_NAMES, RunConfig
 from scalespec.plan import Block, BlockResult, Stage, plan_blocks
 from scalespec.stages import folders
+from scalespec.stages.stores import encoding
+from scalespec.stages.training_set import (
+    check_library,
+    features_stage,
+    read_chosen,
+    training_rows,
+)
 from scalespec.store import paths
 from scalespec.store.ledger import Ledger, new_attempt
-from scalespec.store.spectra import (
-    create_spectra,
-    memory_bytes,
-    read_rows,
-    read_spectra,
-    write_spectra,
-)
-
-OWN_COLUMNS = frozenset(
-    ("row", "obsid", "star", "split", "separation_arcsec", "rank", "n_candidates", "by_id")
-)
-"""Columns of a table of matches that are no labels."""
+from scalespec.store.spectra import create_spectra, memory_bytes, read_spectra, write_spectra
 
 
 def gather(config: RunConfig, name: str) -> Iterator[Stage]:
-    """Yield the stage that writes the matched spectra and their labels side by side."""
+    """Yield the stages that write the matched spectra and their labels side by side.
+
+    Where the table asks for a training set of its own, ``selection.parquet`` beside the store says
+    what became of each row, and why.
+    """
+    table = (config.crossmatch or {})[name].training
     matches_url, spectra = folders.matches_url(config, name), folders.spectra_url(config)
     source = paths.join(spectra, "spectra.zarr")
     size = config.run.spectra_per_block
-    read = partial(_matches_of, url=matches_url, blocks=Ledger(spectra).done(), block_rows=size)
-    matches = read()
+    matches = _matches_of(matches_url, Ledger(spectra).done(), size)
     if matches.empty or not label_columns(matches):
         return
     url = folders.training_url(config, name)
+    if table.outlier_sigma:
+        yield features_stage(name, paths.join(url, "features"), (source, matches, size))
+    rows_url = paths.join(url, "selection.parquet")
+    chosen = training_rows(matches, label_columns(matches), table, paths.join(url, "features"))
+    paths.write_bytes(rows_url, chosen.to_parquet(index=False))
+    head = read_spectra(source, 0, 0)
+    if table.library:
+        check_library(head, table.library)
     target = paths.join(url, "train.zarr")
-    template = training_block(read_spectra(source, 0, 0), matches.iloc[:0])
-    create_spectra(target, template, n_spectrum=len(matches), shard_rows=size)
+    template = training_block(head, chosen.iloc[:0])
+    create_spectra(
+        target, template, n_spectrum=len(chosen), shard_rows=size, encoding=encoding(config)
+    )
     yield Stage(
         name=f"{name} train.zarr",
         url=url,
-        blocks=plan_blocks(len(matches), size),
-        read=partial(_read_matched, source=source, matches=read),
+        blocks=plan_blocks(len(chosen), size),
+        read=partial(_read_chosen, source=source, library=table.library, rows_url=rows_url),
         compute=_gathered,
         write=partial(_write_training, url=url),
         runs_on="dask",
@@ -63,7 +73,7 @@ def read_matches(url: str) -> pd.DataFrame:
 
 def label_columns(matches: pd.DataFrame) -> list[str]:
     """Return the numeric label columns of a table of matches, without their errors."""
-    numeric = [c for c in matches if c not in OWN_COLUMNS and matches[c].dtype.kind in "iuf"]
+    numeric = [c for c in matches if c not in MATCH_NAMES and matches[c].dtype.kind in "iuf"]
     return [str(c) for c in numeric if not str(c).endswith("_err")]
 
 
@@ -87,11 +97,11 @@ def _matches_of(url: str, blocks: set[int], block_rows: int) -> pd.DataFrame:
     return matches[(matches["row"] // block_rows).isin(blocks)]
 
 
-def _read_matched(
-    block: Block, source: str, matches: Callable[[], pd.DataFrame]
+def _read_chosen(
+    block: Block, source: str, library: str, rows_url: str
 ) -> tuple[xr.Dataset, pd.DataFrame]:
-    part = matches().iloc[block.start : block.stop]
-    return read_rows(source, part["row"].to_numpy()), part
+    rows = pd.read_parquet(io.BytesIO(paths.read_bytes(rows_url))).iloc[block.start : block.stop]
+    return read_chosen(rows, source, library), rows
 
 
 def _gathered(_: None, read: tuple[xr.Dataset, pd.DataFrame]) -> xr.Dataset:
@@ -105,6 +115,6 @@ def _write_training(block: Block, training: xr.Dataset, url: str) -> BlockResult
     hashes = write_spectra(paths.join(url, "train.zarr"), block, training)
     objects = {f"train.zarr/{key}": value for key, value in hashes.items()}
     names, n = np.unique(training["split"].to_numpy(), return_counts=True)
-    parts = ("train", "validation", "test")
+    parts = ("train", "validation", "test", "left out")
     counts = {parts[int(i)]: int(k) for i, k in zip(names, n, strict=True)}
     return ledger.commit(block, BlockResult(block.size, objects, counts, new_attempt()))

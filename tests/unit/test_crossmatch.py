@@ -8,67 +8,79 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from scalespec.config import CrossmatchTable, IngestTable, RunConfig, RunTable
+from scalespec.config import IngestTable, RunConfig, RunTable, parse_config
 from scalespec.errors import ConfigError, StageError
 from scalespec.kernels.sky import healpix_nested
 from scalespec.kernels.where import where
-from scalespec.plan import BlockResult, plan_blocks
+from scalespec.plan import plan_blocks
 from scalespec.schema import PER_SPECTRUM
-from scalespec.stages import folders
-from scalespec.stages.crossmatch import (
-    CELL_ORDER,
-    Spectra,
-    combine_matches,
-    crossmatch,
-    match_block,
-    no_matches,
-    partition_catalog,
-    read_catalog,
-    read_left,
-    star_hash,
-)
+from scalespec.stages import folders, partitions
+from scalespec.stages.crossmatch import crossmatch, spectra_rows
 from scalespec.stages.gather import read_matches
 from scalespec.stages.infer import match_columns
 from scalespec.stages.ingest import write_raw
+from scalespec.stages.partitions import CELL_ORDER
+from scalespec.stages.segments import Segment, add_segment
 from scalespec.store import paths
-from scalespec.store.ledger import Ledger, write_json
+from scalespec.store.ledger import Ledger
 from scalespec.store.spectra import create_spectra
 from scalespec.store.tables import write_table
 
 ARCSEC = 1 / 3600
 RADIUS = 3.0
+ROWS = 4
+N = 12
+SPECTRA = {"ra": np.arange(N) * 10.0, "dec": np.zeros(N), "obsid": np.arange(N) + 500}
+
+
+def raw_block(block, spectra):
+    rows = slice(block.start, block.stop)
+    columns = {
+        name: np.full(block.size, unknown, dtype)
+        for name, (dtype, unknown, _) in PER_SPECTRUM.items()
+    }
+    columns |= {name: values[rows] for name, values in spectra.items() if name in PER_SPECTRUM}
+    pixels = np.zeros((block.size, 2), np.float32)
+    data = {name: ("spectrum", values) for name, values in columns.items()}
+    data |= {"flux": (("spectrum", "wavelength"), pixels)}
+    files = [f"plate/spec-{row}.fits.gz" for row in range(block.start, block.stop)]
+    index = {name: v[rows] for name, v in spectra.items() if name not in PER_SPECTRUM}
+    return xr.Dataset(data), pd.DataFrame({"file": files} | index)
 
 
 @pytest.fixture
-def table_of(tmp_path):
-    """A function that writes a label catalog and returns the table of a run file for it."""
+def config_of(tmp_path):
+    """A function that stores raw spectra and a catalog, and returns a run that matches them."""
 
-    def write(catalog, /, **table):
+    def make(catalog, /, *, spectra=SPECTRA, attrs=None, seed=1, rows=ROWS, **table):
         url = str(tmp_path / "labels.parquet")
         write_table(url, catalog)
-        return CrossmatchTable(catalog=url, **table)
+        run = {"name": "t", "workspace": str(tmp_path / "work"), "spectra_per_block": rows}
+        config = RunConfig(
+            run=RunTable(**run, seed=seed),
+            ingest=IngestTable(files="*"),
+            crossmatch={"apogee": {"catalog": url, **table}},
+        )
+        n = len(spectra["ra"])
+        add_segment(folders.plan_url(config), 0, Segment(0, n, rows, ("*",), 1, n, "0", "a"))
+        raw = folders.raw_url(config)
+        blocks = plan_blocks(n, rows)
+        template = raw_block(blocks[0], spectra)[0].assign_attrs(attrs or {})
+        create_spectra(f"{raw}/spectra.zarr", template, n_spectrum=n, shard_rows=rows)
+        for block in blocks:
+            made, index = raw_block(block, spectra)
+            write_raw(block, ({"": made.assign_attrs(attrs or {})}, index), raw)
+        return config
 
-    return write
+    return make
 
 
-@pytest.fixture
-def cut(tmp_path):
-    """A function that cuts a catalog into cells and returns their folder."""
-
-    def write(table):
-        folder = tmp_path / "cells"
-        folder.mkdir()
-        for name, data in partition_catalog(table).items():
-            (folder / name).write_bytes(data)
-        return str(folder)
-
-    return write
-
-
-def spectra_of(**columns):
-    """Spectra whose rows in the store begin at 100."""
-    n = len(columns["ra"])
-    return Spectra(np.arange(100, 100 + n), {"obsid": np.arange(n), **columns})
+def matched(tiny, config, table="matches"):
+    tiny.run_stage(crossmatch(config))
+    url = folders.matches_url(config, "apogee")
+    if table == "matches":
+        return read_matches(url)
+    return pd.read_parquet(io.BytesIO(paths.read_bytes(f"{url}/{table}.parquet")))
 
 
 def seen(ra, dec, pmra, pmdec, years):
@@ -103,7 +115,7 @@ def edge_places(n, rng):
 
 
 @pytest.fixture
-def sky(table_of):
+def sky():
     """Stars at cell edges, at RA 0 and at the poles, some fast, each with a neighbor; spectra."""
     rng = np.random.default_rng(3)
     edge = edge_places(60, rng)
@@ -121,21 +133,24 @@ def sky(table_of):
         "pmdec": pmdec,
         "teff": rng.normal(5e3, 1e2, 320),
     }
-    table = table_of(catalog, pmra="pmra", pmdec="pmdec", columns={"teff": "teff"})
     year = rng.uniform(2011, 2024, len(ra))
     offset = rng.uniform(0, 1.5 * RADIUS, len(ra)) * 1000  # some lie outside the radius
     tilt = rng.uniform(0, 2 * np.pi, len(ra))
     there = on_sky(seen(ra, dec, pmra, pmdec, year - 2016))
     shown = on_sky(seen(*there, offset * np.cos(tilt), offset * np.sin(tilt), 1.0))
     mjd = 51544.5 + 365.25 * (year - 2000)
-    return table, catalog, spectra_of(ra=shown[0], dec=shown[1], mjd=mjd)
+    spectra = {"ra": shown[0], "dec": shown[1], "mjd": mjd, "obsid": np.arange(len(ra))}
+    return catalog, spectra
+
+
+MOVING = {"pmra": "pmra", "pmdec": "pmdec", "columns": {"teff": "teff"}, "rows": 100}
 
 
 def brute_force(catalog, spectra):
     """(spectrum, star) angles [arcsec] at each spectrum's time, one by one."""
     place = [catalog[name] for name in ("ra", "dec", "pmra", "pmdec")]
     angles = []
-    for ra, dec, mjd in zip(*(spectra.columns[n] for n in ("ra", "dec", "mjd")), strict=True):
+    for ra, dec, mjd in zip(*(spectra[n] for n in ("ra", "dec", "mjd")), strict=True):
         years = 2000 + (mjd - 51544.5) / 365.25 - 2016 if mjd > 0 else 0.0
         me = seen(np.array([ra]), np.array([dec]), 0, 0, 0)
         chord = np.linalg.norm(seen(*place, years) - me, axis=0)
@@ -143,204 +158,211 @@ def brute_force(catalog, spectra):
     return np.array(angles)
 
 
-def test_the_matches_are_those_of_brute_force(sky, cut):
-    table, catalog, spectra = sky
+@pytest.mark.parametrize("partition", [150, 1 << 17])
+def test_the_matches_are_those_of_brute_force(sky, config_of, tiny, partition, monkeypatch):
+    monkeypatch.setattr(partitions, "ROWS_PER_PARTITION", partition)  # many, and one
+    catalog, spectra = sky
     angles = brute_force(catalog, spectra)
-    found = match_block(spectra, cut(table), table)
+    found = matched(tiny, config_of(catalog, spectra=spectra, **MOVING))
     near = angles <= RADIUS
     rows = np.flatnonzero(near.any(axis=1))
     assert 150 < len(rows) < 310  # neither all nor none
-    np.testing.assert_array_equal(found["row"], 100 + rows)
+    np.testing.assert_array_equal(found["row"], rows)
     np.testing.assert_array_equal(found["teff"], catalog["teff"][angles.argmin(axis=1)[rows]])
     np.testing.assert_array_equal(found["n_candidates"], near.sum(axis=1)[rows])
     # angles from float64 chords, stored as float32
     np.testing.assert_allclose(found["separation_arcsec"], angles.min(axis=1)[rows], atol=1e-6)
 
 
+@pytest.mark.parametrize("partition", [150, 1 << 17])
+def test_mutual_matches_are_those_of_brute_force(sky, config_of, tiny, partition, monkeypatch):
+    monkeypatch.setattr(partitions, "ROWS_PER_PARTITION", partition)
+    catalog, spectra = sky
+    spectra = {name: np.concatenate([v, v[::3]]) for name, v in spectra.items()}
+    angles = brute_force(catalog, spectra)
+    found = matched(tiny, config_of(catalog, spectra=spectra, mode="mutual", **MOVING))
+    best = angles.argmin(axis=1)
+    mutual = (angles.argmin(axis=0)[best] == np.arange(len(best))) & (angles.min(axis=1) <= RADIUS)
+    assert 100 < mutual.sum() < (angles.min(axis=1) <= RADIUS).sum() - 50
+    np.testing.assert_array_equal(found["row"], np.flatnonzero(mutual))
+    np.testing.assert_array_equal(found["teff"], catalog["teff"][best[mutual]])
+
+
+def test_all_candidates_stand_beside_the_best(sky, config_of, tiny):
+    catalog, spectra = sky
+    angles = brute_force(catalog, spectra)
+    config = config_of(catalog, spectra=spectra, mode="all", **MOVING)
+    pairs = matched(tiny, config, "pairs")
+    row, right = np.nonzero(angles <= RADIUS)
+    order = np.lexsort((angles[row, right], row))
+    np.testing.assert_array_equal(pairs["row"], row[order])
+    np.testing.assert_array_equal(pairs["right"], right[order])
+    best = read_matches(folders.matches_url(config, "apogee"))
+    assert not best["row"].duplicated().any()
+    assert (best["rank"] == 0).all()
+
+
 def test_that_sky_has_matches_across_cell_edges_and_ra_0(sky):
-    _, catalog, spectra = sky
+    catalog, spectra = sky
     angles = brute_force(catalog, spectra)
     pairs = np.argwhere(angles <= RADIUS).T
     cells = [
         healpix_nested(where_["ra"][i], where_["dec"][i], CELL_ORDER)
-        for where_, i in zip((spectra.columns, catalog), pairs, strict=True)
+        for where_, i in zip((spectra, catalog), pairs, strict=True)
     ]
     assert np.sum(cells[0] != cells[1]) > 10
-    assert np.sum(np.abs(spectra.columns["ra"][pairs[0]] - catalog["ra"][pairs[1]]) > 359) > 3
+    assert np.sum(np.abs(spectra["ra"][pairs[0]] - catalog["ra"][pairs[1]]) > 359) > 3
 
 
-def test_spectra_without_a_date_see_stars_where_the_catalog_has_them(sky, cut):
-    table, catalog, _ = sky
-    undated = spectra_of(ra=catalog["ra"], dec=catalog["dec"], mjd=np.full(320, np.nan))
-    found = match_block(undated, cut(table), table)
+def at(catalog, **more):
+    """Spectra at the places of a catalog's stars."""
+    n = len(catalog["ra"])
+    return {"ra": catalog["ra"], "dec": catalog["dec"], "obsid": np.arange(n), **more}
+
+
+def test_spectra_without_a_date_see_stars_where_the_catalog_has_them(sky, config_of, tiny):
+    catalog, _ = sky
+    found = matched(tiny, config_of(catalog, spectra=at(catalog), **MOVING))
     np.testing.assert_array_equal(found["teff"], catalog["teff"])
     np.testing.assert_allclose(found["separation_arcsec"], 0, atol=1e-9)
 
 
-def test_a_star_with_one_known_motion_is_followed_across_an_edge(table_of, cut):
+def mjd_of(year, n):
+    return np.full(n, 51544.5 + 365.25 * (year - 2000))
+
+
+@pytest.mark.parametrize("epoch", [2016.0, "when"])
+def test_a_star_with_one_known_motion_is_followed_across_an_edge(config_of, tiny, epoch):
     ra, dec = edge_places(20, np.random.default_rng(1))
     ra = ra - 25 * ARCSEC / np.cos(np.radians(dec))  # beyond what is near the edge anyway
     pm = np.full(20, 3500.0)
-    catalog = {"ra": ra, "dec": dec, "pmra": pm, "pmdec": pm * np.nan}
-    table = table_of(catalog, pmra="pmra", pmdec="pmdec")
+    catalog = {"ra": ra, "dec": dec, "pmra": pm, "pmdec": pm * np.nan, "when": np.full(20, 2016.0)}
     there = on_sky(seen(ra, dec, pm, 0, 10.0))
-    mjd = np.full(20, 51544.5 + 365.25 * 26)
-    assert len(match_block(spectra_of(ra=there[0], dec=there[1], mjd=mjd), cut(table), table)) == 20
+    spectra = at({"ra": there[0], "dec": there[1]}, mjd=mjd_of(2026, 20))
+    config = config_of(catalog, spectra=spectra, pmra="pmra", pmdec="pmdec", epoch=epoch)
+    assert len(matched(tiny, config)) == 20
 
 
-def test_a_sentinel_is_no_motion(table_of, cut):
-    columns = {"ra": np.array([10.0]), "dec": np.array([0.0]), "pm": np.array([-9999.99], "f4")}
-    table = table_of(columns, pmra="pm", pmdec="pm")
-    spectra = spectra_of(ra=np.array([10.0]), dec=np.array([0.0]), mjd=np.array([60000.0]))
-    assert len(match_block(spectra, cut(table), table)) == 1
+@pytest.mark.parametrize("motion", [-9999.99, 99_999.0])
+def test_a_sentinel_is_no_motion(config_of, tiny, motion):
+    columns = {"ra": np.array([10.0]), "dec": np.array([0.0]), "pm": np.array([motion], "f4")}
+    config = config_of(columns, spectra=at(columns, mjd=np.array([6e4])), pmra="pm", pmdec="pm")
+    assert len(matched(tiny, config)) == 1
 
 
 IDS = {"ra": np.array([10.0, 20.0, 30.0, 30.0]), "dec": np.zeros(4), "id": np.array([7, 8, 9, 9])}
+GAIA = {"key": {"source_id": "id"}, "key_kind": "gaia_dr3"}
 
 
 @pytest.fixture
-def by_id(table_of, cut):
-    table = table_of(IDS, key={"source_id": "id"}, columns={"place": "ra"})
+def by_id(config_of, tiny):
     ra = np.array([20.0, 20.0, 5.0, 30.0])  # the first one's id says 7, its place 8
-    ids = np.array([7, -1, -1, 9])
-    spectra = spectra_of(ra=ra, dec=np.zeros(4), mjd=np.full(4, np.nan), source_id=ids)
-    return match_block(spectra, cut(table), table).set_index("row")
+    spectra = at({"ra": ra, "dec": np.zeros(4)}, source_id=np.array([7, -1, -1, 9]))
+    config = config_of(IDS, spectra=spectra, columns={"place": "ra"}, **GAIA)
+    return matched(tiny, config).set_index("row")
 
 
 def test_an_id_goes_before_the_sky(by_id):
-    assert by_id.loc[100, "place"] == 10
-    assert by_id.loc[100, "by_id"]
-    assert np.isnan(by_id.loc[100, "separation_arcsec"])
+    assert by_id.loc[0, "place"] == 10
+    assert by_id.loc[0, "by_id"]
+    assert np.isnan(by_id.loc[0, "separation_arcsec"])
 
 
 def test_the_sky_is_for_rows_that_no_id_joined(by_id):
-    assert by_id.loc[101, "place"] == 20
-    assert not by_id.loc[101, "by_id"]
-    assert by_id.loc[101, "separation_arcsec"] == 0
-    assert 102 not in by_id.index
+    assert by_id.loc[1, "place"] == 20
+    assert not by_id.loc[1, "by_id"]
+    assert by_id.loc[1, "separation_arcsec"] == 0
+    assert 2 not in by_id.index
 
 
 def test_of_two_rows_of_one_id_the_catalogs_first_is_taken(by_id):
-    assert by_id.loc[103, "n_candidates"] == 2
-    assert by_id.loc[103, "rank"] == 0
+    assert by_id.loc[3, "n_candidates"] == 2
+    assert by_id.loc[3, "rank"] == 0
 
 
-def test_a_catalog_without_positions_joins_by_id_alone(table_of, cut):
-    table = table_of({"id": np.array(["a", "b"]), "t": np.array([1.0, 2.0])},
-                     ra="", dec="", key={"name": "id"}, columns={"teff": "t"})  # fmt: skip
-    spectra = spectra_of(ra=np.zeros(2), dec=np.zeros(2), mjd=np.zeros(2), name=np.array(["b", ""]))
-    found = match_block(spectra, cut(table), table)
-    assert found[["row", "teff", "by_id"]].to_numpy().tolist() == [[100, 2.0, True]]
+def test_ids_join_over_many_partitions_with_all_their_bits(config_of, tiny, monkeypatch):
+    monkeypatch.setattr(partitions, "ROWS_PER_PARTITION", 300)
+    ids = 4 * 10**18 + np.random.default_rng(0).permutation(1000)
+    catalog = {"id": ids, "t": np.arange(1000.0)}
+    spectra = at({"ra": np.zeros(600), "dec": np.zeros(600)}, source_id=np.sort(ids)[:600])
+    config = config_of(
+        catalog, spectra=spectra, rows=200, ra="", dec="", columns={"teff": "t"}, **GAIA
+    )
+    found = matched(tiny, config)
+    np.testing.assert_array_equal(ids[found["teff"].astype(int)], np.sort(ids)[:600])
 
 
-@pytest.mark.parametrize(
-    ("values", "known"),
-    [
-        (np.array([5000, -9999.99], np.float32), [5000, np.nan]),  # APOGEE's, in its own precision
-        (np.array([5000, -9999.99], np.float64), [5000, np.nan]),
-        (np.array([5000, -9999], np.int16), [5000, np.nan]),
-        (np.array([np.nan, -9998.0], np.float32), [np.nan, -9998]),  # near is not equal
-    ],
-)
-def test_sentinels_become_nan(values, known, table_of):
-    table = table_of({"ra": np.zeros(2), "dec": np.zeros(2), "x": values}, columns={"teff": "x"})
-    np.testing.assert_array_equal(read_catalog(table)["teff"], known)
+def test_2mass_ids_join_whatever_stands_before_their_digits(config_of, tiny):
+    catalog = {"id": np.array(["2M00003119+1516179", "AP00003119+1516180"]), "t": np.ones(2)}
+    spectra = at(
+        {"ra": np.zeros(2), "dec": np.zeros(2)},
+        designation=np.array(["J00003119+1516179", "J00003119+1516180"]),
+    )
+    config = config_of(
+        catalog, spectra=spectra, ra="", dec="", key={"designation": "id"}, key_kind="twomass"
+    )
+    assert matched(tiny, config)["row"].tolist() == [0]
 
 
-def test_strings_are_taken_over_as_they_are(table_of):
-    columns = {"ra": np.zeros(2), "dec": np.zeros(2), "x": np.array(["2M01", ""])}
-    assert read_catalog(table_of(columns, columns={"name": "x"}))["name"].tolist() == ["2M01", ""]
+def test_gaia_ids_of_two_releases_are_never_joined(config_of):
+    config = config_of(IDS, attrs={"source_id_kind": "gaia_dr2"}, **GAIA)
+    message = r"crossmatch\.apogee: the survey's source_id is gaia_dr2, 'id' is gaia_dr3: .* never"
+    with pytest.raises(ConfigError, match=message):
+        next(crossmatch(config))
 
 
-def test_where_excludes_rows_and_the_others_keep_their_numbers(table_of):
-    columns = {"ra": np.arange(4.0), "dec": np.zeros(4), "flag": np.array([0, 4, 1, 6])}
-    catalog = read_catalog(table_of(columns, where="flag & 4 == 0"))
-    assert catalog["right"].tolist() == [0, 2]
-    assert catalog["ra"].tolist() == [0, 2]
+def test_a_gaia_id_that_went_through_float64_is_refused(config_of, tiny):
+    config = config_of(IDS | {"id": np.array([4e18, 5.0, 6.0, 7.0])}, **GAIA)
+    with pytest.raises(ConfigError, match=r"labels.parquet: key \['id'\]: 4e\+18 is no exact id"):
+        tiny.run_stage(crossmatch(config))
 
 
-def test_a_column_of_vectors_is_refused_by_name(table_of):
-    columns = {"ra": np.zeros(2), "dec": np.zeros(2), "PARAM": np.zeros((2, 7))}
-    with pytest.raises(ConfigError, match=r"labels\.parquet: \['PARAM'\] hold several numbers"):
-        read_catalog(table_of(columns, columns={"teff": "PARAM"}))
+def test_candidates_of_another_brightness_are_left_out(config_of, tiny):
+    catalog = {"ra": np.array([10.0, 10 + 1.5 * ARCSEC, 50.0]), "dec": np.zeros(3)}
+    catalog |= {"g": np.array([9.0, 15.2, np.nan]), "t": np.arange(3.0)}
+    spectra = at({"ra": np.array([10.0, 10.0, 50.0]), "dec": np.zeros(3)})
+    spectra["mag_g"] = np.array([15.0, np.nan, 8.0])
+    magnitude = {"ours": "mag_g", "theirs": "g", "tolerance": 1.0}
+    table = {"columns": {"teff": "t"}, "magnitude": magnitude}
+    found = matched(tiny, config_of(catalog, spectra=spectra, **table)).set_index("row")
+    assert found["teff"].tolist() == [1, 0, 2]  # the bright neighbor; unknown ones rule out nothing
+    assert found["n_candidates"].tolist() == [1, 2, 1]
 
 
-def test_a_stars_hash_does_not_depend_on_order_or_company():
-    ids = np.array([f"2M{i % 40:04d}" for i in range(100)])
-    order = np.random.default_rng(0).permutation(100)
-    np.testing.assert_array_equal(star_hash(ids)[order], star_hash(ids[order]))
-    np.testing.assert_array_equal(star_hash(ids[:3]), star_hash(ids)[:3])
-    assert len(set(star_hash(ids))) == 40
-    assert star_hash(ids).min() >= 0
+def test_ties_go_by_the_stars_id_and_not_by_the_catalogs_order(config_of, tiny):
+    for order in ([0, 1, 2], [2, 1, 0]):
+        catalog = {"ra": np.full(3, 10.0), "dec": np.zeros(3), "id": np.array(["c", "a", "b"])}
+        catalog = {name: values[order] for name, values in catalog.items()}
+        spectra = at({"ra": np.array([10.0]), "dec": np.zeros(1)})
+        config = config_of(catalog, spectra=spectra, star_id="id", columns={"name": "id"})
+        assert matched(tiny, config)["name"].tolist() == ["a"]
 
 
-@pytest.mark.parametrize(
-    ("ids", "stars"),
-    [
-        (np.array(["a", "b", "a", "", ""]), 4),
-        (np.array([5, 6, 5, -1, -1]), 4),
-        (np.array([5, 6, 5, np.nan, np.nan]), 4),
-        (None, 5),  # a row is a star
-    ],
-)
-def test_rows_without_an_id_are_stars_of_their_own(ids, stars, table_of):
-    columns = {"ra": np.zeros(5), "dec": np.zeros(5)} | ({} if ids is None else {"id": ids})
-    catalog = read_catalog(table_of(columns, star_id="" if ids is None else "id"))
-    assert catalog["star"].nunique() == stars
-    assert (catalog["star"][0] == catalog["star"][2]) == (ids is not None)
+def test_spectra_of_one_star_are_grouped_the_best_first(config_of, tiny):
+    spectra = at({"ra": np.array([10.0, 20, 10, 10, 50]), "dec": np.zeros(5)})
+    spectra["snr"] = np.array([5, 9, 30, 30, 2], np.float32)
+    config = config_of(CATALOG, spectra=spectra, columns={"snr": "t"})  # a label of that name, too
+    found = matched(tiny, config, "repeats")
+    assert found["row"].tolist() == [2, 3, 0]  # equal S/N: by row
+    assert found["star_rank"].tolist() == [0, 1, 2]
+    assert found["n_spectra"].tolist() == [3, 3, 3]
+    assert found["star"].nunique() == 1
 
 
-def test_an_empty_catalog_has_no_cells_and_all_its_columns(table_of, cut):
-    columns = {"ra": np.zeros(2), "dec": np.zeros(2), "t": np.ones(2), "n": np.array(["a", "b"])}
-    table = table_of(columns, columns={"teff": "t", "name": "n"}, where="t > 1")
-    assert list(partition_catalog(table)) == ["none.parquet"]
-    spectra = spectra_of(ra=np.zeros(2), dec=np.zeros(2), mjd=np.zeros(2))
-    found = match_block(spectra, cut(table), table)
-    assert len(found) == 0
-    assert {"row", "obsid", "star", "separation_arcsec", "teff", "name"} <= set(found)
+def test_blocks_that_come_later_are_matched_and_the_others_stay(config_of, tiny):
+    config = config_of(CATALOG, **LABELS)
+    url = f"{folders.raw_url(config)}/commits/000002.json"
+    commit = paths.read_bytes(url)
+    paths.delete(url)
+    assert matched(tiny, config)["row"].tolist() == [1, 2, 5]
+    before = Ledger(folders.matches_url(config, "apogee")).commits()
+    paths.write_bytes(url, commit)
+    assert matched(tiny, config)["row"].tolist() == [1, 2, 5, 9]
+    after = Ledger(folders.matches_url(config, "apogee")).commits()
+    assert {i: after[i] for i in before} == before
 
 
 # The stage, on a store of 12 spectra in 3 blocks.
-
-N, ROWS = 12, 4
-SPECTRA = {"ra": np.arange(N) * 10.0, "dec": np.zeros(N), "obsid": np.arange(N) + 500}
-
-
-def raw_block(block):
-    rows = slice(block.start, block.stop)
-    columns = {
-        name: np.full(block.size, unknown, dtype)
-        for name, (dtype, unknown, _) in PER_SPECTRUM.items()
-    }
-    columns |= {name: values[rows] for name, values in SPECTRA.items()}
-    pixels = np.zeros((block.size, 8), np.float32)
-    data = {name: ("spectrum", values) for name, values in columns.items()}
-    data |= {"flux": (("spectrum", "wavelength"), pixels)}
-    files = [f"plate/spec-{row}.fits.gz" for row in range(block.start, block.stop)]
-    return xr.Dataset(data), pd.DataFrame({"file": files})
-
-
-@pytest.fixture
-def config_of(tmp_path, table_of):
-    """A function that returns a run whose raw spectra are stored, and a catalog to match."""
-
-    def make(catalog, /, *, seed=1, **table):
-        crossmatched = {"apogee": table_of(catalog, **table)}
-        run = RunTable(
-            name="t", workspace=str(tmp_path / "work"), spectra_per_block=ROWS, seed=seed
-        )
-        config = RunConfig(run=run, ingest=IngestTable(files="*"), crossmatch=crossmatched)
-        write_json(f"{folders.plan_url(config)}/plan.json", {"n": N, "bytes": 1, "sha256": "0"})
-        url = folders.raw_url(config)
-        blocks = plan_blocks(N, ROWS)
-        template, _ = raw_block(blocks[0])
-        create_spectra(f"{url}/spectra.zarr", template, n_spectrum=N, shard_rows=ROWS)
-        for block in blocks:
-            write_raw(block, raw_block(block), url)
-        return config
-
-    return make
-
 
 CATALOG = {
     "ra": np.array([90.0, 10.0, 20.0, 50.0]),
@@ -350,11 +372,6 @@ CATALOG = {
 }
 LABELS = {"columns": {"teff": "t"}, "star_id": "id"}
 FAR = CATALOG | {"dec": np.full(4, 45.0)}
-
-
-def matched(tiny, config):
-    tiny.run_stage(crossmatch(config))
-    return read_matches(folders.matches_url(config, "apogee"))
 
 
 def test_all_blocks_matches_are_one_table_in_the_stores_order(tiny, config_of):
@@ -401,7 +418,7 @@ def test_a_key_that_we_do_not_have_is_refused_with_those_there_are(config_of):
     config = config_of(CATALOG, key={"gaia": "id"})
     table = config.crossmatch["apogee"]
     with pytest.raises(ConfigError, match=r"'gaia' is no column of ours; there are .*'source_id'"):
-        read_left(plan_blocks(N, ROWS)[0], folders.raw_url(config), table)
+        spectra_rows(plan_blocks(N, ROWS)[0], folders.raw_url(config), table)
 
 
 def test_blocks_that_were_not_ingested_are_left_out(tiny, config_of):
@@ -426,53 +443,34 @@ def test_matching_again_changes_nothing(tiny, config_of):
     assert paths.list_keys(url) == keys
 
 
-def test_without_one_block_matched_there_is_an_empty_table(config_of):
+def test_without_one_block_ingested_there_is_nothing_to_match(config_of):
     config = config_of(CATALOG, **LABELS)
-    cells = next(crossmatch(config))
-    cells.write(cells.blocks[0], cells.compute(None, None))
-    url = folders.matches_url(config, "apogee")
-    combine_matches(url, 1)
-    assert list(read_matches(url)) == [*no_matches(cells.url), "split"]
+    for index in range(3):
+        paths.delete(f"{folders.raw_url(config)}/commits/{index:06d}.json")
+    steps = crossmatch(config)
+    next(steps)
+    with pytest.raises(StageError, match="not one block of spectra"):
+        next(steps)
 
 
 def test_a_catalog_that_cannot_be_cut_stops_the_verb_before_it_matches_nothing(config_of):
     steps = crossmatch(config_of(CATALOG, columns={"teff": "TEFF"}))
-    cells = next(steps)
-    Ledger(cells.url).record_failure(cells.blocks[0], "StoreError: no column 'TEFF'")
+    catalog = next(steps)
+    Ledger(catalog.url).record_failure(catalog.blocks[0], "StoreError: no column 'TEFF'")
     with pytest.raises(StageError, match=r"apogee: .*no column 'TEFF'.*--retry-failed"):
         next(steps)
 
 
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        ({"columns": {"row": "t"}}, r"crossmatch\.apogee\.columns: \['row'\] are names of ours"),
-        ({"columns": {"ra": "t"}}, r"\['ra'\] are names of ours"),
-        ({"key": {"obsid": "t", "name": "id"}}, r"apogee\.key: one id joins, got \['name', 'obs"),
-    ],
-)
-def test_a_table_that_cannot_be_meant_is_refused_before_work_begins(table, message, config_of):
-    with pytest.raises(ConfigError, match=message):
-        next(crossmatch(config_of(CATALOG, **table)))
-
-
-def test_stages_travel_to_other_processes(config_of):
+def test_stages_travel_to_other_processes_and_a_block_that_stands_is_not_written_again(config_of):
     steps = crossmatch(config_of(CATALOG, **LABELS))
-    cells = pickle.loads(pickle.dumps(next(steps)))
-    result = cells.write(cells.blocks[0], cells.compute(None, cells.read(cells.blocks[0])))
-    assert result.counts == {"cells": len(result.objects)}
-    match = pickle.loads(pickle.dumps(next(steps)))
-    assert [block.size for block in match.blocks] == [ROWS] * 3
-
-
-def test_a_block_that_stands_is_not_written_again(config_of):
-    steps = crossmatch(config_of(CATALOG, **LABELS))
-    cells = next(steps)
-    cells.write(cells.blocks[0], cells.compute(None, None))
-    match = next(steps)
-    block = match.blocks[0]
-    standing = Ledger(match.url).commit(block, BlockResult(4, {"parts/x": "0"}, {}, "x"))
-    assert match.write(block, match.compute(None, match.read(block))) == standing
+    names = []
+    for stage in steps:
+        there = pickle.loads(pickle.dumps(stage))
+        names.append(there.name)
+        for block in there.blocks:
+            standing = there.write(block, there.compute(None, there.read(block)))
+            assert there.write(block, there.compute(None, there.read(block))) == standing
+    assert names == ["apogee catalog", "apogee spectra", "apogee pairs", "match apogee"]
 
 
 def test_parts_are_parquet_with_their_checksum(tiny, config_of):
@@ -484,3 +482,24 @@ def test_parts_are_parquet_with_their_checksum(tiny, config_of):
         data = paths.read_bytes(f"{url}/{key}")
         assert paths.sha256(data) == checksum
         assert "teff" in pd.read_parquet(io.BytesIO(data))
+
+
+def test_a_table_of_the_run_file_is_read_as_it_is_written():
+    text = """
+[run]
+name = "a"
+workspace = "w"
+[ingest]
+files = "*"
+[crossmatch.galah]
+catalog = "galah.fits"
+key = { source_id = "gaiadr3_source_id" }
+key_kind = "gaia_dr3"
+columns = { c_fe = "C_fe", c_fe_err = "e_C_fe" }
+units = { ra = "hourangle" }
+mode = "mutual"
+magnitude = { ours = "mag_g", theirs = "phot_g_mean_mag" }
+training = { flatten = 100, outlier_sigma = 5 }
+"""
+    table = parse_config(text).crossmatch["galah"]
+    assert (table.mode, table.magnitude.tolerance, table.training.flatten) == ("mutual", 2.0, 100)

@@ -3,15 +3,20 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.spatial import cKDTree
 
+from scalespec.kernels.cubes import pairs_within
+from scalespec.kernels.ids import twomass_ids
 from scalespec.kernels.match import (
+    Brightness,
     Motion,
     best_pairs,
     match_ids,
     match_sky,
+    select_pairs,
     split_by_star,
 )
-from scalespec.kernels.sky import propagate
+from scalespec.kernels.sky import propagate, unit_vectors
 
 RADIUS = 3.0
 
@@ -305,3 +310,83 @@ def test_split_can_give_all_to_one_part(fractions, part):
 def test_split_refuses_what_it_cannot_deal(ids, fractions, message):
     with pytest.raises(ValueError, match=message):
         split_by_star(ids, fractions=fractions, seed=1)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("radius", [0.01, 1.0, 60.0, 7200.0, 300_000.0])
+def test_pairs_within_are_those_of_a_tree(radius, swapped):
+    rng = np.random.default_rng(7)
+    ra, dec = 200 + rng.normal(0, 2e-3 * radius, 300), -89 + rng.normal(0, 5e-4 * radius, 300) % 90
+    left, right = unit_vectors(ra, np.clip(dec, -90, 90)), unit_vectors(ra[:200], dec[:200] + 1e-4)
+    sides = (right, left) if swapped else (left, right)
+    chord = 2 * np.sin(np.radians(radius / 3600) / 2)
+    pairs = cKDTree(sides[0]).sparse_distance_matrix(
+        cKDTree(sides[1]), chord, output_type="ndarray"
+    )
+    found = set(zip(*(x.tolist() for x in pairs_within(*sides, radius)), strict=True))
+    edge = set(zip(*(x.tolist() for x in pairs_within(*sides, radius * (1 + 1e-8))), strict=True))
+    true = set(zip(pairs["i"].tolist(), pairs["j"].tolist(), strict=True))
+    assert len(true) > 50 or radius < 1
+    assert true <= edge
+    assert found - true <= edge - set(zip(*(
+        x.tolist() for x in pairs_within(*sides, radius * (1 - 1e-8))), strict=True))  # fmt: skip
+
+
+def test_pairs_are_found_once_however_many_are_looked_at_together(monkeypatch):
+    rng = np.random.default_rng(8)
+    xyz = unit_vectors(rng.normal(10, 1e-3, 400), rng.normal(20, 1e-3, 400))
+    whole = sorted(zip(*(x.tolist() for x in pairs_within(xyz, xyz, 5.0)), strict=True))
+    monkeypatch.setattr("scalespec.kernels.cubes._CANDIDATES_AT_ONCE", 7)  # fewer than one row has
+    parts = sorted(zip(*(x.tolist() for x in pairs_within(xyz, xyz, 5.0)), strict=True))
+    assert parts == whole
+    assert len(whole) == len(set(whole)) > 400
+
+
+def test_brightness_leaves_out_pairs_before_they_are_ranked():
+    rng = np.random.default_rng(9)
+    left, right = field(rng, 80, 30), field(rng, 80, 30)
+    mags = rng.uniform(10, 14, (2, 80))
+    mags[:, ::9] = np.nan
+    every = match_sky(*left, *right, radius_arcsec=RADIUS)
+    some = match_sky(
+        *left, *right, radius_arcsec=RADIUS, brightness=Brightness(*mags, tolerance=1.0)
+    )
+    apart = np.abs(mags[0][every.left] - mags[1][every.right])
+    kept = ~(apart > 1.0)
+    assert 0 < kept.sum() < len(kept)
+    np.testing.assert_array_equal(some.left, every.left[kept])
+    np.testing.assert_array_equal(some.right, every.right[kept])
+    for row in np.unique(some.left):
+        mine = some.left == row
+        assert some.rank[mine].tolist() == list(range(mine.sum()))
+        assert (some.n_candidates[mine] == mine.sum()).all()
+
+
+def test_modes_keep_the_pairs_they_name():
+    rng = np.random.default_rng(10)
+    pairs = match_sky(*field(rng, 80, 30), *field(rng, 80, 30), radius_arcsec=RADIUS)
+    best, mutual = select_pairs(pairs, "best"), select_pairs(pairs, "mutual")
+    assert select_pairs(pairs, "all") is pairs
+    np.testing.assert_array_equal(best.left, np.unique(pairs.left))
+    assert len(np.unique(mutual.right)) == len(mutual.right) > 5
+    for i, j in zip(mutual.left, mutual.right, strict=True):
+        assert (
+            pairs.separation_arcsec[pairs.left == i].min()
+            == pairs.separation_arcsec[pairs.right == j].min()
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [
+        ("2M00003119+1516179", "00003119+1516179"),  # APOGEE
+        ("J00003119-1516179", "00003119-1516179"),
+        ("2MASS J00003119+1516179 ", "00003119+1516179"),
+        ("00003119+1516179", "00003119+1516179"),  # the point source catalog itself
+        ("AP00003119+1516179", ""),  # APOGEE's own position: no 2MASS source
+        ("J220049.05+584509.0", ""),  # LAMOST's designation
+        ("", ""),
+    ],
+)
+def test_2mass_ids_have_one_spelling(text, known):
+    assert twomass_ids(np.array([text])).tolist() == [known]
