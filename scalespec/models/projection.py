@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from scalespec.models.base import Emulator, shift_flux
+from scalespec.models.linear import RIDGE, all_sum, joined, solve, with_constant, world_size
 from scalespec.models.loss import pixel_weight
+from scalespec.models.prior import GradientPrior
 
-RIDGE = 1e-7
-"""Penalty on the squares of output weights, in units of the features' mean square; see `solve`."""
 DECAY = 1e-10
 """Least penalty on the squares of hidden weights, in units of the spectra's variance."""
 PRIOR_VARIANCE = 0.1
@@ -31,50 +31,8 @@ noise, 0.1 is best or as good as the best, whatever the number of evaluations.
 MAX_COMPONENTS = 256
 MIN_COMPONENTS = 8
 POWER_ITERATIONS = 3
-
-
-def all_sum(tensor: Tensor) -> Tensor:
-    """Return `tensor` summed over all ranks of a distributed training; itself if there is none."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(tensor)
-    return tensor
-
-
-def solve(gram: Tensor, right: Tensor, ridge: float = RIDGE) -> Tensor:
-    """Solve ridge normal equations whose last unknown is a constant, free of penalty.
-
-    Parameters
-    ----------
-    gram : (n_feature + 1, n_feature + 1) float64 tensor
-        Weighted mean of the products of features, the last one being 1.
-    right : (n_feature + 1, n) float64 tensor
-        Weighted mean of features times targets.
-    ridge : float
-        Penalty, in the units of `gram`.
-
-    Returns
-    -------
-    (n_feature + 1, n) float64 tensor
-        Weights; the constants last.
-
-    Examples
-    --------
-    >>> design = with_constant(torch.tensor([[0.0], [1.0], [2.0]]))
-    >>> target = torch.tensor([[1.0], [3.0], [5.0]], dtype=torch.float64)
-    >>> solve(design.T @ design / 3, design.T @ target / 3, 1e-12).round(decimals=3)
-    tensor([[2.],
-            [1.]], dtype=torch.float64)
-    """
-    penalty = torch.full((len(gram),), ridge, dtype=gram.dtype, device=gram.device)
-    penalty[-1] = ridge**2  # enough to be solvable where no spectrum has weight
-    factor = torch.linalg.cholesky(gram + torch.diag(penalty))
-    return torch.cholesky_solve(right, factor)
-
-
-def with_constant(features: Tensor) -> Tensor:
-    """Return features in float64 with a last column of ones: what normal equations are made of."""
-    ones = torch.ones(len(features), 1, dtype=torch.float64, device=features.device)
-    return torch.cat([features.double(), ones], dim=1)
+GRADIENT_DETAIL = 1e-3
+"""Directions of wanted gradients that hold less than this share of them are left out."""
 
 
 @dataclass
@@ -147,7 +105,9 @@ def start_at_mean(model: Emulator, spectra: Spectra) -> None:
         output.bias.copy_(torch.where(total > 0, mean, output.bias))
 
 
-def project(model: Emulator, spectra: Spectra, evaluations: int) -> None:
+def project(
+    model: Emulator, spectra: Spectra, evaluations: int, prior: GradientPrior | None = None
+) -> None:
     """Improve the model in place by one round of variable projection.
 
     Pixels are completed from the model where they hold little information, as expectation
@@ -162,6 +122,8 @@ def project(model: Emulator, spectra: Spectra, evaluations: int) -> None:
         What to learn from; every rank holds its own.
     evaluations : int
         Evaluations of all spectra of the quasi-Newton search; 0 solves the output layer only.
+    prior : GradientPrior, optional
+        What the model's derivatives should be, the same on every rank.
 
     Raises
     ------
@@ -173,19 +135,27 @@ def project(model: Emulator, spectra: Spectra, evaluations: int) -> None:
     root = spectra.pixel.sqrt()
     with torch.no_grad():
         deviation = (_completed(model, spectra) - center) * root
-        basis = _components(deviation * spectra.star.sqrt()[:, None], spectra)
+        scaled = deviation * spectra.star.sqrt()[:, None]
+        wanted = None
+        if prior is None:
+            basis = _components(scaled, spectra)
+        else:
+            wanted = _Wanted(prior, root)
+            basis = wanted.basis(scaled, spectra)
         target = deviation @ basis
     del deviation
-    problem = _Problem(model, spectra, target)
+    problem = _Problem(model, spectra, target, wanted)
     problem.minimize(evaluations)
     with torch.no_grad():
-        weight = problem.solve(model.features(spectra.x)) @ basis.T
+        weight = problem.solve(model.features(spectra.x), problem.slopes()) @ basis.T
         weight /= torch.where(root > 0, root, 1.0)
         output.weight.copy_(weight[:-1].T)
         output.bias.copy_(center + weight[-1])
 
 
-def solve_output(model: Emulator, batches: Iterable[Spectra]) -> None:
+def solve_output(
+    model: Emulator, batches: Iterable[Spectra], prior: GradientPrior | None = None
+) -> None:
     """Solve the output layer alone, over all spectra, without reduction to components.
 
     One pass over `batches`; every rank must have as many. Exact if each spectrum has one weight,
@@ -197,22 +167,36 @@ def solve_output(model: Emulator, batches: Iterable[Spectra]) -> None:
         If the model does not end in a linear layer.
     """
     output = _output(model)
-    size = output.in_features + 1
-    sums = torch.zeros(size, size + output.out_features, dtype=torch.float64)
-    sums = sums.to(output.weight.device)
+    size, n_pixel = output.in_features + 1, output.out_features
+    sums = torch.zeros(size, size + n_pixel, dtype=torch.float64, device=output.weight.device)
+    moments = torch.zeros(3, n_pixel, dtype=torch.float64, device=output.weight.device)
     with torch.no_grad():
         for spectra in batches:
             design = with_constant(model.features(spectra.x))
             weighted = (design * spectra.star[:, None]).T
-            missing = _completed(model, spectra) - model.forward_scaled(spectra.x)
+            whole = _completed(model, spectra)
+            missing = whole - model.forward_scaled(spectra.x)
             sums[:, :size] += weighted @ design
             sums[:, size:] += weighted.to(missing) @ missing
-        sums = all_sum(sums)
+            moments[0] += spectra.star @ whole
+            moments[1] += spectra.star @ whole.square()
+            moments[2] = spectra.pixel
+        sums, moments = all_sum(sums), all_sum(moments)
         total = sums[size - 1, size - 1]  # of the weights: ones times ones
         total = torch.where(total > 0, total, 1.0)
-        step = solve(sums[:, :size] / total, sums[:, size:] / total).to(output.weight)
-        output.weight.add_(step[:-1].T)
-        output.bias.add_(step[-1])
+        sums, moments[:2] = sums / total, moments[:2] / total
+        gram, right = sums[:, :size], sums[:, size:]
+        step = solve(gram, right)
+        if prior is not None:
+            variance = moments[1] - moments[0].square()
+            slopes = prior.slopes(model)
+            share = prior.share(moments[2].to(slopes))
+            share = share * prior.strength * float((variance * moments[2]).sum())
+            missing = prior.gradient - slopes @ output.weight.T
+            known = prior.known
+            step[:, known] = solve(*joined(gram, right[:, known], slopes, missing[:, known], share))
+        output.weight.add_(step[:-1].T.to(output.weight))
+        output.bias.add_(step[-1].to(output.bias))
 
 
 def _output(model: Emulator) -> torch.nn.Linear:
@@ -248,12 +232,53 @@ def _components(deviation: Tensor, spectra: Spectra) -> Tensor:
     return components
 
 
+class _Wanted:
+    """The gradients that a prior asks for, whitened as the spectra are, by components.
+
+    Pixels that the prior knows and others have components of their own, the known ones first: a
+    component of both would carry the prior to where it knows nothing.
+    """
+
+    def __init__(self, prior: GradientPrior, root: Tensor) -> None:
+        self.prior = prior
+        self.share = prior.strength * prior.share(root.square())
+        self.target = prior.gradient * (root * prior.known)
+
+    def basis(self, deviation: Tensor, spectra: Spectra) -> Tensor:
+        """Return components (n_pixel, k) of spectra and gradients; keep the targets in them."""
+        known = self.prior.known
+        parts = [_embedded(_components(deviation[:, known], spectra), known)]
+        rows = self.target * self.share.sqrt()[:, None]
+        unseen = rows - rows @ parts[0] @ parts[0].T  # what no spectrum shows
+        _, size, directions = torch.linalg.svd(unseen, full_matrices=False)
+        keep = size > GRADIENT_DETAIL * rows.norm()
+        parts.append(directions[keep][:MAX_COMPONENTS].T)
+        self.target = self.target @ torch.cat(parts, dim=1)
+        if not bool(known.all()):
+            parts.append(_embedded(_components(deviation[:, ~known], spectra), ~known))
+        return torch.cat(parts, dim=1)
+
+
+def _embedded(directions: Tensor, where: Tensor) -> Tensor:
+    """Return directions of some pixels as directions of all."""
+    whole = directions.new_zeros(len(where), directions.shape[1])
+    whole[where] = directions
+    return whole
+
+
 class _Problem:
     """Least squares of hidden layers for given targets, the output weights eliminated."""
 
-    def __init__(self, model: Emulator, spectra: Spectra, target: Tensor) -> None:
+    def __init__(
+        self,
+        model: Emulator,
+        spectra: Spectra,
+        target: Tensor,
+        wanted: _Wanted | None = None,
+    ) -> None:
         own = set(_output(model).parameters())
         self.model = model
+        self.wanted = wanted
         self.x = spectra.x
         self.target = target
         self.hidden = [p for p in model.parameters() if p not in own]
@@ -266,20 +291,35 @@ class _Problem:
         decay = DECAY + noise / PRIOR_VARIANCE
         self.decay = [decay * (p.shape[-1] if p.ndim > 1 else 1) for p in self.hidden]
 
-    def solve(self, features: Tensor) -> Tensor:
+    def slopes(self) -> Tensor | None:
+        """Return the derivatives of the features that the prior has an opinion on."""
+        return None if self.wanted is None else self.wanted.prior.slopes(self.model)
+
+    def solve(self, features: Tensor, slopes: Tensor | None) -> Tensor:
         """Return the best output weights (n_feature + 1, k) for these features."""
         design = with_constant(features)
         weighted = (design * self.share[:, None]).T
         sums = all_sum(torch.cat([weighted @ design, weighted @ self.target.double()], dim=1))
         size = len(sums)
-        return solve(sums[:, :size], sums[:, size:]).to(self.target)
+        gram, right = sums[:, :size], sums[:, size:]
+        weight = solve(gram, right)
+        if self.wanted is not None and slopes is not None and self.unit > 0:
+            share, target = self.wanted.share / self.unit, self.wanted.target
+            k = target.shape[1]
+            weight[:, :k] = solve(*joined(gram, right[:, :k], slopes, target, share))
+        return weight.to(self.target)
 
     def evaluate(self) -> float:
         """Set the gradients of the hidden layers and return the loss, alike on all ranks."""
-        features = self.model.features(self.x)
-        weight = self.solve(features.detach())
+        features, slopes = self.model.features(self.x), self.slopes()
+        weight = self.solve(features.detach(), None if slopes is None else slopes.detach())
         residual = features @ weight[:-1] + weight[-1] - self.target
         loss = self.unit * (self.share[:, None] * residual.square()).sum()
+        if self.wanted is not None and slopes is not None:
+            target = self.wanted.target
+            error = slopes @ weight[:-1, : target.shape[1]] - target
+            # Every rank has all of the prior, and the sum over ranks counts it once.
+            loss = loss + (self.wanted.share[:, None] * error.square()).sum() / world_size()
         # Not backward(): it would wake the hooks of a model wrapped for distributed gradients.
         gradients = torch.autograd.grad(loss, self.hidden)
         flat = all_sum(torch.cat([g.flatten() for g in (*gradients, loss.detach())]))

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from scalespec.models.projection import all_sum
+from scalespec.models.linear import all_sum
 
 ITERATIONS = 10
 CLIP_SIGMA = 4.0

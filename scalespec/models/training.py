@@ -14,18 +14,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scalespec.models.base import Emulator, shift_flux
-from scalespec.models.loss import emulator_loss, pixel_weight
-from scalespec.models.projection import Spectra, all_sum, project, solve_output, start_at_mean
+from scalespec.models.base import Emulator
+from scalespec.models.linear import all_sum
+from scalespec.models.loss import emulator_loss
+from scalespec.models.prior import GradientPrior
+from scalespec.models.projection import Spectra, project, solve_output, start_at_mean
 from scalespec.models.scatter import measure_scatter
+from scalespec.models.validation import VALIDATION_ROWS, Aim, emulate
 
 FloatArray = NDArray[np.float32]
 Batch = tuple[FloatArray, FloatArray, FloatArray, FloatArray]
 """Labels (n, n_label), flux and ivar (n, n_pixel), pixel shift (n,): see `train_emulator`."""
 Arrays = dict[str, NDArray[Any]]
 
-VALIDATION_ROWS = 1024
-"""Spectra emulated at a time when validating."""
+PRIOR_ROWS = 16
+"""Gradients of the prior that a step of Adam looks at."""
 
 
 class Context(Protocol):
@@ -175,6 +178,7 @@ def train_emulator(
     options: TrainOptions,
     context: Context,
     checkpoints: Checkpoints | None = None,
+    prior: GradientPrior | None = None,
 ) -> list[dict[str, float]]:
     """Train a model in place, and set its `scatter` from the validation spectra.
 
@@ -196,6 +200,9 @@ def train_emulator(
         Where.
     checkpoints : Checkpoints, optional
         Where the state is kept; training goes on from the latest.
+    prior : GradientPrior, optional
+        What the derivatives should be; the history then has ``gradient_error``, the root mean
+        square relative error of the model's.
 
     Returns
     -------
@@ -215,6 +222,7 @@ def train_emulator(
     adam = torch.optim.AdamW(
         model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
     )
+    aim = Aim(held, options.scatter_floor, None if prior is None else prior.to(model.scatter))
     progress = _Progress(model, adam, _copy(model.state_dict()))
     if checkpoints and (latest := checkpoints.latest()):
         progress.restore(*latest)
@@ -227,7 +235,7 @@ def train_emulator(
                 spectra = _in_memory(model, data, options, context)
             if progress.step == 0:
                 start_at_mean(model, spectra)
-            project(model, spectra, options.rounds[progress.step])
+            project(model, spectra, options.rounds[progress.step], aim.prior)
         else:
             if epoch == 0:
                 model.load_state_dict(progress.best)
@@ -235,11 +243,11 @@ def train_emulator(
             parallel = parallel or context.wrap(model)
             metrics["learning_rate"] = _set_learning_rate(adam, epoch, options)
             batches = data.chunks(epoch, context.rank, context.world_size)
-            metrics["loss"] = _train_epoch(parallel, adam, batches, options, context.device)
+            metrics["loss"] = _train_epoch((model, parallel), adam, batches, options, aim, epoch)
         progress.step += 1
         if options.is_due(progress.step, options.validate_every):
-            loss = _validate(model, held, options.scatter_floor)
-            metrics["validation_rms"] = math.sqrt(loss)
+            loss, measured = aim.validate(model)
+            metrics |= measured
             progress.keep_best(loss, options.validate_every if epoch >= 0 else 0)
         progress.history.append(metrics)
         context.report(metrics)
@@ -247,7 +255,7 @@ def train_emulator(
         if checkpoints and context.rank == 0 and due:
             checkpoints.save(progress.step, *progress.state())
     model.load_state_dict(progress.best)
-    _finish_output(model, data, held, options, context)
+    _finish_output(model, data, aim, options, context)
     _set_scatter(model, held, options.scatter_floor)
     return progress.history
 
@@ -256,7 +264,7 @@ def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in state.items()}
 
 
-def _tensors(batch: Any, device: str) -> list[Tensor]:
+def _tensors(batch: Any, device: str | torch.device) -> list[Tensor]:
     return [torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in batch]
 
 
@@ -288,65 +296,56 @@ def _weigh(model: Emulator, batch: list[Tensor], scatter_floor: float) -> Spectr
     return Spectra.weigh(model.scale(labels), flux, ivar, shift, scatter_floor)
 
 
-def _emulate(model: Any, labels: Tensor, shift: Tensor) -> Tensor:
-    """Return the model's flux with its lines where the data have them."""
-    flux: Tensor = model(labels)
-    return shift_flux(flux, shift) if bool(shift.any()) else flux
-
-
 def _train_epoch(
-    model: Any,
+    models: tuple[Emulator, Any],
     adam: torch.optim.Optimizer,
     batches: Iterator[Batch],
     options: TrainOptions,
-    device: str,
+    aim: Aim,
+    epoch: int,
 ) -> float:
-    """Take one pass of steps over `batches` and return their mean loss."""
-    floor = options.scatter_floor
+    """Take one pass of steps over `batches` and return their mean loss.
+
+    `models` are the model itself and what makes its gradients common to all ranks.
+    """
+    own, parallel = models
+    floor, variance = options.scatter_floor, aim.variance() if aim.prior else 0.0
+    draw = torch.Generator().manual_seed(epoch)  # on every rank the same
     losses = []
     for batch in batches:
-        tensors = _tensors(batch, device)
+        tensors = _tensors(batch, own.scatter.device)
         # Near equal parts: a last batch of three spectra would step as far as a whole one.
         n = max(round(len(tensors[0]) / options.batch_size), 1)
         for labels, flux, ivar, shift in zip(*(t.tensor_split(n) for t in tensors), strict=True):
-            loss = emulator_loss(_emulate(model, labels, shift), flux, ivar, floor)
+            loss = emulator_loss(emulate(parallel, labels, shift), flux, ivar, floor)
+            losses.append(loss.detach())
+            if aim.prior is not None:
+                rows = torch.randint(len(aim.prior), (PRIOR_ROWS,), generator=draw)
+                some = aim.prior.take(rows.to(own.scatter.device))
+                loss = loss + variance * some.loss(own, torch.ones_like(own.scatter))
             adam.zero_grad()
             # Of order 1: Adam's epsilon and the clip know no units.
             torch.autograd.backward(loss / floor**2)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), options.gradient_clip)
+            torch.nn.utils.clip_grad_norm_(own.parameters(), options.gradient_clip)
             adam.step()
-            losses.append(loss.detach())
-    sums = torch.stack([torch.stack(losses).sum(), torch.tensor(float(len(losses)), device=device)])
+    sums = torch.stack([torch.stack(losses).sum(), losses[0].new_tensor(float(len(losses)))])
     total, count = all_sum(sums)
     return float(total / count)
 
 
-def _validate(model: Emulator, held: list[Tensor], scatter_floor: float) -> float:
-    """Return the weighted mean square residual over the validation spectra of all ranks."""
-    sums = torch.zeros(2, dtype=torch.float64, device=held[0].device)
-    for labels, flux, ivar, shift in zip(
-        *(torch.split(t, VALIDATION_ROWS) for t in held), strict=True
-    ):
-        with torch.no_grad():
-            loss = emulator_loss(_emulate(model, labels, shift), flux, ivar, scatter_floor)
-        weight = pixel_weight(ivar, scatter_floor).sum().double()
-        sums += torch.stack([loss * weight, weight])
-    total, weight = all_sum(sums)
-    return float(total / weight.clamp(min=1e-300))
-
-
 def _finish_output(
-    model: Emulator, data: Reader, held: list[Tensor], options: TrainOptions, context: Context
+    model: Emulator, data: Reader, aim: Aim, options: TrainOptions, context: Context
 ) -> None:
     """Solve the output layer over all spectra, and keep that if it validates better."""
     if model.output is None:
         return
-    before, loss = _copy(model.state_dict()), _validate(model, held, options.scatter_floor)
+    before, (loss, _) = _copy(model.state_dict()), aim.validate(model)
     batches = data.chunks(options.epochs, context.rank, context.world_size)
-    solve_output(
-        model, (_weigh(model, _tensors(b, context.device), options.scatter_floor) for b in batches)
+    weighed = (
+        _weigh(model, _tensors(batch, context.device), options.scatter_floor) for batch in batches
     )
-    if not _validate(model, held, options.scatter_floor) < loss:
+    solve_output(model, weighed, aim.prior)
+    if not aim.validate(model)[0] < loss:
         model.load_state_dict(before)
 
 
@@ -354,5 +353,5 @@ def _set_scatter(model: Emulator, held: list[Tensor], scatter_floor: float) -> N
     labels, flux, ivar, shift = held
     with torch.no_grad():
         parts = zip(*(torch.split(t, VALIDATION_ROWS) for t in (labels, shift)), strict=True)
-        residual = flux - torch.cat([_emulate(model, *part) for part in parts])
+        residual = flux - torch.cat([emulate(model, *part) for part in parts])
         model.scatter.copy_(measure_scatter(residual, ivar, scatter_floor))

@@ -5,87 +5,22 @@ from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 
 from scalespec.config import RunConfig, TrainTable
-from scalespec.errors import ConfigError, ModelError
-from scalespec.kernels.match import split_by_star
-from scalespec.kernels.wavelength import velocity_to_pixels
+from scalespec.errors import ConfigError
 from scalespec.models.base import EmulatorSpec
 from scalespec.models.payne import Payne
+from scalespec.models.prior import GradientPrior
 from scalespec.models.training import TrainOptions, train_emulator
 from scalespec.plan import Stage, TrainContext, Training
-from scalespec.schema import UNREADABLE, SpectrumStatus
 from scalespec.stages import folders
+from scalespec.stages.gradients import load_references, make_prior
+from scalespec.stages.learning import VALIDATION_SPECTRA, emulator_spec, select
+from scalespec.stages.pixels import train_pixels
 from scalespec.stages.preprocess import preprocess_stage
 from scalespec.store import paths
 from scalespec.store.checkpoints import CheckpointFolder
 from scalespec.store.model import save_model
-from scalespec.store.spectra import chunk_rows, read_spectra
-from scalespec.store.training import TrainingData
-
-SCALARS = ("labels", "split", "status", "snr", "rv", "rv_shift")
-PARTS = ("training", "validation")
-VALIDATION_SPECTRA = 2048
-"""Most spectra that validation holds in memory."""
-LIBRARY_FRACTIONS = (0.92, 0.08, 0.0)
-"""Of a library's spectra, for training and validation; a noiseless library needs no test part."""
-
-
-def select(url: str, table: TrainTable, seed: int) -> tuple[TrainingData, TrainingData, xr.Dataset]:
-    """Choose the spectra that are learned from, and those that say how well.
-
-    Parameters
-    ----------
-    url : str
-        A spectra store with labels: a ``train.zarr``, or a preprocessed library.
-    table : TrainTable
-    seed : int
-
-    Returns
-    -------
-    training, validation, head
-        Two disjoint parts, star by star; the store's coordinates and attributes.
-
-    Raises
-    ------
-    ModelError
-        If a label is not in the store, or a part is empty.
-    """
-    head = read_spectra(url, 0, 0)
-    there = [str(name) for name in head["label"].values]
-    if lacking := [name for name in table.labels if name not in there]:
-        raise ModelError(f"{url}: no label {lacking}; there are {there}: choose train.labels")
-    scalars = read_spectra(url, 0, 2**62, names=SCALARS)
-    labels = scalars["labels"].to_numpy()[:, [there.index(name) for name in table.labels]]
-    snr, status = scalars["snr"].to_numpy(), scalars["status"].to_numpy()
-    usable = np.isfinite(labels).all(axis=1) & (snr > 0) & (snr >= table.snr_min)
-    # Where the velocity is not known, neither is how far the lines stand off rest.
-    usable &= status & np.uint32(UNREADABLE | SpectrumStatus.NO_REDSHIFT) == 0
-    if "split" in scalars:
-        split = scalars["split"].to_numpy()
-    else:
-        split = split_by_star(np.arange(len(labels)), fractions=LIBRARY_FRACTIONS, seed=seed)
-    displacement = displaced(scalars, float(head.attrs["log10_wavelength_step"]))
-    size = chunk_rows(int(head.attrs["shard_rows"]))
-
-    def part(which: int) -> TrainingData:
-        rows = np.flatnonzero(usable & (split == which))
-        if not len(rows):
-            raise ModelError(
-                f"{url}: no {PARTS[which]} spectrum: of {len(labels)}, {usable.sum()} have all of "
-                f"{table.labels}, a velocity and S/N >= {table.snr_min:g}"
-            )
-        return TrainingData(url, labels[rows], rows, displacement[rows], size, seed)
-
-    return part(0), part(1), head
-
-
-def displaced(scalars: xr.Dataset, step: float) -> npt.NDArray[np.float32]:
-    """Return the pixels by which lines stand off rest: what whole-pixel shifts left over."""
-    rv = np.nan_to_num(scalars["rv"].to_numpy()).astype(np.float64)
-    shift = scalars["rv_shift"].to_numpy().astype(np.float64)
-    return (velocity_to_pixels(rv, step) - velocity_to_pixels(shift, step)).astype(np.float32)
 
 
 def train_loop(context: TrainContext, table: TrainTable, source: str, url: str, seed: int) -> None:
@@ -103,7 +38,8 @@ def train_loop(context: TrainContext, table: TrainTable, source: str, url: str, 
     seed : int
     """
     training, validation, head = select(source, table, seed)
-    model = Payne(_spec(table, training, head), hidden=(table.hidden, table.hidden), seed=seed)
+    spec = emulator_spec(table, training, head)
+    model = Payne(spec, hidden=(table.hidden, table.hidden), seed=seed)
     history = train_emulator(
         model,
         training,
@@ -117,6 +53,7 @@ def train_loop(context: TrainContext, table: TrainTable, source: str, url: str, 
         ),
         context=context,
         checkpoints=CheckpointFolder(paths.join(url, "checkpoints")),
+        prior=_prior(table, spec, training.labels, seed),
     )
     if context.rank == 0:
         metadata = {
@@ -129,16 +66,16 @@ def train_loop(context: TrainContext, table: TrainTable, source: str, url: str, 
         save_model(url, model, metadata)
 
 
-def _spec(table: TrainTable, training: TrainingData, head: xr.Dataset) -> EmulatorSpec:
-    return EmulatorSpec(
-        name=table.model,
-        labels=table.labels,
-        minimum=training.labels.min(axis=0).astype(np.float64),
-        maximum=training.labels.max(axis=0).astype(np.float64),
-        wavelength=head["wavelength"].to_numpy(),
-        resolving_power=head.attrs.get("resolving_power"),
-        normalization=head.attrs["normalization"],
+def _prior(
+    table: TrainTable, spec: EmulatorSpec, labels: npt.NDArray[np.float32], seed: int
+) -> GradientPrior | None:
+    """Return what the model's derivatives must be like, if the run file says so."""
+    if not table.gradients:
+        return None
+    references = load_references(
+        table.gradients, spec, labels, n=table.gradient_references, seed=seed
     )
+    return make_prior(references, spec, strength=table.gradient_strength, url=table.gradients)
 
 
 def train(config: RunConfig) -> Iterator[Stage | Training]:
@@ -153,6 +90,10 @@ def train(config: RunConfig) -> Iterator[Stage | Training]:
     else:
         source = paths.join(folders.training_url(config, table.catalog), "train.zarr")
     url = folders.model_url(config)
-    if not paths.exists(paths.join(url, "model.json")):
+    if paths.exists(paths.join(url, "model.json")):
+        return
+    if table.model == "cannon":
+        yield from train_pixels(config, source, url)
+    else:
         loop = partial(train_loop, table=table, source=source, url=url, seed=config.run.seed)
         yield Training("train", url, loop)

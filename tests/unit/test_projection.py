@@ -6,8 +6,9 @@ import torch
 
 from scalespec.models import projection
 from scalespec.models.base import Emulator, EmulatorSpec, shift_flux
+from scalespec.models.linear import RIDGE, solve
 from scalespec.models.payne import Payne
-from scalespec.models.projection import Spectra, project, solve, solve_output, start_at_mean
+from scalespec.models.projection import Spectra, project, solve_output, start_at_mean
 
 N, PIXELS, FLOOR = 400, 150, 0.01
 
@@ -171,7 +172,7 @@ def test_solve_output_is_ridge_regression_over_all_batches():
     before = model.forward_scaled(x).detach().numpy()
     solve_output(model, [weighed(x[:150], flux[:150]), weighed(x[150:], flux[150:])])
     design = np.column_stack([model.features(x).detach().numpy(), np.ones(N)]).astype(np.float64)
-    ridge = np.sqrt(N * projection.RIDGE) * np.eye(11, 11)[:10]  # rows that pull steps to zero
+    ridge = np.sqrt(N * RIDGE) * np.eye(11, 11)[:10]  # rows that pull steps to zero
     step = np.linalg.lstsq(
         np.vstack([design, ridge]), np.vstack([flux.numpy() - before, np.zeros((10, PIXELS))])
     )[0]

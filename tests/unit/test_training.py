@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from scalespec.models import training
 from scalespec.models.base import EmulatorSpec, shift_flux
 from scalespec.models.payne import Payne
 from scalespec.models.scatter import UNLEARNED
 from scalespec.models.training import TrainOptions, train_emulator
+from scalespec.models.validation import Aim
 from scalespec.store.checkpoints import CheckpointFolder
 
 PIXELS = 160
@@ -219,7 +219,8 @@ def test_the_last_solution_of_the_output_layer_stays_only_if_it_is_better():
     model, history = train(noisy)
     best = min(metrics["validation_rms"] for metrics in history)
     held = [torch.tensor(array) for array in spectra(150, seed=9)]
-    assert math.sqrt(training._validate(model, held, ROUNDS.scatter_floor)) <= best
+    _, measured = Aim(held, ROUNDS.scatter_floor, None).validate(model)
+    assert measured["validation_rms"] <= best
 
 
 def test_steps_of_an_epoch_are_near_equal_parts():
@@ -249,6 +250,7 @@ import sys
 import numpy as np, torch
 sys.path.insert(0, {here!r})
 from test_training import BOTH, Alone, Shuffled, payne, spectra
+from scalespec.models.validation import Aim
 from scalespec.models.training import train_emulator
 
 rank = int(sys.argv[1])

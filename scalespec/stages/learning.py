@@ -1,0 +1,90 @@
+"""Which spectra a model learns from, which tell how well, and what its labels and pixels mean."""
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from scalespec.config import TrainTable
+from scalespec.errors import ModelError
+from scalespec.kernels.match import split_by_star
+from scalespec.kernels.wavelength import velocity_to_pixels
+from scalespec.models.base import EmulatorSpec
+from scalespec.schema import UNREADABLE, SpectrumStatus
+from scalespec.store.spectra import chunk_rows, read_spectra
+from scalespec.store.training import TrainingData
+
+SCALARS = ("labels", "split", "status", "snr", "rv", "rv_shift")
+PARTS = ("training", "validation")
+VALIDATION_SPECTRA = 2048
+"""Most spectra that validation holds in memory."""
+LIBRARY_FRACTIONS = (0.92, 0.08, 0.0)
+"""Of a library's spectra, for training and validation; a noiseless library needs no test part."""
+
+
+def select(url: str, table: TrainTable, seed: int) -> tuple[TrainingData, TrainingData, xr.Dataset]:
+    """Choose the spectra that are learned from, and those that say how well.
+
+    Parameters
+    ----------
+    url : str
+        A spectra store with labels: a ``train.zarr``, or a preprocessed library.
+    table : TrainTable
+    seed : int
+
+    Returns
+    -------
+    training, validation, head
+        Two disjoint parts, star by star; the store's coordinates and attributes.
+
+    Raises
+    ------
+    ModelError
+        If a label is not in the store, or a part is empty.
+    """
+    head = read_spectra(url, 0, 0)
+    there = [str(name) for name in head["label"].values]
+    if lacking := [name for name in table.labels if name not in there]:
+        raise ModelError(f"{url}: no label {lacking}; there are {there}: choose train.labels")
+    scalars = read_spectra(url, 0, 2**62, names=SCALARS)
+    labels = scalars["labels"].to_numpy()[:, [there.index(name) for name in table.labels]]
+    snr, status = scalars["snr"].to_numpy(), scalars["status"].to_numpy()
+    usable = np.isfinite(labels).all(axis=1) & (snr > 0) & (snr >= table.snr_min)
+    # Where the velocity is not known, neither is how far the lines stand off rest.
+    usable &= status & np.uint32(UNREADABLE | SpectrumStatus.NO_REDSHIFT) == 0
+    if "split" in scalars:
+        split = scalars["split"].to_numpy()
+    else:
+        split = split_by_star(np.arange(len(labels)), fractions=LIBRARY_FRACTIONS, seed=seed)
+    displacement = displaced(scalars, float(head.attrs["log10_wavelength_step"]))
+    size = chunk_rows(int(head.attrs["shard_rows"]))
+
+    def part(which: int) -> TrainingData:
+        rows = np.flatnonzero(usable & (split == which))
+        if not len(rows):
+            raise ModelError(
+                f"{url}: no {PARTS[which]} spectrum: of {len(labels)}, {usable.sum()} have all of "
+                f"{table.labels}, a velocity and S/N >= {table.snr_min:g}"
+            )
+        return TrainingData(url, labels[rows], rows, displacement[rows], size, seed)
+
+    return part(0), part(1), head
+
+
+def displaced(scalars: xr.Dataset, step: float) -> npt.NDArray[np.float32]:
+    """Return the pixels by which lines stand off rest: what whole-pixel shifts left over."""
+    rv = np.nan_to_num(scalars["rv"].to_numpy()).astype(np.float64)
+    shift = scalars["rv_shift"].to_numpy().astype(np.float64)
+    return (velocity_to_pixels(rv, step) - velocity_to_pixels(shift, step)).astype(np.float32)
+
+
+def emulator_spec(table: TrainTable, training: TrainingData, head: xr.Dataset) -> EmulatorSpec:
+    """Return what the model's numbers mean: ranges are those of the labels learned from."""
+    return EmulatorSpec(
+        name=table.model,
+        labels=table.labels,
+        minimum=training.labels.min(axis=0).astype(np.float64),
+        maximum=training.labels.max(axis=0).astype(np.float64),
+        wavelength=head["wavelength"].to_numpy(),
+        resolving_power=head.attrs.get("resolving_power"),
+        normalization=head.attrs["normalization"],
+    )
