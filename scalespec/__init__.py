@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from scalespec.config import load_config as load_config
     from scalespec.models.cannon import Cannon as Cannon
     from scalespec.models.payne import Payne as Payne
-    from scalespec.optimize.levenberg import fit_labels as fit_labels
+    from scalespec.optimize.fit import fit_labels as fit_labels
+    from scalespec.optimize.information import information as information
     from scalespec.run import run as run
     from scalespec.stages.label import label_files as label_files
     from scalespec.stages.label import prepare as prepare
@@ -33,7 +34,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "Cannon": "scalespec.models.cannon",
     "Payne": "scalespec.models.payne",
-    "fit_labels": "scalespec.optimize.levenberg",
+    "fit_labels": "scalespec.optimize.fit",
+    "information": "scalespec.optimize.information",
     "label_files": "scalespec.stages.label",
     "load_config": "scalespec.config",
     "load_model": "scalespec.store.model",

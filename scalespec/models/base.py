@@ -3,7 +3,7 @@
 Labels are physical (teff [K], logg and abundances [dex], velocities [km/s]); wavelengths vacuum Å.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 FloatArray = NDArray[np.float64]
+
+Multiply = Callable[[Tensor, Tensor], Tensor]
+"""(n, k) and (m, k) -> (n, m): rows times rows, as torch.nn.functional.linear."""
 
 LINE_SIGMA_PIXEL = 1.02
 """Gaussian width [pixel] of the lines `shift_flux` is made for: R = 1800 on LAMOST's grid."""
@@ -191,6 +194,18 @@ class Emulator(torch.nn.Module):
         """Return what `output` is applied to, (n, n_feature), for scaled labels."""
         raise NotImplementedError
 
+    def features_and_jacobian(
+        self,
+        x: Tensor,
+        multiply: Multiply = torch.nn.functional.linear,  # noqa: ARG002 - for those that override
+    ) -> tuple[Tensor, Tensor]:
+        """Return `features` (n, n_feature) and derivatives (n, n_label, n_feature) by scaled label.
+
+        Here by forward-mode differentiation; a model that knows its derivatives overrides it, and
+        makes them by `multiply`, which the caller may have faster than torch.
+        """
+        return self._forward_mode(self.features, x)
+
     def forward(self, labels: Tensor) -> Tensor:
         """Return flux (n, n_pixel) for physical `labels` (n, n_label)."""
         return self.forward_scaled(self.scale(labels))
@@ -209,13 +224,19 @@ class Emulator(torch.nn.Module):
 
         Here by forward-mode differentiation; a model that knows its derivatives overrides it.
         """
+        return self._forward_mode(self.forward_scaled, x)
+
+    def _forward_mode(
+        self, function: Callable[[Tensor], Tensor], x: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return a function's values (n, m) and derivatives (n, n_label, m) by scaled label."""
 
         def along(tangent: Tensor) -> tuple[Tensor, ...]:
-            return torch.func.jvp(self.forward_scaled, (x,), (tangent.expand_as(x),))
+            return torch.func.jvp(function, (x,), (tangent.expand_as(x),))
 
         unit = torch.eye(self.spec.n_label, dtype=x.dtype, device=x.device)
-        flux, jacobian = torch.func.vmap(along)(unit)  # (n_label, n, n_pixel) both
-        return flux[0], jacobian.transpose(0, 1)
+        value, jacobian = torch.func.vmap(along)(unit)  # (n_label, n, m) both
+        return value[0], jacobian.transpose(0, 1)
 
 
 def shift_flux(flux: Tensor, shift: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from scalespec.models.base import Emulator, EmulatorSpec
+from scalespec.models.base import Emulator, EmulatorSpec, Multiply
 
 ACTIVATIONS = ("silu", "leaky_relu")
 INPUT_GAIN = 2.0
@@ -94,19 +94,30 @@ class Payne(Emulator):
         flux: Tensor = self.output(self.features(x))
         return flux
 
-    def flux_and_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return flux (n, n_pixel) and its derivatives (n, n_label, n_pixel) by scaled labels.
+    def features_and_jacobian(
+        self, x: Tensor, multiply: Multiply = torch.nn.functional.linear
+    ) -> tuple[Tensor, Tensor]:
+        """Return the last hidden layer (n, width) and its derivatives (n, n_label, width).
 
         The derivatives run forward beside the values, as matrix products over all spectra at once:
-        ``D0 = act'(z0) W0``, ``D1 = act'(z1) W1 D0``, ``J = W2 D1``.
+        ``D0 = act'(z0) W0``, ``D1 = act'(z1) W1 D0``.
         """
-        unit = torch.eye(self.spec.n_label, dtype=x.dtype, device=x.device)
-        slopes = unit.expand(len(x), -1, -1)  # (n, n_label, width), by label
+        slopes: Tensor | None = None  # (n, n_label, width)
         for layer in self._layers():
             z = layer(x)
-            slopes = self._slope(z)[:, None, :] * (slopes @ layer.weight.T)
+            if slopes is None:
+                moved = layer.weight.T.expand(len(z), -1, -1)
+            else:
+                flat = multiply(slopes.flatten(0, 1), layer.weight)
+                moved = flat.view(*slopes.shape[:2], -1)
+            slopes = self._slope(z)[:, None, :] * moved
             x = self._activate(z)
-        return self.output(x), slopes @ self.output.weight.T
+        return x, cast("Tensor", slopes)
+
+    def flux_and_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return flux (n, n_pixel) and its derivatives (n, n_label, n_pixel) by scaled labels."""
+        features, slopes = self.features_and_jacobian(x)
+        return self.output(features), slopes @ self.output.weight.T
 
     def slice_grid(self, start: int, stop: int) -> "Payne":
         """Return this emulator for pixels ``[start, stop)`` only; it shares no memory with this.

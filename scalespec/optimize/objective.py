@@ -1,12 +1,11 @@
-"""Chi2 of a batch of stars, its gradient and Gauss-Newton Hessian.
+"""Chi2 of a batch of stars, its exact gradient and its Gauss-Newton Hessian.
 
 The model's flux is shifted by the star's velocity, renormalized as the star's data were, and
 compared with weights that know the emulator's own scatter. Pixels are equal steps of
 log10(wavelength); velocities are km/s, positive when the star recedes; parameters are the scaled
-labels and the scaled velocity, all in [-0.5, 0.5].
+labels, the scaled velocity and scaled line widths, all in [-0.5, 0.5].
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
@@ -15,43 +14,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scalespec.optimize import fused
+from scalespec.optimize.matmul import linear
+from scalespec.optimize.normalization import Continuum, Renormalization, Smoother, as_rows
+from scalespec.optimize.shift import Broadening, Shift, log_step, stencil_span
+
+__all__ = ["ArrayLike", "Emulator", "EmulatorSpec", "Objective", "Prior", "Smoother", "as_rows"]
+
 ArrayLike = NDArray[Any] | Tensor
 
-C_KMS = 299_792.458
-"""Speed of light [km/s], exact (SI)."""
-
-N_TAPS = 8
-_NODES = np.arange(N_TAPS) - N_TAPS // 2 + 1  # pixels of the stencil, from the sampled position
-_BLUR = 4.0 * (2.8 / 2.3548) ** 2  # pixels of lines 2.8 px wide covary as exp(-distance^2 / _BLUR)
-_SYSTEM = np.exp(-(np.subtract.outer(_NODES, _NODES) ** 2) / _BLUR)
-_SYSTEM = np.pad(_SYSTEM, (0, 1), constant_values=1.0)
-_SYSTEM[-1, -1] = 0.0
-_WEIGHTS = np.linalg.inv(_SYSTEM)[:, :-1]  # from covariances with the position, and 1, to weights
-_SMALLEST_SINGULAR_VALUE = 1e-6  # of the first: float32 holds no more of a tile
-
-
-class Tile(Protocol):
-    """A dense piece of a banded matrix: ``out[out_start:] = matrix @ values[in_start:in_stop]``."""
-
-    @property
-    def out_start(self) -> int:
-        """First row."""
-
-    @property
-    def out_stop(self) -> int:
-        """Row after the last."""
-
-    @property
-    def in_start(self) -> int:
-        """First column."""
-
-    @property
-    def in_stop(self) -> int:
-        """Column after the last."""
-
-    @property
-    def matrix(self) -> NDArray[np.float32]:
-        """(out, in) the piece."""
+_JACOBIAN_FLOATS = 1 << 24
+"""Most floats of derivatives held at a time: 64 MiB per array of them."""
 
 
 class EmulatorSpec(Protocol):
@@ -75,7 +48,11 @@ class EmulatorSpec(Protocol):
 
 
 class Emulator(Protocol):
-    """A differentiable model of spectra: scaled labels in [-0.5, 0.5] to flux."""
+    """A differentiable model of spectra: scaled labels in [-0.5, 0.5] to flux.
+
+    A model that ends in a linear layer may say so by an attribute ``output`` (torch.nn.Linear) and
+    the methods ``features`` and ``features_and_jacobian``: its fits are many times faster.
+    """
 
     @property
     def spec(self) -> EmulatorSpec:
@@ -86,229 +63,117 @@ class Emulator(Protocol):
         """(P,) error of the emulator per pixel; its device and dtype are those of the fit."""
 
     def forward_scaled(self, x: Tensor) -> Tensor:
-        """(n, K) scaled labels -> (n, P) flux."""
+        """(n, K) scaled labels -> (n, P) flux, by operations that torch can differentiate."""
 
     def flux_and_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(n, K) scaled labels -> (n, P) flux, (n, K, P) derivatives."""
 
 
-def as_rows(values: ArrayLike, like: Tensor) -> Tensor:
-    """Copy `values` to the device and dtype of `like`."""
-    if isinstance(values, Tensor):
-        return values.to(like)
-    return torch.tensor(np.ascontiguousarray(values), device=like.device).to(like.dtype)
-
-
-def log_step(wavelength: NDArray[np.float64]) -> float:
-    """Return the step of ln(wavelength) from pixel to pixel.
-
-    Raises
-    ------
-    ValueError
-        If a pixel is off the even grid by a hundredth: a velocity would not be a shift.
-
-    Examples
-    --------
-    >>> float(round(log_step(10 ** (3.5682 + 1e-4 * np.arange(100))) / np.log(10), 9))
-    0.0001
-    """
-    if len(wavelength) < N_TAPS:
-        raise ValueError(f"a fit wants at least {N_TAPS} pixels, got {len(wavelength)}")
-    logarithm = np.log(wavelength)
-    even = np.linspace(logarithm[0], logarithm[-1], len(logarithm))
-    step = float(even[1] - even[0])
-    worst = float(np.max(np.abs(logarithm - even))) / step
-    if not worst < 0.01:
-        raise ValueError(
-            f"the model's wavelengths must be equal steps of log(wavelength), "
-            f"got a pixel that is {worst:.3g} px off"
-        )
-    return step
+def output_layer(model: Emulator) -> torch.nn.Linear | None:
+    """Return the linear layer that `model` ends in; None if it does not say so."""
+    layer: torch.nn.Linear | None = getattr(model, "output", None)
+    return layer
 
 
 @dataclass(frozen=True)
-class Shift:
-    """Interpolation of spectra at positions moved by one velocity per star.
-
-    Eight pixels with the weights of least mean square error for random lines of 2.8 px FWHM. At
-    half a pixel it fails by 0.7 % of the depth of a line of 2.4 px (R = 1800 on LAMOST's grid,
-    where sampling itself loses 0.4 %) and by under 0.1 % beyond 3.2 px; 6-point Lagrange fails by
-    2.6 and 0.7 %, linear by 11 and 6 %. Positions outside the grid repeat its edge pixel.
+class Prior:
+    """Gaussian knowledge of the scaled labels of each star: chi2 grows by sum p (x - m)^2.
 
     Attributes
     ----------
-    index : (n, P + 7) int64
-        Pixels under the stencils.
-    taps, slopes : (n, 8)
-        Weights of the stencil, and their derivative with velocity [1 / (km/s)].
-
-    References
-    ----------
-    Relativistic shift for radial motion, ln sqrt((1+b)/(1-b)) = artanh(b): Lindegren & Dravins
-    2003, A&A 401, 1185. Minimum-variance interpolation: Rybicki & Press 1992, ApJ 398, 169.
+    mean : (n, K)
+        m, scaled.
+    precision : (n, K)
+        p = 1 / sigma^2, scaled; 0 where nothing is known.
     """
 
-    index: Tensor
-    taps: Tensor
-    slopes: Tensor
-
-    @classmethod
-    def by(cls, rv: Tensor, *, step: float, n_pixel: int) -> Self:
-        """Build the shift by `rv` (n,) [km/s] on a grid of `step` in ln(wavelength)."""
-        beta = rv.double() / C_KMS  # float32 would lose the weights' last three digits
-        position = -torch.atanh(beta) / step  # where pixel 0 samples the rest frame
-        whole = torch.floor(position)
-        nodes = torch.arange(N_TAPS, device=rv.device) + int(_NODES[0])
-        distance = (position - whole)[:, None] - nodes
-        covariance = torch.exp(-(distance**2) / _BLUR)
-        weights = torch.tensor(_WEIGHTS, device=rv.device)
-        slope = -1.0 / (C_KMS * step * (1.0 - beta**2))  # d position / d rv
-        slopes = (-2.0 / _BLUR * distance * covariance) @ weights[:-1] * slope[:, None]
-        pixel = torch.arange(n_pixel + N_TAPS - 1, device=rv.device) + int(_NODES[0])
-        index = (pixel + whole.long()[:, None]).clamp(0, n_pixel - 1)
-        return cls(index, (covariance @ weights[:-1] + weights[-1]).to(rv), slopes.to(rv))
-
-    def apply(self, flux: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, P) rest-frame flux -> (n, P) shifted flux, (n, P) its derivative with rv."""
-        stencil = flux.gather(-1, self.index)
-        return _correlate(stencil, self.taps), _correlate(stencil, self.slopes)
-
-    def apply_to_columns(self, columns: Tensor, out: Tensor) -> None:
-        """Shift (n, K, P) label derivatives into `out`."""
-        index = self.index[:, None].expand(-1, columns.shape[1], -1)
-        _correlate(columns.gather(-1, index), self.taps[:, None], out=out)
-
-
-def _correlate(stencil: Tensor, taps: Tensor, out: Tensor | None = None) -> Tensor:
-    """Sum over t of taps[..., t] times the stencil moved by t."""
-    n_pixel = stencil.shape[-1] - N_TAPS + 1
-    total = torch.mul(stencil[..., :n_pixel], taps[..., 0:1], out=out)
-    for t in range(1, N_TAPS):
-        total.addcmul_(stencil[..., t : t + n_pixel], taps[..., t : t + 1])
-    return total
-
-
-class Smoother:
-    """A banded smoothing operator K on torch tensors, kept as low-rank tiles.
-
-    Smoothing by a wide Gaussian leaves few degrees of freedom per tile, so each tile is stored as
-    two thin factors, exact to float32 rounding: nine times less arithmetic for 50 Å on the LAMOST
-    grid.
-
-    Parameters
-    ----------
-    tiles : sequence of Tile
-        Together the operator's rows, each once.
-    like : Tensor
-        Its device and dtype become those of the operator.
-
-    Raises
-    ------
-    ValueError
-        If the tiles leave a row out or hold one twice.
-    """
-
-    def __init__(self, tiles: Sequence[Tile], like: Tensor) -> None:
-        self.n_pixel = 0
-        self._factors: list[tuple[slice, slice, Tensor, Tensor]] = []
-        for tile in sorted(tiles, key=lambda t: t.out_start):
-            if tile.out_start != self.n_pixel:
-                raise ValueError(f"no tile for row {self.n_pixel}, the next is {tile.out_start}")
-            self.n_pixel = tile.out_stop
-            u, s, vt = np.linalg.svd(np.asarray(tile.matrix, np.float64), full_matrices=False)
-            keep = s > _SMALLEST_SINGULAR_VALUE * s[0]
-            rows, columns = slice(tile.out_start, tile.out_stop), slice(tile.in_start, tile.in_stop)
-            right, left = vt[keep].T * s[keep], u[:, keep].T
-            self._factors.append((rows, columns, as_rows(right, like), as_rows(left, like)))
-
-    def __call__(self, values: Tensor) -> Tensor:
-        """(..., P) -> (..., P): K applied along the last axis."""
-        flat = values.reshape(-1, values.shape[-1])
-        out = torch.empty_like(flat)
-        for rows, columns, right, left in self._factors:
-            torch.mm(flat[:, columns] @ right, left, out=out[:, rows])
-        return out.view(values.shape)
-
-
-@dataclass(frozen=True)
-class Renormalization:
-    """F / S[F] with S[F] = K(m F) / K(m): the data's own normalization, done to the model.
-
-    Attributes
-    ----------
-    smoother : Smoother
-        K.
-    mask : (n, P)
-        m: 1 where the star's data have information, else 0.
-    norm : (n, P)
-        K(m), infinite where under a thousandth of the kernel has information.
-
-    References
-    ----------
-    Ho et al. 2017, ApJ 836, 5, section 2.3 (Gaussian-smoothing normalization).
-    """
-
-    smoother: Smoother
-    mask: Tensor
-    norm: Tensor
-
-    @classmethod
-    def of(cls, smoother: Smoother, mask: Tensor) -> Self:
-        """Prepare the normalization of stars with `mask` (n, P)."""
-        norm, most = smoother(mask), smoother(torch.ones_like(mask[:1]))
-        return cls(smoother, mask, torch.where(norm > 1e-3 * most, norm, torch.inf))
+    mean: Tensor
+    precision: Tensor
 
     def take(self, rows: Tensor) -> Self:
         """Keep the chosen stars."""
-        return replace(self, mask=self.mask[rows], norm=self.norm[rows])
+        return replace(self, mean=self.mean[rows], precision=self.precision[rows])
 
-    def continuum(self, flux: Tensor) -> Tensor:
-        """(n, P) flux -> (n, P) S[F]; 1 where no data are near."""
-        smooth = self.smoother(flux * self.mask) / self.norm
-        return torch.where(torch.isinf(self.norm), 1.0, smooth)
+    def chi2(self, x: Tensor) -> Tensor:
+        """(n, K) scaled labels -> (n,) what the prior adds to chi2."""
+        return (self.precision * (x - self.mean).double() ** 2).sum(dim=1)
 
-    def apply(self, flux: Tensor) -> Tensor:
-        """(n, P) F -> (n, P) F / S[F]."""
-        return flux / self.continuum(flux)
 
-    def apply_to_columns(self, flux: Tensor, columns: Tensor, scale: Tensor) -> Tensor:
-        """Return F / S[F]; turn derivatives of F in `columns` into its own times `scale`, in place.
+@dataclass(frozen=True)
+class Tie:
+    """Labels that follow others: all K scaled labels are ``free @ matrix.T + offset``.
 
-        d(F/S) = dF / S - F K(m dF) / (K(m) S^2).
-        """
-        continuum = self.continuum(flux)
-        smooth = self.smoother(columns * self.mask[:, None])
-        columns *= (scale / continuum)[:, None]
-        columns.addcmul_(smooth, (-scale * flux / (continuum**2 * self.norm))[:, None])
-        return flux / continuum
+    Attributes
+    ----------
+    matrix : (K, F)
+        From the F free labels to all.
+    offset : (K,)
+        Scaled.
+    free : tuple of int
+        Which labels are the free ones.
+    """
+
+    matrix: Tensor
+    offset: Tensor
+    free: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Point:
+    """The objective at one set of parameters.
+
+    Attributes
+    ----------
+    chi2 : (n,) float64
+        With the prior's part.
+    gradient : (n, Q) float64
+        Half its gradient: chi2(p + d) is about chi2 + 2 g.d + d.H.d.
+    rest : (n, P)
+        The model's flux at rest.
+    """
+
+    chi2: Tensor
+    gradient: Tensor
+    rest: Tensor
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Weighted least squares of a batch of ``n`` stars over Q = K labels + velocity.
+    """Weighted least squares of a batch of ``n`` stars over Q = K labels + velocity + widths.
 
     Attributes
     ----------
     model : Emulator
-    flux, weight : (n, P)
+    flux, weight : (N, P)
         Data, and 1 / (sigma^2 + scatter^2); 0 where there is no information.
+    rows : (n,) int64
+        Which of the N stars these are.
     rv_start : (n,) [km/s]
         Velocity of parameter 0.
     rv_range : float [km/s]
         Parameter +-0.5 is ``rv_start +- rv_range``.
     step : float
         Of the grid, in ln(wavelength).
-    renormalization : Renormalization or None
+    continuum : Continuum or None
         What was done to the data and must be done to the model.
+    broadening : Broadening or None
+        Line widths that are parameters too.
+    prior : Prior or None
+    tie : Tie or None
+        Labels that are no parameters of their own; parameters then are the free ones.
     """
 
     model: Emulator
     flux: Tensor
     weight: Tensor
+    rows: Tensor
     rv_start: Tensor
     rv_range: float
     step: float
-    renormalization: Renormalization | None = None
+    continuum: Continuum | None = None
+    broadening: Broadening | None = None
+    prior: Prior | None = None
+    tie: Tie | None = None
 
     @classmethod
     def of(
@@ -320,81 +185,198 @@ class Objective:
         rv_start: Tensor,
         rv_range: float,
         smoother: Smoother | None = None,
+        broadening: Broadening | None = None,
     ) -> Self:
         """Weigh `flux` and `ivar` (n, P) of stars with first velocities `rv_start` (n,)."""
         step, n_pixel = log_step(model.spec.wavelength), flux.shape[1]
         mask = ivar > 0
-        scatter, _ = Shift.by(rv_start, step=step, n_pixel=n_pixel).apply(
-            model.scatter.expand(len(flux), -1)
-        )
+        scatter = Shift.by(rv_start, step=step).forward(model.scatter.repeat(len(flux), 1))
         weight = torch.where(mask, ivar / (1.0 + ivar * scatter**2), 0.0)
-        weight = weight * _inside(rv_start, rv_range, step=step, n_pixel=n_pixel)
+        reach = 0 if broadening is None else broadening.reach(log_pixel(step))
+        weight = weight * _inside(rv_start, rv_range, step=step, n_pixel=n_pixel, reach=reach)
         data = torch.where(mask, flux, 0.0)
-        renormalization = None if smoother is None else Renormalization.of(smoother, mask.to(flux))
-        return cls(model, data, weight, rv_start, rv_range, step, renormalization)
+        continuum = None if smoother is None else Renormalization.of(smoother, mask.to(flux))
+        rows = torch.arange(len(flux), device=flux.device)
+        return cls(
+            model, data, weight, rows, rv_start, rv_range, step, continuum, broadening=broadening
+        )
 
     def take(self, rows: Tensor) -> Self:
-        """Keep the chosen stars."""
-        renormalization = self.renormalization and self.renormalization.take(rows)
-        return replace(
+        """Keep the chosen stars; their spectra are copied only where every step needs them."""
+        rows = torch.nonzero(rows).squeeze(1) if rows.dtype == torch.bool else rows
+        part = replace(
             self,
-            flux=self.flux[rows],
-            weight=self.weight[rows],
+            rows=self.rows[rows],
             rv_start=self.rv_start[rows],
-            renormalization=renormalization,
+            prior=self.prior and self.prior.take(rows),
         )
+        if self.continuum is None:
+            return part
+        flux, weight = part.data()
+        fresh = torch.arange(len(rows), device=rows.device)
+        return replace(
+            part, flux=flux, weight=weight, rows=fresh, continuum=self.continuum.take(rows)
+        )
+
+    def data(self) -> tuple[Tensor, Tensor]:
+        """Return flux and weight (n, P) of these stars."""
+        if len(self.rows) == len(self.flux):
+            return self.flux, self.weight
+        return self.flux[self.rows], self.weight[self.rows]
+
+    @property
+    def n_label(self) -> int:
+        """Number of labels."""
+        return len(self.model.spec.labels)
+
+    @property
+    def n_free(self) -> int:
+        """Number of labels that are parameters."""
+        return self.n_label if self.tie is None else len(self.tie.free)
+
+    @property
+    def n_parameter(self) -> int:
+        """Number of parameters Q."""
+        return self.n_free + 1 + (len(self.broadening.ranges) if self.broadening else 0)
+
+    def labels(self, parameters: Tensor) -> Tensor:
+        """(n, Q) parameters -> (n, K) scaled labels."""
+        x = parameters[:, : self.n_free]
+        return x if self.tie is None else x @ self.tie.matrix.T + self.tie.offset
+
+    def line_scale(self) -> list[float]:
+        """Return km/s per unit of the velocity's and the widths' parameters."""
+        widths = self.broadening.ranges if self.broadening else []
+        return [2.0 * self.rv_range, *(high - low for low, high in widths)]
 
     def rv(self, parameters: Tensor) -> Tensor:
         """(n, Q) parameters -> (n,) velocity [km/s]."""
-        return self.rv_start + 2.0 * self.rv_range * parameters[:, -1]
+        return self.rv_start + 2.0 * self.rv_range * parameters[:, self.n_free]
+
+    def widths(self, parameters: Tensor) -> Tensor | None:
+        """(n, Q) parameters -> (n, W) line widths [km/s]; None if there are none."""
+        if self.broadening is None:
+            return None
+        limits = torch.tensor(self.broadening.ranges, dtype=torch.float64).reshape(-1, 2)
+        low, high = limits.to(parameters).T
+        widths: Tensor = low + (parameters[:, self.n_free + 1 :] + 0.5) * (high - low)
+        return widths
 
     def predict(self, parameters: Tensor) -> Tensor:
         """(n, Q) parameters -> (n, P) flux as the data would show it without noise."""
-        flux, _ = self._shift(parameters).apply(self.model.forward_scaled(parameters[:, :-1]))
-        return flux if self.renormalization is None else self.renormalization.apply(flux)
+        flux = self.shift(parameters).forward(self.rest(self.labels(parameters)))
+        return flux if self.continuum is None else self.continuum.apply(flux, *self.data())
+
+    def rest(self, x: Tensor) -> Tensor:
+        """(n, K) scaled labels -> (n, P) flux at rest."""
+        layer = output_layer(self.model)
+        if layer is None:
+            return self.model.forward_scaled(x)
+        features: Tensor = self.model.features(x)  # type: ignore[attr-defined]
+        return linear(features, layer.weight, layer.bias)
 
     def chi2(self, parameters: Tensor) -> Tensor:
-        """(n, Q) parameters -> (n,) chi2."""
-        return (self.weight * (self.predict(parameters) - self.flux) ** 2).sum(dim=1)
+        """(n, Q) parameters -> (n,) chi2, without the prior's part."""
+        flux, weight = self.data()
+        return (weight * (self.predict(parameters) - flux) ** 2).sum(dim=1)
 
-    def jacobian(self, parameters: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(n, Q) parameters -> (n, P) flux, (n, Q, P) its derivatives, these times `scale`."""
-        scale = torch.ones_like(self.flux) if scale is None else scale
-        rest, derivatives = self.model.flux_and_jacobian(parameters[:, :-1])
-        shift = self._shift(parameters)
-        flux, slope = shift.apply(rest)
-        n, n_label, n_pixel = derivatives.shape
-        columns = torch.empty((n, n_label + 1, n_pixel), dtype=flux.dtype, device=flux.device)
-        shift.apply_to_columns(derivatives, out=columns[:, :-1])
-        columns[:, -1] = slope * (2.0 * self.rv_range)
-        if self.renormalization is None:
-            return flux, columns.mul_(scale[:, None])
-        return self.renormalization.apply_to_columns(flux, columns, scale), columns
+    @torch.no_grad()
+    def evaluate(self, parameters: Tensor) -> Point:
+        """(n, Q) parameters -> chi2 and its exact gradient: two products with the last layer."""
+        x = self.labels(parameters).detach().clone().requires_grad_()
+        layer = output_layer(self.model)
+        with torch.enable_grad():
+            top = self.model.features(x) if layer else self.model.forward_scaled(x)  # type: ignore[attr-defined]
+        rest = linear(top.detach(), layer.weight, layer.bias) if layer else top.detach()
+        chi2, back, by_line = self._compare(self.shift(parameters), rest)
+        q = linear(back, layer.weight.T) if layer else back
+        (by_label,) = torch.autograd.grad(top, x, q)
+        by_label = by_label.double()
+        if self.prior is not None:
+            chi2 = chi2 + self.prior.chi2(x.detach())
+            by_label += (self.prior.precision * (x.detach() - self.prior.mean)).double()
+        if self.tie is not None:
+            by_label = by_label @ self.tie.matrix.double()
+        scale = by_line.new_tensor(self.line_scale())
+        return Point(chi2, torch.cat([by_label, by_line * scale], dim=1), rest)
 
-    def normal_equations(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(n, Q) parameters -> (n,) chi2, (n, Q) J^T W r, (n, Q, Q) J^T W J.
+    def _compare(self, shift: Shift, rest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return chi2 (n,), half its gradient by pixels at rest (n, P) and by km/s (n, D)."""
+        rest = rest.contiguous()
+        if self.continuum is None and rest.device.type == "cpu":
+            n = len(rest)
+            chi2 = torch.empty(n, dtype=torch.float64)
+            back, by_line = torch.empty_like(rest), torch.empty(n, shift.slopes.shape[1]).double()
+            data = (self.flux.numpy(), self.weight.numpy(), self.rows.numpy())
+            out = (back.numpy(), chi2.numpy(), by_line.numpy())
+            fused.compare(rest.numpy(), shift.arrays(), data, out)
+            return chi2, back, by_line
+        flux, (data_flux, weight) = shift.forward(rest), self.data()
+        if self.continuum is None:
+            residual = flux - data_flux
+            back = weight * residual
+        else:
+            residual, back = self.continuum.compare(flux, data_flux, weight)
+        chi2 = (weight * residual).mul_(residual).sum(dim=1, dtype=torch.float64)
+        return chi2, shift.pull(back), shift.slope_products(rest, back)
 
-        r is model minus data, so chi2(p + d) is about chi2 + 2 g.d + d.H.d.
-        """
-        root = torch.sqrt(self.weight)
-        flux, columns = self.jacobian(parameters, scale=root)
-        residual = root * (flux - self.flux)
-        gradient = torch.bmm(columns, residual[:, :, None]).squeeze(-1)
-        hessian = torch.bmm(columns, columns.transpose(1, 2))
-        return residual.square().sum(dim=1), gradient, hessian
+    def jacobian(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, Q) parameters -> (n, P) flux, (n, Q, P) its derivatives."""
+        rest, derivatives = self.model.flux_and_jacobian(self.labels(parameters))
+        shift = self.shift(parameters)
+        flux, by_line = shift.forward(rest), shift.forward_slopes(rest)
+        by_line = by_line * by_line.new_tensor(self.line_scale())[:, None]
+        columns = torch.cat([shift.forward_columns(derivatives), by_line], dim=1)
+        if self.continuum is None:
+            return flux, columns
+        return self.continuum.columns(flux, columns, *self.data())
 
-    def _shift(self, parameters: Tensor) -> Shift:
-        return Shift.by(self.rv(parameters), step=self.step, n_pixel=self.flux.shape[1])
+    def hessian(self, parameters: Tensor) -> Tensor:
+        """(n, Q) parameters -> (n, Q, Q) float64 J^T W J from every pixel's derivatives."""
+        chunk = max(1, _JACOBIAN_FLOATS // (self.n_parameter * self.flux.shape[1]))
+        parts = []
+        for begin in range(0, len(parameters), chunk):
+            rows = torch.arange(begin, min(begin + chunk, len(parameters)), device=self.rows.device)
+            part = self.take(rows)
+            _, columns = part.jacobian(parameters[rows])
+            columns *= torch.sqrt(part.data()[1])[:, None]
+            parts.append(torch.bmm(columns, columns.transpose(1, 2)).double())
+        size = self.n_label + len(self.line_scale())
+        empty = parameters.new_zeros((0, size, size)).double()
+        return self.completed(torch.cat([empty, *parts]))
+
+    def completed(self, hessian: Tensor) -> Tensor:
+        """Add the prior to a Hessian by all labels and line parameters; leave out the tied."""
+        if self.prior is not None:
+            hessian.diagonal(dim1=1, dim2=2)[:, : self.n_label] += self.prior.precision
+        if self.tie is None:
+            return hessian
+        across = torch.zeros((hessian.shape[1], self.n_parameter)).to(hessian)
+        across[: self.n_label, : self.n_free] = self.tie.matrix
+        across[self.n_label :, self.n_free :] = torch.eye(self.n_parameter - self.n_free)
+        return torch.matmul(torch.matmul(across.T, hessian), across)
+
+    def shift(self, parameters: Tensor) -> Shift:
+        """Return what the parameters' velocities and widths do to the model."""
+        return Shift.by(
+            self.rv(parameters),
+            step=self.step,
+            widths=self.widths(parameters),
+            broadening=self.broadening,
+        )
 
 
-def _inside(rv: Tensor, rv_range: float, *, step: float, n_pixel: int) -> Tensor:
+def log_pixel(step: float) -> float:
+    """Return the velocity [km/s] of a pixel of `step` in ln(wavelength)."""
+    return 299_792.458 * step
+
+
+def _inside(rv: Tensor, rv_range: float, *, step: float, n_pixel: int, reach: int) -> Tensor:
     """(n, P) bool: pixels whose stencil stays on the grid at every velocity of the search.
 
     One fixed set per star: chi2 would jump with every pixel that enters or leaves.
     """
-    reddest, bluest = (
-        torch.floor(-torch.atanh((rv.double() + limit) / C_KMS) / step)[:, None]
-        for limit in (rv_range, -rv_range)
-    )
-    pixel = torch.arange(n_pixel, device=rv.device) + int(_NODES[0])
-    return (pixel + reddest >= 0) & (pixel + bluest + N_TAPS <= n_pixel)
+    lowest, _ = stencil_span(rv + rv_range, step=step, reach=reach)
+    _, highest = stencil_span(rv - rv_range, step=step, reach=reach)
+    pixel = torch.arange(n_pixel, device=rv.device)
+    return (pixel + lowest[:, None] >= 0) & (pixel + highest[:, None] <= n_pixel)

@@ -25,9 +25,13 @@ class FitStatus(IntFlag):
     NO_PIXELS = 1 << 5  # fewer usable pixels than parameters + 1
     LOW_SNR = 1 << 6  # median signal-to-noise per used pixel under the run's limit
     POOR_FIT = 1 << 7  # chi2 per degree of freedom above the run's limit
-    OUT_OF_DOMAIN = 1 << 8  # the star is not of the kind that the model knows (set by the stage)
+    OUT_OF_DOMAIN = 1 << 8  # the star is not of the kind that the model knows (see distance)
     BAD_SPECTRUM = 1 << 9  # the spectrum's own status forbids a fit (set by the stage)
     NOT_SELECTED = 1 << 10  # the run did not ask for this star (set by the stage)
+    PRIOR_DOMINATED = 1 << 11  # of some label the box or prior says as much as the spectrum
+    MULTIPLE_OPTIMA = 1 << 12  # another set of labels, far from this one, fits nearly as well
+    FEW_PIXELS = 1 << 13  # a small part of the model's pixels has weight
+    WIDTH_AT_LIMIT = 1 << 14  # vsini or the LSF's width ended on the edge of its range
 
 
 NOT_FITTED = (
@@ -45,19 +49,29 @@ class FitResult:
     labels : (n, K) float32 [K, dex, km/s]
         Best-fit labels.
     label_cov : (n, K, K) float32 [products of the labels' units]
-        Inverse Hessian of chi2 / 2 over the free labels, velocity marginalized. A label that ends
-        on its bound has no such error: its variance is that of a uniform density over the box,
+        Inverse Hessian of chi2 / 2 over the free labels, velocity marginalized. A label that noise
+        drove to its bound has the spread of the truncated normal within it, and the others know.
+        One that wants more than 3 sigma beyond has that of a uniform density over its range,
         (maximum - minimum)^2 / 12, without correlations. No variance exceeds that one.
     rv, rv_err : (n,) float32 [km/s]
         Velocity of the star against the spectrum as given, and its 1 sigma.
     chi2 : (n,) float32
         At the best fit, with the emulator's scatter in the weights.
+    dof : (n,) int32
+        Pixels used less parameters that could move.
     n_used : (n,) int32
         Pixels with weight.
     n_steps : (n,) int32
         Steps tried.
     at_bound : (n,) uint64
         Bit k is set if label k ended on a bound.
+    prior_dominated : (n,) uint64
+        Bit k is set if the box or the prior says as much of label k as the spectrum does.
+    distance : (n,) float32
+        Sigmas that the bounds cost: the root of the fall of chi2 that is promised beyond them, or
+        the distance from the training labels in their spreads, if greater and if they are known.
+    widths, width_err : (n, W) float32 [km/s]
+        Line widths that were fitted, vsini first, and their 1 sigma.
     status : (n,) uint32
         `FitStatus` bits.
     """
@@ -67,9 +81,14 @@ class FitResult:
     rv: FloatArray
     rv_err: FloatArray
     chi2: FloatArray
+    dof: NDArray[np.int32]
     n_used: NDArray[np.int32]
     n_steps: NDArray[np.int32]
     at_bound: NDArray[np.uint64]
+    prior_dominated: NDArray[np.uint64]
+    distance: FloatArray
+    widths: FloatArray
+    width_err: FloatArray
     status: NDArray[np.uint32]
 
     def __len__(self) -> int:
@@ -88,7 +107,7 @@ class FitResult:
         return fitted
 
     @classmethod
-    def empty(cls, n: int, n_label: int, *, status: int = 0) -> Self:
+    def empty(cls, n: int, n_label: int, *, status: int = 0, n_width: int = 0) -> Self:
         """Return `n` rows without a fit, all of one `status`.
 
         Examples
@@ -102,9 +121,14 @@ class FitResult:
             rv=np.full(n, np.nan, np.float32),
             rv_err=np.full(n, np.nan, np.float32),
             chi2=np.full(n, np.nan, np.float32),
+            dof=np.zeros(n, np.int32),
             n_used=np.zeros(n, np.int32),
             n_steps=np.zeros(n, np.int32),
             at_bound=np.zeros(n, np.uint64),
+            prior_dominated=np.zeros(n, np.uint64),
+            distance=np.full(n, np.nan, np.float32),
+            widths=np.full((n, n_width), np.nan, np.float32),
+            width_err=np.full((n, n_width), np.nan, np.float32),
             status=np.full(n, status, np.uint32),
         )
 

@@ -12,15 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scalespec.optimize.objective import (
-    C_KMS,
-    ArrayLike,
-    Emulator,
-    Objective,
-    Smoother,
-    as_rows,
-    log_step,
-)
+from scalespec.optimize.normalization import Smoother, as_rows
+from scalespec.optimize.objective import ArrayLike, Emulator, EmulatorSpec, Objective
+from scalespec.optimize.shift import C_KMS, log_step
 
 FloatArray = NDArray[np.float32]
 
@@ -83,11 +77,12 @@ def ridge_start(
     n_draws: int = 4096,
     seed: int = 0,
     snr: tuple[float, float] = (10.0, 200.0),
+    rv_kms: float | None = None,
     smoothing: Smoother | None = None,
 ) -> RidgeStart:
     """Learn a first estimate from the emulator's own spectra, in closed form.
 
-    Spectra are drawn over the whole box, moved by up to half a pixel, given white noise and up to
+    Spectra are drawn over the whole box, moved a little, given white noise and up to
     a tenth of masked pixels, and regressed on.
 
     Parameters
@@ -100,6 +95,8 @@ def ridge_start(
         Of the draws.
     snr : (float, float)
         Range of the signal-to-noise per pixel, uniform in its logarithm.
+    rv_kms : float [km/s], optional
+        Velocities that it will meet, to either side; half a pixel if not given.
     smoothing : Smoother, optional
         The data's normalization, when the model's is the true continuum.
 
@@ -115,7 +112,7 @@ def ridge_start(
         gram = cross = torch.zeros((), dtype=torch.float64).to(mean.device)
         for begin in range(0, n_draws, _BATCH):
             n = min(_BATCH, n_draws - begin)
-            flux, x = _draw(model, n, rng, smoothing=smoothing, snr=snr, fill=mean)
+            flux, x = _draw(model, n, rng, smoothing=smoothing, snr=snr, fill=mean, rv_kms=rv_kms)
             features = _features(flux, mean, basis)
             gram = gram + features.T @ features
             cross = cross + features.T @ x
@@ -231,6 +228,31 @@ def best_start(
     return candidates[np.arange(n), best], tried[np.arange(n), best]
 
 
+KINDS = {"giant": (4500.0, 2.0), "subgiant": (5100.0, 3.5), "dwarf": (5700.0, 4.5)}
+"""Effective temperature [K] and log g [cgs] that a kind of star is begun from."""
+
+
+def start_of_kind(spec: EmulatorSpec, labels: FloatArray, kind: str) -> FloatArray:
+    """Replace temperature and gravity of first `labels` (n, K) by those of a kind, within the box.
+
+    Raises
+    ------
+    ValueError
+        If the kind is not one of `KINDS`, or the model has neither ``teff`` nor ``logg``.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"a kind of star is one of {sorted(KINDS)}, got '{kind}'")
+    names = [name for name in ("teff", "logg") if name in spec.labels]
+    if not names:
+        raise ValueError(f"a kind of star wants teff or logg, the model has {spec.labels}")
+    start = labels.copy()
+    for name, value in zip(("teff", "logg"), KINDS[kind], strict=True):
+        if name in names:
+            k = list(spec.labels).index(name)
+            start[:, k] = np.clip(value, spec.minimum[k], spec.maximum[k])
+    return start
+
+
 def _draw(
     model: Emulator,
     n: int,
@@ -239,10 +261,11 @@ def _draw(
     smoothing: Smoother | None,
     snr: tuple[float, float] | None = None,
     fill: Tensor | None = None,
+    rv_kms: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(n, P) spectra of labels all over the box, (n, K) their scaled labels.
 
-    With `snr` and `fill`: moved by up to half a pixel, with noise, masked pixels filled.
+    With `snr` and `fill`: moved, with noise, masked pixels filled.
     """
     like = model.scatter
     x = as_rows(rng.uniform(-0.5, 0.5, (n, len(model.spec.labels))), like)
@@ -251,7 +274,8 @@ def _draw(
     if fill is not None:
         masked = rng.random((n, len(like)), dtype=np.float32) < 0.1 * rng.random((n, 1))
         mask = as_rows(~masked, like)
-        rv = as_rows(rng.uniform(-0.5, 0.5, n) * _pixel_kms(model), like)
+        most = 0.5 * _pixel_kms(model) if rv_kms is None else rv_kms
+        rv = as_rows(rng.uniform(-most, most, n), like)
     objective = Objective.of(model, mask, mask, rv_start=rv, rv_range=0.0, smoother=smoothing)
     flux = objective.predict(torch.nn.functional.pad(x, (0, 1)))
     if snr is not None and fill is not None:

@@ -1,7 +1,7 @@
 """Spectra + models + first labels -> best labels, covariance, status."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 
 import numpy as np
@@ -13,17 +13,23 @@ import xarray as xr
 from scalespec.config import FitTable, RunConfig
 from scalespec.errors import ConfigError, StoreError
 from scalespec.kernels.wavelength import pixels_to_velocity, velocity_to_pixels
-from scalespec.models.base import Emulator
-from scalespec.optimize.levenberg import FitOptions, fit_labels
+from scalespec.kernels.where import where
+from scalespec.models.base import Emulator, EmulatorSpec
+from scalespec.optimize.constraints import Constraints
+from scalespec.optimize.fit import FitOptions, fit_labels
 from scalespec.optimize.result import FitResult
-from scalespec.plan import Block, Stage, plan_blocks
+from scalespec.optimize.shift import Broadening
+from scalespec.optimize.start import start_of_kind
+from scalespec.plan import Block, Stage
 from scalespec.stages import folders
 from scalespec.stages.emulators import Ready, load_ready
 from scalespec.stages.infer import write_labels
 from scalespec.store import paths
 from scalespec.store.catalog import read_part
 from scalespec.store.ledger import Ledger
-from scalespec.store.spectra import count_spectra, memory_bytes, read_spectra
+from scalespec.store.spectra import memory_bytes, read_spectra
+
+_RESTARTS_OF_KINKS = 4
 
 
 def best_labels(
@@ -45,7 +51,8 @@ def best_labels(
     -------
     pd.DataFrame
         n rows: row, obsid, model, <label>, <label>_err, label_cov (upper triangle, row by row),
-        rv [km/s, barycentric], rv_err, rv_residual, chi2, n_used, n_steps, at_bound, fit_status.
+        rv [km/s, barycentric], rv_err, rv_residual, chi2, dof, n_used, n_steps, at_bound,
+        prior_dominated, fit_distance, fit_status; vsini and lsf [km/s] with errors where fitted.
     """
     asked = np.flatnonzero(first["first_status"].to_numpy() == 0)
     names = ready[0].labels
@@ -53,14 +60,16 @@ def best_labels(
     chosen = _lowest(fits) if len(asked) else np.zeros(0, np.int64)
     best = _merged(fits, chosen)
     n = len(first)
-    full = FitResult.empty(n, len(names))
-    for field in ("labels", "label_cov", "rv", "rv_err", "chi2", "n_used", "n_steps", "at_bound"):
-        getattr(full, field)[asked] = getattr(best, field)
+    full = FitResult.empty(n, len(names), n_width=best.widths.shape[1])
+    for field in fields(FitResult):
+        if field.name != "status":
+            getattr(full, field.name)[asked] = getattr(best, field.name)
     status = first["first_status"].to_numpy().astype(np.uint32)
     status[asked] = best.status
     model = np.full(n, -1, np.int16)
     model[asked] = np.where(best.fitted, chosen, -1)
-    return _table(spectra, first, replace(full, status=status), model, names)
+    widths = [name for name in ("vsini", "lsf") if getattr(table, f"{name}_kms") is not None]
+    return _table(spectra, first, replace(full, status=status), model, (names, widths))
 
 
 def _fit(
@@ -70,20 +79,65 @@ def _fit(
     one: Ready,
     table: FitTable,
 ) -> FitResult:
-    start = first[[f"first_{name}" for name in one.labels]].to_numpy(np.float32)[asked]
+    estimate = first[[f"first_{name}" for name in one.labels]].to_numpy(np.float32)[asked]
+    spec = one.model.spec
+    starts = [estimate, *(start_of_kind(spec, estimate, kind) for kind in table.starts)]
     return fit_labels(
         doubted(one.model, table.scatter),
         spectra["flux"].to_numpy()[asked],
         spectra["ivar"].to_numpy()[asked],
-        start=start,
+        start=np.stack(starts, axis=1),
         rv_start=first["rv_start"].to_numpy(np.float32)[asked],
-        smoothing=one.smoothing,
-        options=FitOptions(
-            max_steps=table.max_steps,
-            tolerance=table.tolerance,
-            rv_range=table.rv_range_kms,
-            stars_per_batch=table.stars_per_batch,
-        ),
+        smoothing=one.smoothing if table.polynomial is None else None,
+        options=fit_options(table, one.model),
+        constraints=constraints_of(table, spec, first.iloc[asked]),
+    )
+
+
+def fit_options(table: FitTable, model: Emulator) -> FitOptions:
+    """Return the run file's settings as the optimizer takes them."""
+    kinks = model.options.get("activation") == "leaky_relu"
+    return FitOptions(
+        max_steps=table.max_steps,
+        tolerance=table.tolerance,
+        rv_range=table.rv_range_kms,
+        stars_per_batch=table.stars_per_batch,
+        restarts=_RESTARTS_OF_KINKS * kinks if table.restarts is None else table.restarts,
+        exact_covariance=table.exact_covariance,
+        polynomial=table.polynomial,
+        broadening=Broadening(vsini=table.vsini_kms, lsf=table.lsf_kms),
+        robust=table.robust,
+    )
+
+
+def constraints_of(table: FitTable, spec: EmulatorSpec, first: pd.DataFrame) -> Constraints:
+    """Return priors, fixed and tied labels of the stars with first estimates `first`.
+
+    Raises
+    ------
+    ConfigError
+        If the run file names a label that the model does not have.
+    """
+    named = [*table.fixed, *table.tied, *table.prior, *(n for k in table.kinds for n in k.fixed)]
+    for name in named:
+        if name not in spec.labels:
+            raise ConfigError(f"[fit] names the label '{name}', the model has {spec.labels}")
+    values = np.full((len(first), len(spec.labels)), np.nan)
+    for name, value in table.fixed.items():
+        values[:, spec.labels.index(name)] = value
+    columns = {str(name): first[name].to_numpy() for name in first}
+    for kind in table.kinds:
+        rows = where(kind.where, columns)
+        for name, value in kind.fixed.items():
+            values[rows, spec.labels.index(name)] = value
+    prior = [table.prior.get(name, (0.0, np.inf)) for name in spec.labels]
+    mean, sigma = np.array(prior).T
+    return Constraints(
+        prior_mean=mean if table.prior else None,
+        prior_sigma=sigma if table.prior else None,
+        low=values,
+        high=values,
+        tied=table.tied,
     )
 
 
@@ -114,8 +168,9 @@ def _table(
     first: pd.DataFrame,
     best: FitResult,
     model: npt.NDArray[np.int16],
-    names: Sequence[str],
+    named: tuple[Sequence[str], Sequence[str]],
 ) -> pd.DataFrame:
+    names, widths = named
     step = float(spectra.attrs["log10_wavelength_step"])
     upper = np.triu_indices(len(names))
     pixels = velocity_to_pixels(spectra["rv_shift"].to_numpy(), step)
@@ -130,11 +185,16 @@ def _table(
         "rv_err": best.rv_err,
         "rv_residual": best.rv,
         "chi2": best.chi2,
+        "dof": best.dof,
         "n_used": best.n_used,
         "n_steps": best.n_steps,
         "at_bound": best.at_bound,
+        "prior_dominated": best.prior_dominated,
+        "fit_distance": best.distance,
         "fit_status": best.status,
     }
+    for k, name in enumerate(widths):
+        columns |= {name: best.widths[:, k], f"{name}_err": best.width_err[:, k]}
     return pd.DataFrame(columns)
 
 
@@ -151,7 +211,7 @@ def fit(config: RunConfig) -> Iterator[Stage]:
     yield Stage(
         name="fit",
         url=url,
-        blocks=[b for b in plan_blocks(count_spectra(store), size) if b.index in there],
+        blocks=[b for b in folders.planned_blocks(config) if b.index in there],
         read=partial(_read, store=store, first=first),
         compute=partial(_compute, table=config.fit),
         write=partial(write_labels, url=url, status="fit_status"),

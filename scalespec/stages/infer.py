@@ -19,7 +19,7 @@ from scalespec.kernels.wavelength import pixels_to_velocity, velocity_to_pixels
 from scalespec.kernels.where import where
 from scalespec.optimize.result import FitStatus
 from scalespec.optimize.start import best_start
-from scalespec.plan import Block, BlockResult, Stage, plan_blocks
+from scalespec.plan import Block, BlockResult, Stage
 from scalespec.schema import UNREADABLE, status_names
 from scalespec.stages import folders
 from scalespec.stages.emulators import Starter, load_ready, load_starters
@@ -27,7 +27,7 @@ from scalespec.stages.ingest import read_index
 from scalespec.store import paths
 from scalespec.store.catalog import read_row_range, write_part
 from scalespec.store.ledger import Ledger
-from scalespec.store.spectra import count_spectra, memory_bytes, read_spectra
+from scalespec.store.spectra import memory_bytes, read_spectra
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -152,7 +152,7 @@ def infer(config: RunConfig) -> Iterator[Stage]:
     head = read_spectra(store, 0, 0)
     there = Ledger(spectra).done()
     size = config.run.spectra_per_block
-    blocks = [b for b in plan_blocks(count_spectra(store), size) if b.index in there]
+    blocks = [b for b in folders.planned_blocks(config) if b.index in there]
     matches = {name: folders.matches_url(config, name) for name in config.crossmatch or {}}
     fits = (folders.model_urls(config), head["wavelength"].to_numpy(), dict(head.attrs))
     load_ready(*fits)  # a model that does not fit this store is said here, before workers start

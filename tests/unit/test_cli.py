@@ -85,8 +85,8 @@ def test_one_verb_runs_one_stage(call, run_file):
 
 def test_limit_takes_the_first_spectra(call, run_file):
     call("run", run_file, "--engine", "local", "--limit", "5")
-    (plan,) = Path(load_config(run_file).run.workspace).glob("plan/*/plan.json")
-    assert json.loads(plan.read_text())["n"] == 5
+    (plan,) = Path(load_config(run_file).run.workspace).glob("plan/*/segments/*.json")
+    assert json.loads(plan.read_text())["stop"] == 5
     facts = json.loads(call("plan", run_file, "--limit", "5", "--json").stdout)
     assert [fact["blocks"] for fact in facts] == [2, 2]
 
@@ -148,7 +148,7 @@ def test_what_cannot_be_done_ends_with_1_and_says_why(call, run_file, tmp_path):
     result = call("preprocess", run_file, "--engine", "local")  # nothing is ingested
     assert result.exit_code == 1
     assert "StoreError: " in result.stderr
-    assert "plan.json: not found" in result.stderr
+    assert "no inputs are planned yet: run ingest first" in result.stderr
 
 
 def test_long_paths_are_not_broken(call, run_file, monkeypatch):

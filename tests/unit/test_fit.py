@@ -14,14 +14,14 @@ from scalespec.errors import ConfigError, StoreError
 from scalespec.kernels.continuum import gaussian_smoothing, normalize
 from scalespec.models.base import EmulatorSpec
 from scalespec.models.payne import Payne
-from scalespec.optimize.levenberg import fit_labels
+from scalespec.optimize.fit import fit_labels
 from scalespec.optimize.objective import Smoother
 from scalespec.optimize.result import FitStatus
 from scalespec.plan import BlockResult
 from scalespec.schema import C_KMS
 from scalespec.stages import folders
 from scalespec.stages.emulators import Ready
-from scalespec.stages.fit import best_labels, doubted, fit
+from scalespec.stages.fit import best_labels, doubted, fit, fit_options
 from scalespec.store import paths
 from scalespec.store.ledger import Ledger
 
@@ -312,3 +312,51 @@ def test_the_models_own_smoothing_reaches_the_fit():
     pulls = (values(best) - labels) / values(best, "_err")
     assert np.abs(np.median(pulls, axis=0)).max() < 1.2  # 4 sigma of a median of 20
     assert np.abs(pulls).max() < 5
+
+
+def test_labels_are_fixed_tied_and_known_as_the_run_file_says():
+    labels = labels_of(12)
+    spectra, first = stars(labels)
+    kinds = ({"where": "first_teff > 5200", "fixed": {"logg": 4.0}},)
+    table = FitTable.model_validate({"kinds": kinds, "prior": {"fe_h": (-0.5, 1e-4)}})
+    best = best_labels(spectra, first, [ONE], table)
+    hot = first["first_teff"].to_numpy() > 5200
+    assert hot.any()
+    assert not hot.all()
+    assert (best["logg"][hot] == 4.0).all()
+    assert (best["logg_err"][hot] == 0).all()
+    assert (best["logg_err"][~hot] > 0).all()
+    np.testing.assert_allclose(best["fe_h"], -0.5, atol=2e-3)  # twenty of the prior's sigmas
+    assert (best["prior_dominated"] & np.uint64(4) > 0).all()
+    assert (best["fit_status"] & np.uint32(FitStatus.PRIOR_DOMINATED) > 0).all()
+
+
+def test_labels_the_model_does_not_have_are_named():
+    spectra, first = stars(labels_of(2))
+    with pytest.raises(ConfigError, match=r"\[fit\] names the label 'vmic', the model has"):
+        best_labels(spectra, first, [ONE], FitTable(fixed={"vmic": 1.0}))
+
+
+def test_widths_are_columns_where_they_are_fitted():
+    labels = labels_of(6)
+    plain = best_labels(*stars(labels), [ONE], FitTable())
+    assert "vsini" not in plain
+    best = best_labels(*stars(labels), [ONE], FitTable(vsini_kms=(0.0, 250.0)))
+    assert (best["vsini"] < 120).all()  # they do not rotate; a pixel is 69 km/s
+    assert np.isfinite(best["vsini_err"]).all()
+
+
+def test_other_kinds_of_star_are_tried_as_starts():
+    labels = labels_of(20)
+    spectra, first = stars(labels)
+    one = best_labels(spectra, first, [ONE], FitTable())
+    more = best_labels(spectra, first, [ONE], FitTable(starts=("giant", "subgiant", "dwarf")))
+    assert (more["chi2"] <= one["chi2"] + 0.02).all()  # twice the tolerance
+    assert (more["n_steps"] > one["n_steps"]).all()
+
+
+def test_models_with_kinks_are_begun_again_and_smooth_ones_not():
+    kinked = Payne(ONE.model.spec, hidden=(8,), activation="leaky_relu")
+    assert fit_options(FitTable(), kinked).restarts == 4
+    assert fit_options(FitTable(), ONE.model).restarts == 0
+    assert fit_options(FitTable(restarts=2), ONE.model).restarts == 2

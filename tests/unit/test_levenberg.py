@@ -8,16 +8,12 @@ import scipy.optimize
 import torch
 from torch import Tensor
 
-from scalespec.optimize.levenberg import (
-    BOX_VARIANCE,
-    FitOptions,
-    bounded_step,
-    covariance,
-    fit_labels,
-    promised_gain,
-)
-from scalespec.optimize.objective import C_KMS, Objective, Smoother
+from scalespec.optimize.fit import FitOptions, fit_labels
+from scalespec.optimize.objective import Objective, Smoother
+from scalespec.optimize.quadratic import bounded_step, promised_gain
 from scalespec.optimize.result import FitResult, FitStatus
+from scalespec.optimize.shift import C_KMS
+from scalespec.optimize.trust import BOX_VARIANCE
 
 N_PIXEL, N_LABEL = 400, 4
 STEP = 1e-4 * np.log(10)
@@ -161,11 +157,12 @@ def test_scatter_of_one_star_reaches_the_cramer_rao_bound():
 def scipy_fit(objective: Objective, star: int) -> tuple[np.ndarray, float]:
     """The public way: one star, TRF, numeric Jacobian."""
     one = objective.take(torch.tensor([star]))
+    data, weight = one.data()
 
     def residuals(parameters: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             flux = one.predict(torch.tensor(parameters)[None])
-            return (torch.sqrt(one.weight) * (flux - one.flux))[0].numpy()
+            return (torch.sqrt(weight) * (flux - data))[0].numpy()
 
     tight = {"ftol": 1e-12, "xtol": 1e-12, "gtol": 1e-12}
     best = scipy.optimize.least_squares(residuals, np.zeros(5), bounds=(-0.5, 0.5), **tight)
@@ -485,24 +482,3 @@ def test_promised_gain_is_that_of_the_quadratic():
         d, h, g = step[star].numpy(), hessian[star].numpy(), gradient[star].numpy()
         wanted = -(2 * g @ d + d @ h @ d)
         assert promised_gain(hessian, gradient, step)[star].item() == pytest.approx(wanted)
-
-
-def test_covariance_inverts_the_free_part_and_marginalizes_the_rest():
-    hessian, _, _, _ = random_problems(1, 6)
-    hessian = hessian * 1e4  # errors well under the box
-    free = torch.tensor([[True, True, False, True, True, True]])
-    found = covariance(hessian, free)[0].numpy()
-    keep = [0, 1, 3, 4, 5]
-    wanted = np.linalg.inv(hessian[0].numpy()[np.ix_(keep, keep)])
-    np.testing.assert_allclose(found[np.ix_(keep, keep)], wanted, rtol=1e-6)
-    assert found[2, 2] == BOX_VARIANCE
-    assert not found[2, keep].any()
-
-
-def test_covariance_never_exceeds_the_box_and_keeps_correlations():
-    root = torch.tensor([[[1.0, 0.0, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, 0.0]]]).double()
-    hessian = root @ root.transpose(1, 2)  # sigma of one box and more, and a label unseen
-    found = covariance(hessian, torch.ones(1, 3, dtype=torch.bool))[0]
-    torch.testing.assert_close(found.diagonal(), torch.full((3,), BOX_VARIANCE).double())
-    assert found[0, 1] / BOX_VARIANCE == pytest.approx(-0.6)
-    assert found[0, 2] == 0

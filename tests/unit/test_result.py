@@ -35,6 +35,11 @@ def test_dtypes_are_those_of_the_catalog():
         "n_used": "int32",
         "n_steps": "int32",
         "at_bound": "uint64",
+        "prior_dominated": "uint64",
+        "distance": "float32",
+        "widths": "float32",
+        "width_err": "float32",
+        "dof": "int32",
         "status": "uint32",
     }
 

@@ -8,9 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from scalespec.optimize.levenberg import fit_labels
+from scalespec.optimize.fit import fit_labels
 from scalespec.optimize.objective import Smoother
-from scalespec.optimize.start import RidgeStart, best_start, ridge_start, templates
+from scalespec.optimize.start import (
+    RidgeStart,
+    best_start,
+    ridge_start,
+    start_of_kind,
+    templates,
+)
 
 N_PIXEL, N_LABEL = 400, 3
 
@@ -209,3 +215,16 @@ def test_best_start_refuses_candidates_of_another_shape():
         best_start(MODEL, flux, ivar, np.zeros((3, N_LABEL)))
     with pytest.raises(ValueError, match=r"got \(3, 0, 3\)"):
         best_start(MODEL, flux, ivar, np.zeros((3, 0, N_LABEL)))
+
+
+def test_kinds_of_star_stay_in_the_box():
+    spec = SimpleNamespace(
+        labels=("teff", "logg", "fe_h"),
+        minimum=np.array([5000.0, 0.0, -2.0]),
+        maximum=np.array([6000.0, 4.0, 0.5]),
+    )
+    first = np.array([[5500.0, 3.0, -1.0]], np.float32)
+    np.testing.assert_allclose(start_of_kind(spec, first, "giant"), [[5000.0, 2.0, -1.0]])
+    np.testing.assert_allclose(start_of_kind(spec, first, "dwarf"), [[5700.0, 4.0, -1.0]])
+    with pytest.raises(ValueError, match=r"one of .*'dwarf', 'giant', 'subgiant'.* got 'comet'"):
+        start_of_kind(spec, first, "comet")

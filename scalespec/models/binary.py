@@ -1,0 +1,196 @@
+"""Two stars in one spectrum: the sum of two single-star emulators, each at its own velocity.
+
+El-Badry et al. 2018, MNRAS 476, 528. Labels as everywhere; mass ratio q = M2 / M1, velocity of the
+secondary against the primary dv [km/s].
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scalespec.models.base import LINE_SIGMA_PIXEL, Emulator
+
+C_KMS = 299_792.458
+"""Speed of light [km/s], exact (SI)."""
+_HC_OVER_K = 1.438776877e8
+"""Second radiation constant [Å K] (CODATA 2018)."""
+_REACH = 4
+_NODES = np.arange(-_REACH, _REACH + 1)
+_BLUR = 4 * LINE_SIGMA_PIXEL**2
+
+
+@dataclass(frozen=True, eq=False)
+class MainSequence:
+    """Where a star of a mass lies on one isochrone's main sequence, in order of mass.
+
+    Attributes
+    ----------
+    mass : (m,) float64 [Msun]
+        Increasing.
+    teff : (m,) float64 [K]
+        Increasing.
+    logg : (m,) float64 [dex, cgs]
+
+    Raises
+    ------
+    ValueError
+        If mass or temperature do not increase.
+    """
+
+    mass: NDArray[np.float64]
+    teff: NDArray[np.float64]
+    logg: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        for name in ("mass", "teff"):
+            values = np.asarray(getattr(self, name))
+            if len(values) < 2 or np.any(np.diff(values) <= 0):
+                raise ValueError(f"a main sequence wants {name} to increase, got {values}")
+
+
+class BinaryEmulator(Emulator):
+    """Single-star labels of the primary, q and dv -> normalized flux of both stars together.
+
+    The secondary shares the primary's composition; its temperature, gravity and size follow from
+    the mass ratio along the main sequence. Continua are black bodies, so only their ratio counts.
+
+    Parameters
+    ----------
+    single : Emulator
+        Continuum-normalized, with the labels ``teff`` and ``logg``.
+    sequence : MainSequence
+        Mass, temperature and gravity.
+    q_range : (float, float)
+        Range of the mass ratio.
+    dv_kms : float
+        Range of dv to either side [km/s].
+
+    Raises
+    ------
+    ValueError
+        If the single emulator lacks ``teff`` or ``logg``, or is not normalized by its continuum.
+    """
+
+    def __init__(
+        self,
+        single: Emulator,
+        sequence: MainSequence,
+        *,
+        q_range: tuple[float, float] = (0.3, 1.0),
+        dv_kms: float = 300.0,
+    ) -> None:
+        spec = single.spec
+        missing = {"teff", "logg"} - set(spec.labels)
+        if missing or spec.normalization.get("method") != "continuum":
+            raise ValueError(
+                f"two stars want a continuum-normalized model of teff and logg, got labels "
+                f"{spec.labels} and {dict(spec.normalization)}"
+            )
+        super().__init__(
+            replace(
+                spec,
+                name=f"{spec.name}, two stars",
+                labels=(*spec.labels, "q", "dv"),
+                minimum=np.append(spec.minimum, [q_range[0], -dv_kms]),
+                maximum=np.append(spec.maximum, [q_range[1], dv_kms]),
+            )
+        )
+        self.single = single
+        self.sequence = sequence
+        self.register_buffer("scatter", single.scatter.clone())
+        table = np.stack([sequence.mass, sequence.teff, sequence.logg])
+        self.register_buffer("_table", torch.tensor(table), persistent=False)
+        self.register_buffer("_wavelength", torch.tensor(spec.wavelength.copy()), persistent=False)
+        self._step = float(np.log(spec.wavelength[1] / spec.wavelength[0]))
+
+    _table: Tensor
+    _wavelength: Tensor
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Ranges of q and dv; the parts are given anew."""
+        low, high = self.spec.minimum[-2:], self.spec.maximum[-2:]
+        return {"q_range": (float(low[0]), float(high[0])), "dv_kms": float(high[1])}
+
+    def slice_grid(self, start: int, stop: int) -> "BinaryEmulator":
+        """Return this emulator for pixels ``[start, stop)`` only."""
+        return BinaryEmulator(self.single.slice_grid(start, stop), self.sequence, **self.options)
+
+    def broadened(self, sigma_pixel: float, *, resolving_power: float) -> "BinaryEmulator":
+        """Return this emulator with its spectra smoothed by a Gaussian of `sigma_pixel` pixels."""
+        blurred = self.single.broadened(sigma_pixel, resolving_power=resolving_power)
+        return BinaryEmulator(blurred, self.sequence, **self.options)
+
+    def secondary(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, K + 2) physical labels -> (n, K) labels of the secondary, (n,) ratio of areas.
+
+        The area of a star is M / g: radii never appear.
+        """
+        names = self.single.spec.labels
+        t, g = names.index("teff"), names.index("logg")
+        mass, teff, logg = self._table
+        primary = _interpolate(labels[:, t], teff, mass)
+        companion = primary * labels[:, -2]
+        second = labels[:, :-2].clone()
+        second[:, t] = _interpolate(companion, mass, teff)
+        second[:, g] = _interpolate(companion, mass, logg)
+        area = labels[:, -2] * 10 ** (labels[:, g] - second[:, g])
+        return second, area
+
+    def forward_scaled(self, x: Tensor) -> Tensor:
+        """Return flux (n, n_pixel) for scaled labels `x` (n, n_label)."""
+        labels = (x.to(self.span.dtype) + 0.5) * self.span + self.minimum
+        second, area = self.secondary(labels)
+        t = self.single.spec.labels.index("teff")
+        hot = torch.expm1(_HC_OVER_K / (self._wavelength * labels[:, t, None]))
+        cool = torch.expm1(_HC_OVER_K / (self._wavelength * second[:, t, None]))
+        light = (area[:, None] * hot / cool).to(x.dtype)  # secondary over primary
+        faint = self.single.forward_scaled(self.single.scale(second))
+        moved = _moved(faint, torch.atanh(labels[:, -1] / C_KMS) / self._step)
+        bright = self.single.forward_scaled(x[:, :-2])
+        return (bright + light * moved) / (1.0 + light)
+
+
+def composite_starts(
+    single: NDArray[np.floating[Any]], *, q: Sequence[float], dv: Sequence[float]
+) -> NDArray[np.float64]:
+    """Combine single-star labels (n, K) with every q and dv: (n, C, K + 2) first labels."""
+    pairs = np.array([(one, two) for one in q for two in dv])
+    wide = np.repeat(np.asarray(single, np.float64)[:, np.newaxis], len(pairs), axis=1)
+    tail = np.broadcast_to(pairs, (len(single), *pairs.shape))
+    return np.concatenate([wide, tail], axis=2)
+
+
+def _interpolate(x: Tensor, xp: Tensor, fp: Tensor) -> Tensor:
+    """Interpolate linearly, and beyond the ends as between the last two; differentiable in `x`."""
+    place = torch.searchsorted(xp, x.detach().contiguous()).clamp(1, len(xp) - 1)
+    low, high = xp[place - 1], xp[place]
+    share = (x - low) / (high - low)
+    return fp[place - 1] + share * (fp[place] - fp[place - 1])
+
+
+def _moved(flux: Tensor, pixels: Tensor) -> Tensor:
+    """(n, P) flux moved by (n,) `pixels` towards the red; differentiable in both.
+
+    Weights as in `models.base.shift_flux`, for any move, and without its check.
+    """
+    n_pixel = flux.shape[1]
+    whole = torch.floor(pixels.detach() + 0.5)
+    fraction = pixels - whole  # -0.5 to 0.5
+    system = np.exp(-(np.subtract.outer(_NODES, _NODES) ** 2) / _BLUR) + 100.0
+    system += 1e-9 * np.eye(len(_NODES))
+    inverse = torch.tensor(np.linalg.inv(system), device=flux.device)
+    nodes = torch.tensor(_NODES, device=flux.device, dtype=torch.float64)
+    target = torch.exp(-((nodes + fraction.double()[:, None]) ** 2) / _BLUR) + 100.0
+    weight = (target @ inverse).to(flux.dtype)
+    base = torch.arange(n_pixel, device=flux.device) - whole.long()[:, None]
+    total = torch.zeros_like(flux)
+    for k, node in enumerate(_NODES):
+        index = (base + int(node)).clamp(0, n_pixel - 1)
+        total = total + weight[:, k, None] * flux.gather(1, index)
+    return total

@@ -1,0 +1,159 @@
+"""Is it one star or two: a composite model is accepted when it lowers chi2 by more than chance.
+
+Labels are physical (K, dex, km/s), velocities km/s.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from scalespec.optimize.fit import FitOptions, fit_labels
+from scalespec.optimize.normalization import Smoother, as_rows
+from scalespec.optimize.objective import ArrayLike, Emulator, Objective
+from scalespec.optimize.result import FitResult
+
+Starts = Callable[[NDArray[np.float32]], NDArray[np.float64]]
+"""(n, K) labels of the single fit -> (n, C, K') first labels of the composite one."""
+
+
+@dataclass(frozen=True)
+class CompositeResult:
+    """Both fits of ``n`` stars and the choice between them.
+
+    Attributes
+    ----------
+    single, composite : FitResult
+    gain : (n,) float64
+        Chi2 of the single fit less that of the composite one; 0 where either is missing.
+    accepted : (n,) bool
+        The gain is above the threshold.
+    """
+
+    single: FitResult
+    composite: FitResult
+    gain: NDArray[np.float64]
+    accepted: NDArray[np.bool_]
+
+
+def fit_composite(
+    models: tuple[Emulator, Emulator],
+    flux: ArrayLike,
+    ivar: ArrayLike,
+    *,
+    single: FitResult,
+    starts: Starts,
+    threshold: float,
+    smoothing: Smoother | None = None,
+    options: FitOptions | None = None,
+) -> CompositeResult:
+    """Fit the composite model to stars with single fits, from several starts each.
+
+    Parameters
+    ----------
+    models : (Emulator, Emulator)
+        The single model, and the composite one on the same pixels.
+    flux, ivar, smoothing, options
+        As given to `fit_labels` for the single fits.
+    single : FitResult
+        Those fits.
+    starts : callable
+        Where the composite fit begins; posteriors in q have two peaks, so give several.
+    threshold : float
+        Least gain of chi2: see `gain_threshold`.
+
+    Returns
+    -------
+    CompositeResult
+
+    References
+    ----------
+    El-Badry et al. 2018, MNRAS 476, 528, section 3.
+    """
+    both = single.fitted
+    first = starts(single.labels[both])
+    shape = models[1].spec.labels
+    composite = FitResult.empty(len(single), len(shape), n_width=single.widths.shape[1])
+    composite.status[:] = single.status
+    part = fit_labels(
+        models[1],
+        flux[both],
+        ivar[both],
+        start=first,
+        rv_start=single.rv[both],
+        smoothing=smoothing,
+        options=options,
+    )
+    for name, values in vars(part).items():
+        getattr(composite, name)[both] = values
+    with np.errstate(invalid="ignore"):
+        gain = np.nan_to_num(single.chi2.astype(np.float64) - composite.chi2)
+    return CompositeResult(single, composite, gain, gain > threshold)
+
+
+def gain_threshold(
+    models: tuple[Emulator, Emulator],
+    ivar: ArrayLike,
+    labels: NDArray[np.floating],
+    *,
+    starts: Starts,
+    rate: float,
+    seed: int = 0,
+    smoothing: Smoother | None = None,
+    options: FitOptions | None = None,
+) -> float:
+    """Measure the gain of chi2 that single stars exceed with probability `rate`, by chance.
+
+    Parameters
+    ----------
+    models, starts, smoothing, options
+        As of `fit_composite`.
+    ivar : (n, P) float
+        Noise of the mocks.
+    labels : (n, K) float
+        Their labels: single stars of the kind that will be asked.
+    rate : float
+        False positives allowed, 0 < rate < 1.
+    seed : int
+        Of the noise.
+
+    Returns
+    -------
+    float
+        The (1 - rate) quantile of the gains, never under 0.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than 1 / rate mocks: the quantile would be made up.
+    """
+    n = len(labels)
+    if not 0 < rate < 1 or n * rate < 1:
+        raise ValueError(
+            f"a rate of {rate:.3g} wants at least {1 / max(rate, 1e-9):.0f} mocks, got {n}"
+        )
+    model, options = models[0], options or FitOptions()
+    low = np.asarray(model.spec.minimum)
+    scaled = (labels - low) / (np.asarray(model.spec.maximum) - low) - 0.5
+    with torch.no_grad():
+        x, noise = as_rows(scaled, model.scatter), as_rows(ivar, model.scatter)
+        objective = Objective.of(
+            model,
+            torch.ones_like(noise),
+            noise,
+            rv_start=torch.zeros_like(x[:, 0]),
+            rv_range=0.0,
+            smoother=smoothing,
+        )
+        clean = objective.predict(torch.nn.functional.pad(x, (0, 1))).cpu().numpy()
+    weights = noise.cpu().numpy()
+    sigma = np.where(weights > 0, 1 / np.sqrt(np.where(weights > 0, weights, 1)), 0)
+    flux = clean + sigma * np.random.default_rng(seed).standard_normal(clean.shape)
+    single = fit_labels(model, flux, weights, start=labels, smoothing=smoothing, options=options)
+    found = fit_composite(
+        models, flux, weights, single=single, starts=starts, threshold=np.inf,
+        smoothing=smoothing, options=replace(options),
+    )  # fmt: skip
+    return max(0.0, float(np.quantile(found.gain, 1 - rate)))

@@ -1,0 +1,216 @@
+"""The fit of models that are linear in few features, The Cannon's above all: pixels are read once.
+
+With flux = W v(x) + b and no shift, chi2(x) = r - 2 v.c + v.G v, where G = W^T w W, r and
+c = W^T w (y - b) are sums over pixels made once per star; every step after that is in as many
+dimensions as there are features. Nothing is approximated.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scalespec.optimize.constraints import box
+from scalespec.optimize.fit import median_snr
+from scalespec.optimize.levenberg import Search, SearchOptions
+from scalespec.optimize.matmul import linear
+from scalespec.optimize.normalization import as_rows
+from scalespec.optimize.objective import ArrayLike, Emulator, Point, output_layer
+from scalespec.optimize.result import FitResult, FitStatus
+from scalespec.optimize.trust import PRIOR_DOMINATED_BOX, covariance, edges
+
+_PRODUCTS_FLOATS = 1 << 26  # of the products of features' spectra: beyond, Gram matrices per star
+_STARS = 512
+
+
+@dataclass(frozen=True)
+class FeatureObjective:
+    """Chi2 of ``n`` stars as a quadratic form in the model's T features.
+
+    Attributes
+    ----------
+    model : Emulator
+        Ends in a linear layer.
+    gram, cross, rest : (n, T, T), (n, T), (n,)
+        G, c and r.
+    """
+
+    model: Emulator
+    gram: Tensor
+    cross: Tensor
+    rest: Tensor
+
+    @classmethod
+    def of(cls, model: Emulator, layer: torch.nn.Linear, flux: Tensor, weight: Tensor) -> Self:
+        """Sum over the pixels of `flux` and `weight` (n, P), around the middle of the box."""
+        theta = layer.weight.detach()
+        n, size = len(flux), theta.shape[1]
+        middle = model.features(theta.new_zeros((1, len(model.spec.labels))))  # type: ignore[attr-defined]
+        center = middle @ theta.T + (layer.bias if layer.bias is not None else 0.0)
+        residual = flux - center  # small numbers: float32 sums keep chi2 to a thousandth
+        i, j = torch.triu_indices(size, size, device=theta.device)
+        if len(i) * len(theta) <= _PRODUCTS_FLOATS:
+            packed = linear(weight, (theta[:, i] * theta[:, j]).T.contiguous())
+            gram = weight.new_empty((n, size, size))
+            gram[:, i, j] = packed
+            gram[:, j, i] = packed
+        else:
+            gram = torch.stack([(theta * w[:, None]).T @ theta for w in weight])
+        cross = linear(weight * residual, theta.T.contiguous())
+        rest = (weight * residual).mul_(residual).sum(dim=1, dtype=torch.float64)
+        # Features are counted from the middle: v - v0 is small too.
+        return cls(model, gram.double(), cross.double(), rest)
+
+    def take(self, rows: Tensor) -> Self:
+        """Keep the chosen stars."""
+        return replace(self, gram=self.gram[rows], cross=self.cross[rows], rest=self.rest[rows])
+
+    def labels(self, parameters: Tensor) -> Tensor:
+        """Return the scaled labels, which are all the parameters."""
+        return parameters
+
+    def evaluate(self, parameters: Tensor) -> Point:
+        """(n, K) scaled labels -> chi2 and its exact gradient."""
+        value, moves = self._features(parameters)
+        pulled = torch.bmm(self.gram, value[:, :, None]).squeeze(-1)
+        chi2 = self.rest + (value * (pulled - 2.0 * self.cross)).sum(dim=1)
+        gradient = torch.bmm(moves, (pulled - self.cross)[:, :, None]).squeeze(-1)
+        return Point(chi2, gradient, parameters)
+
+    def hessian(self, parameters: Tensor) -> Tensor:
+        """(n, K) scaled labels -> (n, K, K) J^T W J."""
+        _, moves = self._features(parameters)
+        return torch.bmm(torch.bmm(moves, self.gram), moves.transpose(1, 2))
+
+    def _features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features less those of the middle (n, T), and their derivatives (n, K, T)."""
+        value, moves = self.model.features_and_jacobian(x)  # type: ignore[attr-defined]
+        middle = self.model.features(torch.zeros_like(x[:1]))  # type: ignore[attr-defined]
+        return (value - middle).double(), moves.double()
+
+
+def fit_at_rest(
+    model: Emulator,
+    flux: ArrayLike,
+    ivar: ArrayLike,
+    *,
+    start: ArrayLike | None = None,
+    max_steps: int = 50,
+    tolerance: float = 0.001,
+    snr_min: float = 5.0,
+) -> FitResult:
+    """Find the labels of least chi2 for spectra at rest, with a model linear in its features.
+
+    Parameters
+    ----------
+    model : Emulator
+        Ends in a linear layer, as The Cannon; up to some hundred features.
+    flux, ivar : (n, P) float
+        Spectra at rest on the model's wavelengths; ``ivar`` 0 means no information.
+    start : (n, C, K) or (n, K) float, optional
+        First labels, physical, C sets per star; the best end is kept. The middle of the box is
+        always among them.
+    max_steps, tolerance, snr_min
+        As of `FitOptions`.
+
+    Returns
+    -------
+    FitResult
+        Velocity 0 with error 0, for it is not fitted.
+
+    Raises
+    ------
+    ValueError
+        If the model does not end in a linear layer, or shapes do not fit it.
+
+    References
+    ----------
+    Ness et al. 2015, ApJ 808, 16 (the model, and chi2 with its scatter).
+    """
+    layer = output_layer(model)
+    n, n_label, n_pixel = len(flux), len(model.spec.labels), len(model.spec.wavelength)
+    if layer is None:
+        raise ValueError("a fit in features wants a model that ends in a linear layer")
+    for name, values in (("flux", flux), ("ivar", ivar)):
+        if tuple(values.shape) != (n, n_pixel):
+            raise ValueError(f"{name} should be {(n, n_pixel)}, got {tuple(values.shape)}")
+    starts = _starts(model, start, n)
+    parts = [FitResult.empty(0, n_label)]
+    with torch.no_grad():
+        for begin in range(0, n, _STARS):
+            rows = slice(begin, begin + _STARS)
+            data = (as_rows(values[rows], model.scatter) for values in (flux, ivar))
+            search = Search(None, None, SearchOptions(max_steps, tolerance, True))
+            parts.append(_fit_batch(model, layer, tuple(data), starts[rows], (search, snr_min)))
+    return FitResult.concatenate(parts)
+
+
+def _starts(model: Emulator, start: ArrayLike | None, n: int) -> NDArray[np.float64]:
+    """Return (n, C, K) scaled first labels, the middle of the box last."""
+    low, width = box(model)
+    middle = np.zeros((n, 1, len(low)))
+    if start is None:
+        return middle
+    given = np.asarray(start.cpu() if isinstance(start, Tensor) else start, np.float64)
+    given = given[:, np.newaxis] if given.ndim == 2 else given
+    if given.shape[::2] != (n, len(low)):
+        raise ValueError(f"start should be ({n}, C, {len(low)}), got {given.shape}")
+    scaled = np.nan_to_num((given - low) / width - 0.5).clip(-0.5, 0.5)
+    return np.concatenate([scaled, middle], axis=1)
+
+
+def _fit_batch(
+    model: Emulator,
+    layer: torch.nn.Linear,
+    data: tuple[Tensor, ...],
+    starts: NDArray[np.float64],
+    how: tuple[Search, float],
+) -> FitResult:
+    """Fit one batch and write its rows."""
+    (flux, ivar), (search, snr_min) = data, how
+    low, width = box(model)
+    known = (torch.isfinite(ivar) & (torch.isfinite(flux) | (ivar <= 0))).all(dim=1)
+    weight = torch.where(ivar > 0, ivar / (1.0 + ivar * model.scatter**2), 0.0)
+    used = (weight > 0).sum(dim=1)
+    result = FitResult.empty(len(flux), len(low))
+    result.n_used[:] = used.cpu().numpy()
+    result.raise_flag(FitStatus.NONFINITE, ~known.cpu().numpy())
+    result.raise_flag(FitStatus.NO_PIXELS, (used <= len(low)).cpu().numpy())
+    snr = median_snr(flux, ivar, weight > 0)
+    result.raise_flag(FitStatus.LOW_SNR, result.fitted & (snr < snr_min).cpu().numpy())
+    rows = np.flatnonzero(result.fitted)
+    chosen = torch.tensor(rows, device=flux.device)
+    clean = torch.where(weight > 0, flux, 0.0)[chosen]
+    objective = FeatureObjective.of(model, layer, clean, weight[chosen])
+    edge = torch.full((len(rows), len(low)), 0.5).to(flux)
+    best = None
+    for c in range(starts.shape[1]):
+        state = search.run(objective, as_rows(starts[rows, c], flux), -edge, edge)  # type: ignore[arg-type]
+        if best is None:
+            best = state
+            continue
+        wins = torch.nonzero(state.chi2 < best.chi2).squeeze(1)
+        best.put(wins, state.take(wins))
+    if best is None:
+        return result
+    found = edges(best)
+    scaled = covariance(best, found).cpu().numpy()
+    bits = np.uint64(1) << np.arange(len(low), dtype=np.uint64)
+    bound = found.bound.cpu().numpy()
+    result.labels[rows] = low + (best.parameters.double().cpu().numpy() + 0.5) * width
+    result.label_cov[rows] = scaled * np.multiply.outer(width, width)
+    result.rv[rows], result.rv_err[rows] = 0.0, 0.0
+    result.distance[rows] = 0.0
+    result.chi2[rows] = best.chi2.cpu().numpy()
+    result.dof[rows] = result.n_used[rows] - len(low)
+    result.n_steps[rows] = best.n_steps.cpu().numpy()
+    result.at_bound[rows] = (bound * bits).sum(axis=1, dtype=np.uint64)
+    dominated = np.sqrt(np.diagonal(scaled, axis1=1, axis2=2)) > PRIOR_DOMINATED_BOX
+    result.prior_dominated[rows] = (dominated * bits).sum(axis=1, dtype=np.uint64)
+    result.status[rows] |= best.status.cpu().numpy().astype(np.uint32)
+    result.raise_flag(FitStatus.AT_BOUND, rows[bound.any(axis=1)])
+    result.raise_flag(FitStatus.PRIOR_DOMINATED, rows[dominated.any(axis=1)])
+    return result

@@ -1,0 +1,364 @@
+"""The fit of many stars: labels, velocity and what else is free, with covariance and flags.
+
+Labels are physical at the border (K, dex, km/s) and scaled to [-0.5, 0.5] inside, as are velocity
+and line widths.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scalespec.optimize.constraints import Constraints, Given, box
+from scalespec.optimize.levenberg import Search, SearchOptions, State
+from scalespec.optimize.normalization import FreePolynomial, Smoother, as_rows
+from scalespec.optimize.objective import ArrayLike, Emulator, Objective
+from scalespec.optimize.quadratic import inverse
+from scalespec.optimize.result import FitResult, FitStatus
+from scalespec.optimize.shift import Broadening
+from scalespec.optimize.trust import edges, fill
+
+_RIVAL_CHI2 = 4.0  # by so much less good may another optimum be, and still be the true one
+_RIVAL_DISTANCE = 9.0  # in sigma^2, from which it is another one
+_SAME_CHI2 = 0.1  # within which two searches have found the same
+_HOP_SIGMA = 2.0
+_SNR_PIXELS = 512  # that a median is taken of: a full sort costs as much as a step
+_ROBUST_PASSES = 2
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How a fit runs and what it flags.
+
+    Attributes
+    ----------
+    max_steps : int
+        Most steps per star and start.
+    tolerance : float
+        A star is done when the next step promises to lower chi2 by less; 0.01 is a tenth of a
+        sigma squared, and that step is still taken.
+    rv_range : float [km/s]
+        How far the velocity may move from its start; 0 holds it there.
+    stars_per_batch : int
+        Stars fitted together: about 8 x stars x P floats of memory.
+    restarts : int
+        Most searches begun again two sigma from the best end so far, until two agree: models with
+        kinks (LeakyReLU) have many optima, and the best one found counts.
+    exact_covariance : bool
+        Covariances from every pixel's derivatives, also where wavelength blocks would do.
+    polynomial : int or None
+        Degree of a continuum polynomial that is marginalized.
+    broadening : Broadening
+        Line widths that are fitted: vsini, the LSF.
+    robust : float or None
+        A second pass gives pixels more than so many sigma off less weight, as Huber does.
+    snr_min : float
+        Median signal-to-noise per pixel under which a fit is flagged LOW_SNR.
+    reduced_chi2_max : float
+        Chi2 per degree of freedom over which a fit is flagged POOR_FIT.
+    pixels_min : float
+        Part of the model's pixels under which a fit is flagged FEW_PIXELS.
+    distance_max : float
+        Distance over which a fit is flagged OUT_OF_DOMAIN.
+    """
+
+    max_steps: int = 50
+    tolerance: float = 0.01
+    rv_range: float = 150.0
+    stars_per_batch: int = 512
+    restarts: int = 0
+    exact_covariance: bool = False
+    polynomial: int | None = None
+    broadening: Broadening = field(default_factory=Broadening)
+    robust: float | None = None
+    snr_min: float = 5.0
+    reduced_chi2_max: float = 5.0
+    pixels_min: float = 0.25
+    distance_max: float = 10.0
+
+
+def fit_labels(
+    model: Emulator,
+    flux: ArrayLike,
+    ivar: ArrayLike,
+    *,
+    start: ArrayLike | None = None,
+    rv_start: ArrayLike | None = None,
+    smoothing: Smoother | None = None,
+    options: FitOptions | None = None,
+    constraints: Constraints | None = None,
+) -> FitResult:
+    """Find the labels and velocity of least chi2 for each spectrum.
+
+    chi2 = sum over pixels of (flux - F)^2 ivar / (1 + ivar scatter^2), F the model's flux shifted
+    by the velocity and, with `smoothing`, divided by its own masked smoothing as the data were.
+
+    Parameters
+    ----------
+    model : Emulator
+        Its ``scatter`` says on which device and in which precision the fit runs.
+    flux, ivar : (n, P) float
+        Spectra on the model's wavelengths; ``ivar`` 0 means no information.
+    start : (n, K) or (n, C, K) float, optional
+        First labels, physical, C sets of them per star to begin from; where NaN or not given, the
+        middle of the box. The best end of all is kept.
+    rv_start : (n,) float [km/s], optional
+        First velocities; where NaN or not given, 0.
+    smoothing : Smoother, optional
+        The data's normalization, when the model's is the true continuum.
+    options : FitOptions, optional
+        Steps, tolerance, velocity range, nuisance parameters, limits of the flags.
+    constraints : Constraints, optional
+        Priors, bounds, fixed and tied labels, the model's domain.
+
+    Returns
+    -------
+    FitResult
+        One row per spectrum. A star that cannot be fitted has a row whose status says why.
+
+    Raises
+    ------
+    ValueError
+        If shapes, smoothing or constraints do not fit the model, or it has more than 64 labels.
+
+    References
+    ----------
+    Marquardt 1963, J. SIAM 11, 431 (damping by the diagonal); Hintermüller, Ito & Kunisch 2002,
+    SIAM J. Optim. 13, 865 (primal-dual active set for the bounds).
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> spec = SimpleNamespace(labels=("depth",), minimum=np.array([0.0]), maximum=np.array([1.0]),
+    ...                        wavelength=10 ** (3.7 + 1e-4 * np.arange(60)))
+    >>> line = torch.exp(-0.5 * ((torch.arange(60) - 30.0) / 2) ** 2)
+    >>> model = SimpleNamespace(spec=spec, scatter=torch.zeros(60),
+    ...     forward_scaled=lambda x: 1 - (x + 0.5) * line,
+    ...     flux_and_jacobian=lambda x: (1 - (x + 0.5) * line, -line.expand(len(x), 1, 60)))
+    >>> fit = fit_labels(model, 1 - 0.3 * line[None], torch.full((1, 60), 1e4))
+    >>> fit.labels.round(3), fit.label_err.round(3), fit.status
+    (array([[0.3]], dtype=float32), array([[0.005]], dtype=float32), array([0], dtype=uint32))
+    """
+    options, constraints = options or FitOptions(), constraints or Constraints()
+    n, n_label = len(flux), len(model.spec.labels)
+    _check_shapes(model, smoothing, flux, ivar, start, rv_start)
+    starts = None if start is None else _numpy(start).reshape(n, _n_start(start), n_label)
+    low, width = box(model)
+    first = np.full((n, 1, n_label), np.nan) if starts is None else (starts - low) / width - 0.5
+    first = np.nan_to_num(first, nan=0.0).clip(-0.5, 0.5)
+    rv = np.zeros(n) if rv_start is None else np.nan_to_num(_numpy(rv_start))
+    given = Given.of(model, constraints, n)
+    parts = [FitResult.empty(0, n_label, n_width=len(options.broadening.ranges))]
+    limits = SearchOptions(options.max_steps, options.tolerance, options.exact_covariance)
+    search: Search | None = None
+    with torch.no_grad():
+        for begin in range(0, n, options.stars_per_batch):
+            rows = slice(begin, begin + options.stars_per_batch)
+            batch = (as_rows(values[rows], model.scatter) for values in (flux, ivar, rv))
+            objective, result = _prepared(model, *batch, smoothing=smoothing, options=options)
+            search = search or Search.of(objective, limits)
+            _fit_batch(search, objective, result, first[rows], (given, rows), options)
+            parts.append(result)
+    result = FitResult.concatenate(parts)
+    if constraints.domain is not None:
+        away = constraints.domain.distance(result.labels).astype(np.float32)
+        result.distance[:] = np.fmax(result.distance, away)
+    result.raise_flag(FitStatus.OUT_OF_DOMAIN, result.distance > options.distance_max)
+    return result
+
+
+def _prepared(
+    model: Emulator,
+    flux: Tensor,
+    ivar: Tensor,
+    rv: Tensor,
+    *,
+    smoothing: Smoother | None,
+    options: FitOptions,
+) -> tuple[Objective, FitResult]:
+    """Return a batch's objective, and its rows with the flags that the data alone decide."""
+    known = torch.isfinite(ivar) & (torch.isfinite(flux) | (ivar <= 0))
+    broadening = options.broadening if options.broadening.ranges else None
+    objective = Objective.of(
+        model,
+        flux,
+        ivar,
+        rv_start=rv,
+        rv_range=options.rv_range,
+        smoother=smoothing,
+        broadening=broadening,
+    )
+    if options.polynomial is not None:
+        if smoothing is not None:
+            raise ValueError("a fit takes either smoothing or a continuum polynomial, not both")
+        polynomial = FreePolynomial.of_degree(options.polynomial, model.scatter)
+        objective = replace(objective, continuum=polynomial)
+    used = objective.weight > 0
+    n_used = used.sum(dim=1).cpu().numpy()
+    snr = median_snr(flux, ivar, used)
+    n_width = len(options.broadening.ranges)
+    result = FitResult.empty(len(flux), objective.n_label, n_width=n_width)
+    result.n_used[:] = n_used
+    n_linear = 0 if objective.continuum is None else objective.continuum.n_free
+    result.raise_flag(FitStatus.NONFINITE, ~known.all(dim=1).cpu().numpy())
+    result.raise_flag(FitStatus.NO_PIXELS, n_used <= objective.n_parameter + n_linear)
+    few = n_used < options.pixels_min * flux.shape[1]
+    result.raise_flag(FitStatus.FEW_PIXELS, result.fitted & few)
+    weak = (snr < options.snr_min).cpu().numpy()
+    result.raise_flag(FitStatus.LOW_SNR, result.fitted & weak)
+    return objective, result
+
+
+def median_snr(flux: Tensor, ivar: Tensor, used: Tensor) -> Tensor:
+    """(n,) median signal-to-noise of the `used` pixels, of at most some thousand evenly chosen."""
+    some = slice(None, None, max(1, flux.shape[1] // _SNR_PIXELS))
+    values = flux[:, some] * torch.sqrt(ivar[:, some])
+    return torch.where(used[:, some], values, torch.nan).nanmedian(dim=1).values
+
+
+def _fit_batch(
+    search: Search,
+    objective: Objective,
+    result: FitResult,
+    starts: NDArray[np.float64],
+    given: tuple[Given, slice],
+    options: FitOptions,
+) -> None:
+    """Search from every start and write the best ends into `result`."""
+    like = objective.model.scatter
+    constraints, batch = given
+    tie = constraints.tie(objective.model, like)
+    low, high = constraints.bounds(batch, tie)
+    objective = replace(objective, prior=constraints.prior(batch, like), tie=tie)
+    fitted = np.flatnonzero(result.fitted)
+    rows = torch.tensor(fitted, device=like.device)
+    objective = objective.take(rows)
+    low, high = _padded(low[fitted], objective, -0.5), _padded(high[fitted], objective, 0.5)
+    bounds = as_rows(low, like), as_rows(high, like)
+    own = starts if tie is None else starts[:, :, list(tie.free)]
+    firsts = [as_rows(_padded(own[fitted, c], objective, 0.0), like) for c in range(own.shape[1])]
+    state, rivals = _best_of(search, objective, firsts, bounds, options.restarts)
+    if options.robust is not None:
+        for _ in range(_ROBUST_PASSES):
+            objective = _huber(objective, state.parameters, options.robust)
+            state = search.run(objective, state.parameters, *bounds)
+    finite = state.finite
+    result.raise_flag(FitStatus.NONFINITE, fitted[~finite.cpu().numpy()])
+    fill(result, fitted[finite.cpu().numpy()], objective.take(finite), state.take(finite))
+    result.raise_flag(FitStatus.MULTIPLE_OPTIMA, fitted[(rivals & finite).cpu().numpy()])
+    poor = result.chi2 > options.reduced_chi2_max * result.dof
+    result.raise_flag(FitStatus.POOR_FIT, result.fitted & poor)
+
+
+def _padded(labels: NDArray[np.float64], objective: Objective, edge: float) -> NDArray[np.float64]:
+    """Add line parameters at `edge` to labels (n, F); a velocity without a range stays at 0."""
+    scale = np.array(objective.line_scale())
+    line = np.where(scale > 0, edge, 0.0)
+    return np.concatenate([labels, np.tile(line, (len(labels), 1))], axis=1)
+
+
+def _best_of(
+    search: Search,
+    objective: Objective,
+    firsts: list[Tensor],
+    bounds: tuple[Tensor, Tensor],
+    restarts: int,
+) -> tuple[State, Tensor]:
+    """Search from all starts; return the best ends, and which stars have a rival to it.
+
+    A star is begun again until two searches of it agree.
+    """
+    best = search.run(objective, firsts[0], *bounds)
+    rivals = torch.zeros_like(best.chi2, dtype=torch.bool)
+    everyone = torch.arange(len(rivals), device=rivals.device)
+    for first in firsts[1:]:
+        _challenge(best, rivals, everyone, search.run(objective, first, *bounds))
+    rows = everyone[best.finite]
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(restarts):
+        direction = torch.randn(best.parameters.shape[1], generator=generator)
+        part = best.take(rows)
+        low, high = (bound[rows] for bound in bounds)
+        other = search.run(objective.take(rows), _hop(part, direction), low, high)
+        differ = (other.chi2 - part.chi2).abs() > _SAME_CHI2
+        _challenge(best, rivals, rows, other)
+        rows = rows[differ]
+        if not len(rows):
+            break
+    return best, rivals
+
+
+def _challenge(best: State, rivals: Tensor, rows: Tensor, other: State) -> None:
+    """Put the ends of another search of `rows` where they are better; note rivals, in place."""
+    here = best.take(rows)
+    wins = (other.chi2 < here.chi2) & other.finite | ~here.finite
+    total = here.n_steps + other.n_steps
+    lost = replace(other)
+    winners, losers = other.take(wins), here.take(wins)
+    here.put(wins, winners)
+    lost.put(wins, losers)
+    here.n_steps[:] = total
+    best.put(rows, here)
+    rivals[rows] |= _rival(here, lost)
+
+
+def _hop(state: State, direction: Tensor) -> Tensor:
+    """Move from the optimum along `direction`, two sigma of the covariance long."""
+    spread = inverse(state.hessian, edges(state).free)
+    factor, _ = torch.linalg.cholesky_ex(spread + 1e-12 * torch.eye(spread.shape[1]).to(spread))
+    step = _HOP_SIGMA * (factor @ direction.to(spread))
+    moved: Tensor = step.clamp(-0.3, 0.3).to(state.parameters).nan_to_num(nan=0.0)
+    return state.parameters + moved
+
+
+def _rival(best: State, other: State) -> Tensor:
+    """(n,) bool: another end of nearly the same chi2, so far away that it is another optimum."""
+    away = (other.parameters - best.parameters).double()
+    distance = (away * torch.bmm(best.hessian, away[:, :, None]).squeeze(-1)).sum(dim=1)
+    near = other.finite & (other.status == 0) & (other.chi2 - best.chi2 < _RIVAL_CHI2)
+    rival: Tensor = near & (distance > _RIVAL_DISTANCE)
+    return rival
+
+
+def _huber(objective: Objective, parameters: Tensor, limit: float) -> Objective:
+    """Return the objective with less weight on pixels more than `limit` sigma off."""
+    flux, weight = objective.data()
+    off = torch.sqrt(weight) * (objective.predict(parameters) - flux).abs()
+    rows = torch.arange(len(flux), device=flux.device)
+    return replace(objective, flux=flux, weight=weight * (limit / off).clamp(max=1.0), rows=rows)
+
+
+def _numpy(values: ArrayLike) -> NDArray[np.float64]:
+    return np.asarray(values.cpu() if isinstance(values, Tensor) else values, np.float64)
+
+
+def _n_start(start: ArrayLike) -> int:
+    return int(start.shape[1]) if start.ndim == 3 else 1
+
+
+def _check_shapes(
+    model: Emulator,
+    smoothing: Smoother | None,
+    flux: ArrayLike,
+    ivar: ArrayLike,
+    start: ArrayLike | None,
+    rv_start: ArrayLike | None,
+) -> None:
+    n, n_label, n_pixel = len(flux), len(model.spec.labels), len(model.spec.wavelength)
+    for name, values, wanted in (
+        ("flux", flux, (n, n_pixel)),
+        ("ivar", ivar, (n, n_pixel)),
+        ("start", start, (n, n_label)),
+        ("rv_start", rv_start, (n,)),
+    ):
+        got = None if values is None else tuple(values.shape)
+        if name == "start" and got is not None and len(got) == 3 and got[1]:
+            got = (got[0], got[2])
+        if got is not None and got != wanted:
+            raise ValueError(f"{name} should be {wanted} for this model, got {got}")
+    if smoothing is not None and smoothing.n_pixel != n_pixel:
+        raise ValueError(f"smoothing has {smoothing.n_pixel} pixels, the model {n_pixel}")
+    if n_label > 64:
+        raise ValueError(f"a fit has at most 64 labels (bits of at_bound), got {n_label}")

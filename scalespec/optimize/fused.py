@@ -1,0 +1,195 @@
+"""What is done per pixel between matrix products, fused over one star at a time for the processor.
+
+Every function works on C-contiguous rows of one dtype, float32 or float64; a star's stencil starts
+at rest-frame pixel ``first`` and its number of taps is a multiple of 8. Pixels outside repeat the
+edge. Sums over pixels are in float64.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating[Any]]
+Integers = NDArray[np.int64]
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+def _compiled(function: Function) -> Function:
+    """Compile with sums reordered and fused; NaN and infinity keep their meaning."""
+    faster = {"contract", "reassoc", "arcp", "nsz"}
+    return cast(Function, numba.njit(cache=True, fastmath=faster, nogil=True)(function))
+
+
+@_compiled
+def _stretch(row: Array, first: int, out: Array) -> None:
+    """Copy ``row[first:]`` to `out`, repeating the edges where it has no pixels."""
+    n = len(row)
+    for j in range(min(max(-first, 0), len(out))):
+        out[j] = row[0]
+    low, high = max(first, 0), min(first + len(out), n)
+    if high > low:
+        out[low - first : high - first] = row[low:high]
+    for j in range(max(n - first, 0), len(out)):
+        out[j] = row[n - 1]
+
+
+@_compiled
+def _correlate(pad: Array, taps: Array, out: Array) -> None:
+    """out[i] = sum over t of taps[t] pad[i + t]."""
+    for g in range(0, len(taps), 8):
+        a, b, c, d = taps[g], taps[g + 1], taps[g + 2], taps[g + 3]
+        e, f, h, k = taps[g + 4], taps[g + 5], taps[g + 6], taps[g + 7]
+        part = pad[g:]
+        if g == 0:
+            for i in range(len(out)):
+                low = a * part[i] + b * part[i + 1] + c * part[i + 2] + d * part[i + 3]
+                out[i] = low + e * part[i + 4] + f * part[i + 5] + h * part[i + 6] + k * part[i + 7]
+        else:
+            for i in range(len(out)):
+                low = a * part[i] + b * part[i + 1] + c * part[i + 2] + d * part[i + 3]
+                out[i] += (
+                    low + e * part[i + 4] + f * part[i + 5] + h * part[i + 6] + k * part[i + 7]
+                )
+
+
+@_compiled
+def _pull(back: Array, first: int, taps: Array, scratch: Array, out: Array) -> None:
+    """Apply the transpose: a gradient by shifted pixels `back` to one by rest-frame pixels.
+
+    `scratch` (2, P + 2 T) holds back between T zeros on either side, and the stretched result.
+    """
+    n, size = len(back), len(taps)
+    padded, stretched = scratch[0, : n + 2 * size - 2], scratch[1, : n + size - 1]
+    padded[: size - 1] = 0
+    padded[size - 1 : n + size - 1] = back
+    padded[n + size - 1 :] = 0
+    _correlate(padded, taps[::-1].copy(), stretched)
+    n_rest = len(out)
+    out[:] = 0
+    low, high = max(first, 0), min(first + len(stretched), n_rest)
+    if high > low:
+        out[low:high] = stretched[low - first : high - first]
+    for j in range(min(max(-first, 0), len(stretched))):
+        out[0] += stretched[j]
+    for j in range(max(n_rest - first, 0), len(stretched)):
+        out[n_rest - 1] += stretched[j]
+
+
+@_compiled
+def _dot(a: Array, b: Array) -> float:
+    total = 0.0
+    for i in range(len(a)):
+        total += np.float64(a[i]) * np.float64(b[i])
+    return total
+
+
+@_compiled
+def shift(flux: Array, first: Integers, taps: Array, out: Array) -> None:
+    """Shift rest-frame `flux` (n, P) by stencils `taps` (n, T) into `out` (n, P)."""
+    n, n_pixel = flux.shape
+    pad = np.empty(n_pixel + taps.shape[1] - 1, flux.dtype)
+    for s in range(n):
+        _stretch(flux[s], first[s], pad)
+        _correlate(pad, taps[s], out[s])
+
+
+@_compiled
+def pull(back: Array, first: Integers, taps: Array, out: Array) -> None:
+    """Apply the transpose of `shift` to `back` (n, P)."""
+    n, n_pixel = back.shape
+    scratch = np.empty((2, n_pixel + 2 * taps.shape[1]), back.dtype)
+    for s in range(n):
+        _pull(back[s], first[s], taps[s], scratch, out[s])
+
+
+@_compiled
+def slope_products(
+    flux: Array, first: Integers, slopes: Array, back: Array, out: NDArray[np.float64]
+) -> None:
+    """Sum over pixels of `back` (n, P) times the derivatives of the shifted flux: `out` (n, D)."""
+    n, n_pixel = flux.shape
+    pad = np.empty(n_pixel + slopes.shape[2] - 1, flux.dtype)
+    moved = np.empty(n_pixel, flux.dtype)
+    for s in range(n):
+        _stretch(flux[s], first[s], pad)
+        for d in range(slopes.shape[1]):
+            _correlate(pad, slopes[s, d], moved)
+            out[s, d] = _dot(moved, back[s])
+
+
+@_compiled
+def compare(
+    flux: Array,
+    stencil: tuple[Integers, Array, Array],
+    data: tuple[Array, Array, Integers],
+    out: tuple[Array, NDArray[np.float64], NDArray[np.float64]],
+) -> None:
+    """Shift, compare with the data and pull the weighted residual back, in one pass per star.
+
+    Parameters
+    ----------
+    flux : (n, P)
+        Rest-frame model.
+    stencil : first (n,), taps (n, T), slopes (n, D, T)
+    data : flux (N, P), weight (N, P), rows (n,)
+        All stars' data, and which of them are compared.
+    out : back (n, P), chi2 (n,), gradient (n, D)
+        Half the gradient of chi2 by rest-frame pixels; chi2; half its gradient by line parameters.
+    """
+    first, taps, slopes = stencil
+    observed, weight, rows = data
+    back, chi2, gradient = out
+    n, n_pixel = flux.shape
+    size = taps.shape[1]
+    pad = np.empty(n_pixel + size - 1, flux.dtype)
+    scratch = np.empty((2, n_pixel + 2 * size), flux.dtype)
+    moved, residual = np.empty(n_pixel, flux.dtype), np.empty(n_pixel, flux.dtype)
+    for s in range(n):
+        _stretch(flux[s], first[s], pad)
+        _correlate(pad, taps[s], moved)
+        y, w, total = observed[rows[s]], weight[rows[s]], 0.0
+        for i in range(n_pixel):
+            r = moved[i] - y[i]
+            residual[i] = w[i] * r
+            total += np.float64(residual[i] * r)
+        chi2[s] = total
+        for d in range(slopes.shape[1]):
+            _correlate(pad, slopes[s, d], moved)
+            gradient[s, d] = _dot(moved, residual)
+        _pull(residual, first[s], taps[s], scratch, back[s])
+
+
+@_compiled
+def pull_slopes(
+    flux: Array,
+    stencil: tuple[Integers, Array, Array],
+    weight: Array,
+    rows: Integers,
+    out: tuple[Array, NDArray[np.float64]],
+) -> None:
+    """Weigh the derivatives by line parameters: what the Hessian's last rows are made of.
+
+    `out` is (D, n, P), each derivative times weight pulled back to rest-frame pixels, and
+    (n, D, D), the sums of their products.
+    """
+    first, taps, slopes = stencil
+    back, product = out
+    n, n_pixel = flux.shape
+    size, n_line = taps.shape[1], slopes.shape[1]
+    pad = np.empty(n_pixel + size - 1, flux.dtype)
+    scratch = np.empty((2, n_pixel + 2 * size), flux.dtype)
+    moved = np.empty((n_line, n_pixel), flux.dtype)
+    weighted = np.empty(n_pixel, flux.dtype)
+    for s in range(n):
+        _stretch(flux[s], first[s], pad)
+        for d in range(n_line):
+            _correlate(pad, slopes[s, d], moved[d])
+        for d in range(n_line):
+            for i in range(n_pixel):
+                weighted[i] = weight[rows[s], i] * moved[d, i]
+            for e in range(n_line):
+                product[s, d, e] = _dot(moved[e], weighted)
+            _pull(weighted, first[s], taps[s], scratch, back[d, s])

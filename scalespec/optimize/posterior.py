@@ -1,0 +1,238 @@
+"""The posterior of chosen stars: Hamiltonian Monte Carlo on the same batched chi2 and gradient.
+
+All chains of all stars step together; labels are physical (K, dex, km/s), velocities km/s.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scalespec.optimize.constraints import Constraints, Given, box
+from scalespec.optimize.normalization import Smoother, as_rows
+from scalespec.optimize.objective import ArrayLike, Emulator, Objective
+from scalespec.optimize.result import FitResult
+
+_LEAPS = 6
+_FIRST_LEAP = 0.35  # in sigmas; a quarter turn in about as many leaps
+_TARGET = 0.75  # share of accepted trajectories that warm-up steers to
+_SLOWER, _FASTER = 0.85, 1.06  # factors on the leap; balanced at the target
+_VELOCITY_SIGMAS = 10.0  # half range of the velocity
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Draws from the posteriors of ``n`` stars.
+
+    Attributes
+    ----------
+    samples : (n, chains, draws, K + 1) float32
+        Physical labels, the velocity [km/s] last.
+    acceptance : (n,) float64
+        Share of trajectories accepted after warm-up.
+    r_hat : (n, K + 1) float64
+        Spread between chains over that within them; 1 where they have met, over 1.05 do not trust.
+    """
+
+    samples: NDArray[np.float32]
+    acceptance: NDArray[np.float64]
+    r_hat: NDArray[np.float64]
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """(n, K + 1) posterior means."""
+        found: NDArray[np.float64] = self.samples.mean(axis=(1, 2), dtype=np.float64)
+        return found
+
+    @property
+    def covariance(self) -> NDArray[np.float64]:
+        """(n, K + 1, K + 1) posterior covariances."""
+        n, _, _, size = self.samples.shape
+        away = self.samples.reshape(n, -1, size) - self.mean[:, np.newaxis]
+        found: NDArray[np.float64] = away.transpose(0, 2, 1) @ away / (away.shape[1] - 1)
+        return found
+
+
+def sample_posterior(
+    model: Emulator,
+    flux: ArrayLike,
+    ivar: ArrayLike,
+    best: FitResult,
+    *,
+    n_draws: int = 300,
+    n_chains: int = 4,
+    seed: int = 0,
+    smoothing: Smoother | None = None,
+    constraints: Constraints | None = None,
+) -> Posterior:
+    """Draw from exp(-chi2 / 2) within the model's box around the best fits.
+
+    Parameters
+    ----------
+    model, flux, ivar, smoothing, constraints
+        As given to `fit_labels`; ties are not supported here.
+    best : FitResult
+        Its result for the same stars; its covariance is the metric, so it need not be exact.
+    n_draws : int
+        Draws kept per chain; a third as many before them are for warm-up.
+    n_chains : int
+        Chains per star, at least 2.
+    seed : int
+        Of the draws: a star's depend on it, its row and nothing else.
+
+    Returns
+    -------
+    Posterior
+
+    Raises
+    ------
+    ValueError
+        If a star has no fit, labels are tied, or there are fewer than 2 chains.
+
+    References
+    ----------
+    Neal 2011, in Handbook of Markov Chain Monte Carlo, ch. 5 (HMC); Gelman & Rubin 1992, Stat. Sci.
+    7, 457, on halves of chains.
+    """
+    constraints = constraints or Constraints()
+    if not best.fitted.all():
+        row = int(np.flatnonzero(~best.fitted)[0])
+        raise ValueError(f"star {row} has no fit to sample around: choose those that have")
+    if n_chains < 2 or constraints.tied:
+        raise ValueError(f"sampling wants 2 chains or more and no tied labels, got {n_chains}")
+    given = Given.of(model, constraints, len(best))
+    with torch.no_grad():
+        chains = _Chains.of(model, (flux, ivar), best, given, (n_chains, smoothing))
+        return chains.run(n_draws, seed)
+
+
+@dataclass(frozen=True)
+class _Chains:
+    """All chains, one row each: where they began, their metric and their bounds."""
+
+    objective: Objective
+    center: Tensor
+    factor: Tensor
+    lower: Tensor
+    upper: Tensor
+    n_chains: int
+
+    @classmethod
+    def of(
+        cls,
+        model: Emulator,
+        data: tuple[ArrayLike, ArrayLike],
+        best: FitResult,
+        given: Given,
+        how: tuple[int, Smoother | None],
+    ) -> "_Chains":
+        """Set up `how` many chains per star around the best fits."""
+        n_chains, smoothing = how
+        low, width = box(model)
+        like, n = model.scatter, len(best)
+        rv_range = max(_VELOCITY_SIGMAS * float(best.rv_err.max()), 1e-3)
+        flux, ivar, rv = (as_rows(a, like) for a in (*data, best.rv))
+        objective = Objective.of(
+            model, flux, ivar, rv_start=rv, rv_range=rv_range, smoother=smoothing
+        )
+        objective = replace(objective, prior=given.prior(slice(None), like))
+        rows = torch.arange(n, device=like.device).repeat_interleave(n_chains)
+        x = np.pad((best.labels - low) / width - 0.5, ((0, 0), (0, 1)))
+        spread = np.zeros((n, len(low) + 1, len(low) + 1))
+        spread[:, :-1, :-1] = best.label_cov / np.multiply.outer(width, width)
+        spread[:, -1, -1] = (best.rv_err / (2 * rv_range)) ** 2
+        values, vectors = np.linalg.eigh(spread)
+        factor = vectors * np.sqrt(np.maximum(values, 0.0))[:, np.newaxis]
+        edges = (np.pad(a, ((0, 0), (0, 1)), constant_values=v) for a, v in
+                 ((given.low, -0.5), (given.high, 0.5)))  # fmt: skip
+        center, metric, lower, upper = (torch.tensor(a)[rows.cpu()] for a in (x, factor, *edges))
+        return cls(objective.take(rows), center, metric, lower, upper, n_chains)
+
+    def run(self, n_draws: int, seed: int) -> Posterior:
+        """Warm up, then keep `n_draws` states of every chain."""
+        n_rows, size = self.center.shape
+        n_warm = max(1, n_draws // 3)
+        noise = np.random.default_rng  # one generator per star: its draws are its own
+        stars = n_rows // self.n_chains
+        draws = np.stack(
+            [
+                noise([seed, star]).standard_normal((n_warm + n_draws, self.n_chains, size + 2))
+                for star in range(stars)
+            ],
+            axis=1,
+        ).reshape(n_warm + n_draws, n_rows, size + 2)
+        random = torch.tensor(draws)
+        z = 0.3 * random[0, :, :size]
+        leap = torch.full((n_rows, 1), _FIRST_LEAP, dtype=torch.float64)
+        kept, accepted = [], torch.zeros(n_rows, dtype=torch.float64)
+        z = torch.where(self._inside(z)[:, None], z, 0.0)
+        for step in range(n_warm + n_draws):
+            uniform = 0.5 * torch.erfc(random[step, :, size] / 2**0.5)
+            jitter = 1.0 + 0.2 * torch.tanh(random[step, :, size + 1 :])
+            z, taken, fair = self._trajectory(z, random[step, :, :size], leap * jitter, uniform)
+            if step < n_warm:
+                share = fair.double().view(stars, -1).mean(dim=1)
+                factor = torch.where(share > _TARGET, _FASTER, _SLOWER)
+                leap = leap * factor.repeat_interleave(self.n_chains)[:, None]
+            else:
+                kept.append(self._parameters(z))
+                accepted += taken.double()
+        return self._collected(torch.stack(kept, dim=1), accepted / n_draws)
+
+    def _trajectory(
+        self, z: Tensor, momentum: Tensor, leap: Tensor, uniform: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Leap along Hamilton's equations; return the states, which are new, and which kept energy.
+
+        Those that kept their energy but left the box say nothing against the leap's length.
+        """
+        chi2, slope = self._potential(z)
+        before = 0.5 * chi2 + 0.5 * (momentum**2).sum(dim=1)
+        place, p = z, momentum - 0.5 * leap * slope
+        for i in range(_LEAPS):
+            place = place + leap * p
+            chi2, slope = self._potential(place)
+            p = p - (0.5 if i == _LEAPS - 1 else 1.0) * leap * slope
+        after = 0.5 * chi2 + 0.5 * (p**2).sum(dim=1)
+        fair = uniform < torch.exp((before - after).clamp(max=0.0))
+        taken = fair & self._inside(place)
+        return torch.where(taken[:, None], place, z), taken, fair
+
+    def _potential(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return chi2 and the gradient of half of it, by whitened parameters."""
+        point = self.objective.evaluate(self._parameters(z).to(self.objective.flux))
+        slope = torch.bmm(self.factor.transpose(1, 2), point.gradient.cpu()[:, :, None])
+        return point.chi2.cpu(), slope.squeeze(-1)
+
+    def _parameters(self, z: Tensor) -> Tensor:
+        return self.center + torch.bmm(self.factor, z[:, :, None]).squeeze(-1)
+
+    def _inside(self, z: Tensor) -> Tensor:
+        x, slack = self._parameters(z), 1e-9
+        return ((x >= self.lower - slack) & (x <= self.upper + slack)).all(dim=1)
+
+    def _collected(self, kept: Tensor, acceptance: Tensor) -> Posterior:
+        """Turn (rows, draws, Q) parameters to physical samples per star."""
+        low, width = box(self.objective.model)
+        n_draws, size = kept.shape[1:]
+        x = kept.numpy()
+        labels = low + (x[:, :, :-1] + 0.5) * width
+        rv = self.objective.rv_start.double().cpu().numpy()[:, np.newaxis]
+        rv = rv + 2 * self.objective.rv_range * x[:, :, -1]
+        samples = np.concatenate([labels, rv[:, :, np.newaxis]], axis=2)
+        samples = samples.reshape(-1, self.n_chains, n_draws, size)
+        share = acceptance.view(-1, self.n_chains).mean(dim=1).numpy()
+        return Posterior(samples.astype(np.float32), share, _r_hat(samples))
+
+
+def _r_hat(samples: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n, chains, draws, Q) -> (n, Q) potential scale reduction of half chains."""
+    half = samples.shape[2] // 2
+    parts = np.concatenate([samples[:, :, :half], samples[:, :, half : 2 * half]], axis=1)
+    within = parts.var(axis=2, ddof=1).mean(axis=1)
+    between = parts.mean(axis=2).var(axis=1, ddof=1)
+    ratio = np.where(within > 0, between / np.where(within > 0, within, 1.0), 0.0)
+    r_hat: NDArray[np.float64] = np.sqrt((half - 1) / half + ratio)
+    return r_hat

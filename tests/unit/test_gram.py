@@ -1,0 +1,259 @@
+"""Hessians by wavelength blocks, fused loops and box steps, each against the slow obvious way."""
+
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from scalespec.optimize import quadratic
+from scalespec.optimize.constraints import Constraints, Given
+from scalespec.optimize.fit import FitOptions, fit_labels
+from scalespec.optimize.gram import BlockGram
+from scalespec.optimize.matmul import linear
+from scalespec.optimize.normalization import FreePolynomial
+from scalespec.optimize.objective import Objective
+from scalespec.optimize.shift import Broadening, Shift
+
+_networks = runpy.run_path(str(Path(__file__).with_name("networks.py")))
+small_payne, small_mocks = _networks["small_payne"], _networks["small_mocks"]
+
+
+@pytest.fixture(autouse=True)
+def _no_grad():
+    with torch.no_grad():
+        yield
+
+
+def objective_of(n: int = 6, **how) -> tuple[Objective, Tensor]:
+    model = small_payne()
+    stars = small_mocks(model, n)
+    objective = Objective.of(
+        model,
+        torch.tensor(stars["flux"]),
+        torch.tensor(stars["ivar"]).float(),
+        rv_start=torch.zeros(n),
+        rv_range=60.0,
+        **how,
+    )
+    line = np.column_stack([stars["rv"] / 120.0, *[np.zeros(n)] * (objective.n_parameter - 5)])
+    return objective, torch.tensor(np.concatenate([stars["x"], line], axis=1)).float()
+
+
+def test_matrix_product_is_that_of_float64():
+    x, weight = torch.randn(64, 300), torch.randn(500, 300)
+    wide = x.double() @ weight.double().T
+    assert float((linear(x, weight) - wide).abs().max()) < 1e-3  # float32 sums of 300 terms
+    # bfloat16 inside would be 0.1 off
+
+
+def test_block_hessian_equals_that_of_every_pixel():
+    objective, parameters = objective_of()
+    exact = objective.hessian(parameters)
+    gram = BlockGram.of(objective)
+    c = gram.coefficients(objective.data()[1])
+    rest = objective.rest(objective.labels(parameters))
+    blocks = gram.hessian(objective, parameters, rest, c)
+    root = torch.linalg.inv(torch.linalg.cholesky(exact))
+    values = torch.linalg.eigvalsh(root @ blocks @ root.transpose(1, 2))
+    # 3 % of pixels masked at random, weights moved with the lines: some percent in any direction
+    assert float(values.min()) > 0.85
+    assert float(values.max()) < 1.15
+
+
+def test_gradient_is_exact_with_blocks_in_use():
+    objective, parameters = objective_of()
+    point, h = objective.evaluate(parameters), 1e-3
+    for q in range(parameters.shape[1]):
+        move = torch.zeros(parameters.shape[1])
+        move[q] = h
+        above, below = (objective.evaluate(parameters + s * move).chi2 for s in (1, -1))
+        slope = (above - below) / (4 * h)
+        scale = objective.hessian(parameters)[:, q, q].sqrt()
+        assert float(((point.gradient[:, q] - slope) / scale).abs().max()) < 0.05  # of a sigma
+
+
+def test_models_without_a_last_layer_and_free_widths_form_their_derivatives():
+    plain, _ = objective_of()
+    assert BlockGram.of(plain) is not None
+    broad, _ = objective_of(broadening=Broadening(vsini=(0.0, 200.0)))
+    assert BlockGram.of(broad) is None
+    free = replace(plain, continuum=FreePolynomial.of_degree(2, plain.model.scatter))
+    assert BlockGram.of(free) is None
+
+
+@pytest.mark.parametrize("widths", [False, True])
+def test_fused_loops_equal_torch(widths: bool):
+    """The processor's loops against gathers and transposes as a GPU does them."""
+    rng = np.random.default_rng(1)
+    n, n_pixel = 3, 90
+    flux, back = (torch.tensor(rng.random((n, n_pixel))) for _ in range(2))
+    broadening = Broadening(vsini=(0.0, 300.0), lsf=(0.0, 90.0)) if widths else None
+    shift = Shift.by(
+        torch.tensor([-900.0, 3.0, 5000.0]).double(),
+        step=1e-4 * np.log(10),
+        widths=torch.tensor(rng.uniform(10, 80, (n, 2))) if widths else None,
+        broadening=broadening,
+    )
+    index = shift._index(n_pixel)
+    dense = torch.zeros(n, n_pixel, n_pixel).double()
+    for s in range(n):
+        for i in range(n_pixel):
+            for t in range(shift.taps.shape[1]):
+                dense[s, i, index[s, i + t]] += shift.taps[s, t]
+    moved = torch.bmm(dense, flux[:, :, None]).squeeze(-1)
+    torch.testing.assert_close(shift.forward(flux), moved)
+    pulled = torch.bmm(dense.transpose(1, 2), back[:, :, None]).squeeze(-1)
+    torch.testing.assert_close(shift.pull(back), pulled)
+    products = (shift.forward_slopes(flux) * back[:, None]).sum(dim=2)
+    torch.testing.assert_close(shift.slope_products(flux, back), products)
+
+
+def test_rotation_and_lsf_broaden_as_their_profiles_do():
+    """A sharp line against a fine numerical convolution."""
+    step, n = 1e-4 * np.log(10), 201
+    pixel_kms = 299792.458 * step
+    for vsini, lsf in ((250.0, 0.0), (0.0, 80.0), (150.0, 60.0)):
+        broadening = Broadening(vsini=(0.0, 300.0), lsf=(0.0, 100.0))
+        line = np.exp(-0.5 * ((np.arange(n) - 100) / 1.6) ** 2)
+        widths = torch.tensor([[vsini, lsf]]).double()
+        shift = Shift.by(torch.zeros(1).double(), step=step, widths=widths, broadening=broadening)
+        made = shift.forward(torch.tensor(1 - 0.5 * line)[None])[0].numpy()
+        fine = np.arange(-3000, 3001) / 100.0  # pixels
+        kernel = np.exp(-0.5 * (fine * pixel_kms / max(lsf, 0.1 * pixel_kms)) ** 2)
+        u = fine * pixel_kms / max(vsini, 1e-9)
+        if vsini:
+            root = np.sqrt(np.clip(1 - u**2, 0, None))
+            rotation = 2 * 0.4 * root + 0.5 * np.pi * 0.6 * root**2
+            kernel = np.convolve(kernel, rotation, mode="same") if lsf else rotation
+        kernel /= kernel.sum()
+        dense = np.array(
+            [np.sum(kernel * np.exp(-0.5 * ((i - 100 - fine) / 1.6) ** 2)) for i in range(n)]
+        )
+        assert np.abs(made - (1 - 0.5 * dense)).max() < 3e-3  # of the continuum; nodes, stencil
+
+
+@pytest.mark.parametrize("limits", [(5.0, 5.0), (-1.0, 5.0), (0.0, np.inf)])
+def test_a_width_wants_a_range(limits):
+    with pytest.raises(ValueError, match="vsini wants a range"):
+        Broadening(vsini=limits)
+
+
+def test_free_polynomial_forgets_a_polynomial_continuum():
+    model = small_payne()
+    stars = small_mocks(model, 40, snr=100.0)
+    place = np.linspace(-1, 1, 600)
+    tilt = 1.3 + np.random.default_rng(2).uniform(-0.3, 0.3, (40, 1)) * place + 0.1 * place**2
+    options = FitOptions(polynomial=2, rv_range=60.0)
+    fit = fit_labels(model, stars["flux"] * tilt, stars["ivar"] / tilt**2, options=options)
+    pulls = (fit.labels - stars["labels"]) / fit.label_err
+    assert np.abs(pulls.mean(axis=0)).max() < 0.6  # 40 stars: 0.16 of chance
+    assert 0.75 < pulls.std() < 1.2
+    assert (fit.dof == fit.n_used - 5 - 3).all()
+    plain = fit_labels(model, stars["flux"] * tilt, stars["ivar"] / tilt**2)
+    assert np.median(plain.chi2 / fit.chi2) > 3
+
+
+def test_vsini_is_found_with_an_honest_error():
+    model = small_payne()
+    stars = small_mocks(model, 60, snr=150.0)
+    step = 1e-4 * np.log(10)
+    truth = np.random.default_rng(3).uniform(60, 240, 60)
+    broadening = Broadening(vsini=(0.0, 300.0))
+    shift = Shift.by(
+        torch.tensor(stars["rv"]).float(),
+        step=step,
+        widths=torch.tensor(truth[:, None]).float(),
+        broadening=broadening,
+    )
+    with torch.no_grad():
+        clean = shift.forward(model.forward_scaled(torch.tensor(stars["x"]).float())).numpy()
+    flux = clean + np.random.default_rng(4).standard_normal(clean.shape) / 150
+    options = FitOptions(broadening=broadening, rv_range=60.0)
+    fit = fit_labels(model, flux, np.full_like(flux, 150.0**2), options=options)
+    pulls = (fit.widths[:, 0] - truth) / fit.width_err[:, 0]
+    assert 0.7 < 1.4826 * np.median(np.abs(pulls)) < 1.35  # 60 stars: 0.12 of chance
+    assert np.abs(fit.widths[:, 0] - truth).mean() < 15  # km/s, of pixels of 69 km/s
+
+
+def problems(n: int, size: int, seed: int = 0) -> list[Tensor]:
+    rng = np.random.default_rng(seed)
+    root = rng.standard_normal((n, size, size))
+    gradient = 3 * rng.standard_normal((n, size))
+    lower, upper = -rng.uniform(0, 1, (n, size)), rng.uniform(0, 1, (n, size))
+    lower[:, 0] = upper[:, 0] = 0  # no room at all
+    return [torch.tensor(a) for a in (root @ root.transpose(0, 2, 1), gradient, lower, upper)]
+
+
+def test_compiled_box_step_equals_the_batched_one(monkeypatch: pytest.MonkeyPatch):
+    given = problems(300, 9)
+    one = quadratic.bounded_step(*given, damping=1e-3)
+
+    def batched(matrix, g, low, high, out):
+        tensors = (torch.tensor(a) for a in (matrix, g, low, high))
+        out[:] = quadratic._solve_batch(*tensors).numpy()
+
+    monkeypatch.setattr(quadratic, "_solve_all", batched)
+    torch.testing.assert_close(one, quadratic.bounded_step(*given, damping=1e-3))
+    assert not one[:, 0].any()
+
+
+def test_priors_bounds_and_ties_are_held():
+    model = small_payne()
+    stars = small_mocks(model, 30)
+    data = stars["flux"], stars["ivar"]
+    free = fit_labels(model, *data)
+    tight = Constraints(
+        prior_mean=np.array([5000.0, 2.0, 0.0, 0.1]),
+        prior_sigma=np.array([np.inf, np.inf, np.inf, 1e-4]),
+    )
+    held = fit_labels(model, *data, constraints=tight)
+    np.testing.assert_allclose(held.labels[:, 3], 0.1, atol=1e-3)  # ten of the prior's sigmas
+    assert (held.prior_dominated & np.uint64(0b1000) > 0).all()
+    assert (held.chi2 >= free.chi2 - 0.1).all()  # the prior's own part is not in chi2
+    fixed = np.full((30, 4), np.nan)
+    fixed[::2, 0] = 5000.0
+    some = fit_labels(model, *data, constraints=Constraints(low=fixed, high=fixed))
+    assert (some.labels[::2, 0] == 5000).all()
+    assert not some.label_err[::2, 0].any()
+    assert (some.at_bound[::2] & np.uint64(1) == 0).all()
+    assert (some.dof == some.n_used - np.where(np.arange(30) % 2, 5, 4)).all()
+    np.testing.assert_allclose(some.labels[1::2], free.labels[1::2], rtol=1e-3, atol=1e-3)
+
+
+def test_tied_labels_have_one_value_and_its_error():
+    model = small_payne(n_label=6)
+    x = np.random.default_rng(5).uniform(-0.3, 0.3, (25, 6))
+    x[:, 5] = x[:, 3]  # both ranges are -0.5 to 0.5 dex
+    with torch.no_grad():
+        clean = model.forward_scaled(torch.tensor(x).float()).numpy()
+    flux = clean + np.random.default_rng(6).standard_normal(clean.shape) / 80
+    ivar = np.full_like(clean, 6400.0)
+    names = model.spec.labels
+    tied = Constraints(tied={names[5]: names[3]})
+    fit = fit_labels(model, flux, ivar, constraints=tied)
+    np.testing.assert_allclose(fit.labels[:, 5], fit.labels[:, 3], atol=1e-6)
+    np.testing.assert_allclose(fit.label_err[:, 5], fit.label_err[:, 3], rtol=1e-5)
+    alone = fit_labels(model, flux, ivar)
+    assert (fit.label_err[:, 3] <= alone.label_err[:, 3] * 1.02).all()
+    pulls = (fit.labels[:, 3] - x[:, 3]) / fit.label_err[:, 3]
+    assert 0.6 < pulls.std() < 1.4  # 25 stars: 0.14 of chance
+
+
+@pytest.mark.parametrize(
+    ("constraints", "message"),
+    [
+        ({"tied": {"nothing": "teff"}}, "no label to tie 'nothing'"),
+        ({"tied": {"teff": "logg", "logg": "fe_h"}}, "which is itself tied"),
+        ({"low": np.array([7000.0, 0, 0, 0])}, "bound of 7000 lies outside"),
+        ({"prior_mean": np.zeros(4)}, "both prior_mean and prior_sigma"),
+        ({"prior_mean": np.zeros(4), "prior_sigma": -np.ones(4)}, "must be positive, got -1"),
+        ({"low": np.zeros(3)}, r"low should be \(4,\) or \(2, 4\), got \(3,\)"),
+    ],
+)
+def test_constraints_that_cannot_be_are_refused(constraints: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        Given.of(small_payne(), Constraints(**constraints), 2)
