@@ -117,6 +117,10 @@ class ContinuumTable(Table):
     """L is a standard deviation, exp(-dλ²/2L²), or √2 of them, exp(-dλ²/L²)."""
     weights: Literal["mask", "ivar"] = "mask"
     """Of pixels under the Gaussian."""
+    passes: int = Field(default=1, ge=1, le=5)
+    """How often a Gaussian normalizes. A slope within the Gaussian moves its mean towards the
+    brighter side, so that lines of red and blue stars come out otherwise by half a percent; each
+    pass takes most of it away. More than one wants a model trained on such spectra."""
     chips: tuple[tuple[float, float], ...] = ()
     """Limits in vacuum Å of chips or arms, each with its own polynomial or median; empty: one."""
     pixels: tuple[tuple[float, float], ...] = ()
@@ -549,6 +553,8 @@ class ReportTable(Table):
     """Names of ``[crossmatch.NAME]`` tables to compare with; empty: all."""
     truth: str = ""
     """Table of true labels by ``obsid`` (a mock survey has one): adds pulls."""
+    truth_where: str = ""
+    """Which stars are compared with the truth, by columns of its table, as ``binary == 0``."""
     snr_min: float = Field(default=30.0, ge=0)
     """The pulls and scatters quoted are of spectra above this S/N."""
 
@@ -603,7 +609,7 @@ class RunConfig(Table):
             "infer": ("preprocess",),
             "fit": ("infer",),
             "publish": ("fit",),
-            "report": ("publish",),
+            "report": ("publish",) if self.fit is not None else ("preprocess",),
         }
         if self.preprocess is not None and self.preprocess.source:
             wanted["preprocess"] = ()
@@ -618,6 +624,8 @@ class RunConfig(Table):
             raise ValueError(f"train.catalog = '{named}' wants a [crossmatch.{named}] table")
         if named and self.preprocess is None:
             raise ValueError("[train] on matched stars wants a [preprocess] table")
+        if self.report is not None and self.report.truth_where and not self.report.truth:
+            raise ValueError("report.truth_where selects rows of the truth: give truth, too")
         for name in self.report.references if self.report else ():
             if name not in (self.crossmatch or {}):
                 raise ValueError(f"report.references names no [crossmatch.{name}] table")

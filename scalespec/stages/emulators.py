@@ -218,6 +218,11 @@ def smoothing_for(
     wanted = dict(normalization or {})
     if own == wanted:
         return None
+    if own.get("method") == "continuum" and wanted.get("passes", 1) > 1:
+        raise ModelError(
+            f"{url}: the model is over the true continuum, the data were normalized "
+            f"{wanted['passes']} times: set preprocess.continuum.passes = 1, or train on these data"
+        )
     if own.get("method") == "continuum" and wanted.get("method") == "gaussian":
         return gaussian_smoothing(wavelength, float(wanted["width_angstrom"]))
     raise ModelError(

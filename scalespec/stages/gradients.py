@@ -256,5 +256,8 @@ def _normalized(
     operator = gaussian_smoothing(spec.wavelength, float(spec.normalization["width_angstrom"]))
     weights = np.broadcast_to(known.astype(np.float64), references.reference_flux.shape)
     share = operator.apply(known[None]) / operator.apply(np.ones((1, spec.n_pixel)))
-    _, slopes = smoothed_model(references.reference_flux, references.gradients, weights, operator)
+    flux: npt.NDArray[np.floating] = references.reference_flux
+    slopes: npt.NDArray[np.floating] = references.gradients
+    for _ in range(int(wanted.get("passes", 1))):
+        flux, slopes = smoothed_model(flux, slopes, weights, operator)
     return slopes, known & (share[0] >= COVERED)

@@ -149,13 +149,14 @@ def preparation_for(spec: EmulatorSpec, wavelength: npt.NDArray[np.float64]) -> 
             f"the model covers {spec.wavelength[0]:.0f}-{spec.wavelength[-1]:.0f} Å, the survey "
             f"{wavelength[0]:.0f}-{wavelength[-1]:.0f} Å: choose another model"
         )
-    width = float(spec.normalization.get("width_angstrom", default.continuum.width_angstrom))
+    known = spec.normalization
+    width = float(known.get("width_angstrom", default.continuum.width_angstrom))
     return default.model_copy(
         update={
             # Half a pixel of tolerance: the model's first pixel must not be lost to rounding.
             "wavelength_min_angstrom": low * (1 - 1e-4),
             "wavelength_max_angstrom": high * (1 + 1e-4),
-            "continuum": ContinuumTable(width_angstrom=width),
+            "continuum": ContinuumTable(width_angstrom=width, passes=int(known.get("passes", 1))),
         }
     )
 

@@ -18,6 +18,7 @@ survey = "{survey}"
 files = "{files}"
 
 [preprocess]
+continuum = {{ passes = 3 }}  # slopes of dust and temperature leave no trace in the lines
 
 [crossmatch.apogee]
 catalog = "{catalog}"
@@ -31,7 +32,7 @@ where = "teff > 3900 and teff < 7000"  # stars that this emulator is for
 [train]
 {source}
 labels = [{labels}]
-rounds = [0, 10, 30, 60]
+rounds = [0, 10, 30, 60, 100]
 
 [infer]
 

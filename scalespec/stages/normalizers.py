@@ -33,12 +33,24 @@ def normalizer(wavelength: npt.NDArray[np.float64], table: ContinuumTable) -> No
     if table.method == "gaussian":
         sigma = gaussian_sigma(table.width_angstrom, table.convention)
         operator = gaussian_smoothing(wavelength, sigma)
-        return partial(normalize, operator=operator, weights=table.weights)
+        once = partial(normalize, operator=operator, weights=table.weights)
+        return partial(_repeated, once=once, passes=table.passes)
     if table.method == "range":
         return _scaled
     if table.method == "none":
         return _as_it_is
     return partial(_divided, continuum=_continuum(wavelength, table))
+
+
+def _repeated(
+    flux: FloatArray, ivar: FloatArray, once: Normalizer, passes: int
+) -> tuple[FloatArray, FloatArray, FloatArray, BoolArray]:
+    """Normalize what is normalized again; the continuum is the product of all."""
+    flux, ivar, level, bad = once(flux, ivar)
+    for _ in range(passes - 1):
+        flux, ivar, more, lost = once(flux, ivar)
+        level, bad = level * more, bad | lost
+    return flux, ivar, level, bad
 
 
 Continuum = Callable[[FloatArray, FloatArray], tuple[FloatArray, BoolArray]]
@@ -124,9 +136,8 @@ def said(table: ContinuumTable) -> dict[str, Any]:
     """
     if table.method == "gaussian":
         method = "gaussian" if table.weights == "mask" else "gaussian_ivar"
-        return {
-            "method": method,
-            "width_angstrom": gaussian_sigma(table.width_angstrom, table.convention),
-        }
+        width = gaussian_sigma(table.width_angstrom, table.convention)
+        passes = {"passes": table.passes} if table.passes > 1 else {}
+        return {"method": method, "width_angstrom": width, **passes}
     values = table.model_dump(mode="json")
     return {"method": table.method} | {k: values[k] for k in _SETTINGS.get(table.method, ())}

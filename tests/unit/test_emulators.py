@@ -146,6 +146,13 @@ def test_other_normalizations_are_refused_with_both_and_a_cure(own, data):
     )
 
 
+def test_a_model_of_the_true_continuum_knows_one_pass_only():
+    with pytest.raises(ModelError, match=r"normalized 3 times: set .*passes = 1"):
+        smoothing_for(payne(normalization=CONTINUUM), OWN, GAUSSIAN | {"passes": 3}, "toy")
+    trained = payne(normalization=GAUSSIAN | {"passes": 3})
+    assert smoothing_for(trained, OWN, GAUSSIAN | {"passes": 3}) is None
+
+
 @pytest.fixture
 def stored(tmp_path):
     """A function that stores a model and returns its URL."""

@@ -101,3 +101,31 @@ def test_what_models_are_told():
     table = ContinuumTable(method="chebyshev", degree=3)
     assert said(table) == {"method": "chebyshev", "degree": 3, "chips": [], "pixels": []}
     assert said(ContinuumTable(method="none")) == {"method": "none"}
+
+
+def slope_left(passes):
+    """Return how much two slopes, as of dust and of a hot star, change normalized lines."""
+    wavelength = 10 ** (3.6 + 1e-4 * np.arange(1200))
+    rng = np.random.default_rng(1)
+    lines = 1 - 0.3 * (rng.random(1200) < 0.1)
+    slopes = [np.exp(slope * (wavelength - 4500) / 300) for slope in (-1.0, 1.0)]
+    flux = np.array([lines * slope for slope in slopes], np.float32)
+    made, ivar, level, bad = normalizer(wavelength, ContinuumTable(passes=passes))(
+        flux, np.ones_like(flux)
+    )
+    inside = slice(150, -150)  # 3 widths from the ends, where half the Gaussian is missing
+    np.testing.assert_allclose(made * level, flux, rtol=1e-5)
+    np.testing.assert_allclose(ivar, level**2, rtol=1e-5)
+    assert not bad.any()
+    return np.abs(made[0] - made[1])[inside].max()
+
+
+def test_more_passes_leave_less_of_a_slope_in_the_lines():
+    once, thrice = slope_left(1), slope_left(3)
+    assert once > 0.01
+    assert thrice < once / 4
+
+
+def test_passes_are_said_where_they_are_several():
+    assert "passes" not in said(ContinuumTable())
+    assert said(ContinuumTable(passes=3))["passes"] == 3
