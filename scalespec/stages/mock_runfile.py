@@ -6,7 +6,7 @@ from scalespec.stages.mock_records import CATALOGS
 from scalespec.store import paths
 
 RUN_FILE = """\
-# A made-up survey; every key is explained in scalespec/config.py.
+# A made-up survey; every key is explained in scalespec/config/.
 [run]
 name = "mock, emulator from the {learned}"
 workspace = "{workspace}"

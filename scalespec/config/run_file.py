@@ -1,0 +1,239 @@
+"""The whole run file: read, checked, with paths made absolute; and digests of its parts."""
+
+import hashlib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Set
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from pydantic import BaseModel, ValidationError, model_validator
+
+from scalespec.config.crossmatch import CrossmatchTable
+from scalespec.config.inputs import BUCKET_OPTIONS, IngestTable, RunTable, StoreTable
+from scalespec.config.models import FitTable, InferTable, TrainTable
+from scalespec.config.outputs import EngineTable, PublishTable, ReportTable
+from scalespec.config.preprocess import PreprocessTable
+from scalespec.config.table import Table
+from scalespec.errors import ConfigError
+
+STAGES = ("ingest", "preprocess", "crossmatch", "train", "infer", "fit", "publish", "report")
+"""The verbs that `scalespec run` knows, in the order of the data."""
+
+
+class RunConfig(Table):
+    """A whole run file; a stage runs if its table is there."""
+
+    run: RunTable
+    store: StoreTable = StoreTable()
+    ingest: IngestTable | None = None
+    preprocess: PreprocessTable | None = None
+    crossmatch: dict[str, CrossmatchTable] | None = None
+    train: TrainTable | None = None
+    infer: InferTable | None = None
+    fit: FitTable | None = None
+    publish: PublishTable | None = None
+    report: ReportTable | None = None
+    engine: EngineTable = EngineTable()
+
+    @model_validator(mode="after")
+    def _stages_fit_together(self) -> "RunConfig":
+        wanted: dict[str, tuple[str, ...]] = {
+            "preprocess": ("ingest",),
+            "crossmatch": ("ingest",),
+            "infer": ("preprocess",),
+            "fit": ("infer",),
+            "publish": ("fit",),
+            "report": ("publish",) if self.fit is not None else ("preprocess",),
+        }
+        if self.preprocess is not None and self.preprocess.source:
+            wanted["preprocess"] = ()
+        for stage, needs in wanted.items():
+            for need in needs:
+                if getattr(self, stage) is not None and getattr(self, need) is None:
+                    raise ValueError(f"[{stage}] wants a [{need}] table")
+        if self.infer is not None and not self.infer.models and self.train is None:
+            raise ValueError("[infer] wants models = [...] or a [train] table")
+        named = self.train.catalog if self.train else ""
+        if named and named not in (self.crossmatch or {}):
+            raise ValueError(f"train.catalog = '{named}' wants a [crossmatch.{named}] table")
+        if named and self.preprocess is None:
+            raise ValueError("[train] on matched stars wants a [preprocess] table")
+        self._report_is_possible()
+        self._sources_come_before()
+        return self
+
+    def _report_is_possible(self) -> None:
+        if self.report is None:
+            return
+        if self.report.truth_where and not self.report.truth:
+            raise ValueError("report.truth_where selects rows of the truth: give truth, too")
+        for name in self.report.references:
+            if name not in (self.crossmatch or {}):
+                raise ValueError(f"report.references names no [crossmatch.{name}] table")
+
+    def _sources_come_before(self) -> None:
+        catalogs: set[str] = set()
+        for name, table in (self.crossmatch or {}).items():
+            for source in (*table.sources, *filter(None, [table.reference])):
+                if source not in catalogs:
+                    raise ValueError(
+                        f"crossmatch.{name}: '{source}' is no [crossmatch.{source}] table with a "
+                        "catalog before it"
+                    )
+            if table.catalog:
+                catalogs.add(name)
+
+    @model_validator(mode="after")
+    def _urls_have_no_secret(self) -> "RunConfig":
+        for text in _texts(self.model_dump()):
+            if not text.removeprefix("@").startswith("s3://"):
+                continue
+            path, _, query = text.partition("?")
+            if "=" in query and (wrong := set(dict(parse_qsl(query))) - BUCKET_OPTIONS):
+                raise ValueError(
+                    f"{path}: unknown options {sorted(wrong)}; known are {sorted(BUCKET_OPTIONS)}"
+                )
+        return self
+
+    def stages(self) -> tuple[str, ...]:
+        """Return the verbs whose tables are there, in order."""
+        return tuple(name for name in STAGES if getattr(self, name) is not None)
+
+
+def digest(*parts: Any) -> str:
+    """Return 16 hex digits that name everything in `parts`: tables, strings, numbers.
+
+    Examples
+    --------
+    >>> digest({"a": 1}, "x") == digest({"a": 1}, "x") != digest({"a": 2}, "x")
+    True
+    """
+    plain = [_plain(p.model_dump(mode="json") if isinstance(p, BaseModel) else p) for p in parts]
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield every string in a value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts(inner)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value without the options of its buckets: an endpoint that moves changes nothing."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value.partition("?")[0] if isinstance(value, str) and "s3://" in value else value
+
+
+SECRET = re.compile("secret|token|password|key_id|access_key", re.IGNORECASE)
+
+
+def _complaint(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    if SECRET.search(where):
+        return f"  {where}: no place for a secret: credentials come from the environment"
+    message = error["msg"].removeprefix("Value error, ")
+    value = error.get("input")
+    if where and not isinstance(value, dict | BaseModel):
+        return f"  {where} = {value!r}: {message}"
+    return f"  {where}: {message}" if where else f"  {message}"
+
+
+def parse_config(text: str, name: str = "run file") -> RunConfig:
+    r"""Read a run file's text; every wrong key is reported at once.
+
+    Parameters
+    ----------
+    text : str
+        TOML.
+    name : str
+        What to call it in messages.
+
+    Raises
+    ------
+    ConfigError
+        If it is not TOML, or a table or key is wrong.
+
+    Examples
+    --------
+    >>> parse_config('[run]\nname = "a"\nworkspace = "work"').run.spectra_per_block
+    4096
+    """
+    try:
+        return RunConfig.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{name}: not TOML: {error}") from error
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+        lines = [_complaint(problem) for problem in problems]
+        raise ConfigError(f"{name}: {len(lines)} wrong\n" + "\n".join(lines)) from error
+
+
+PATH_KEYS = frozenset(
+    {"workspace", "files", "catalog", "root", "library", "models", "truth", "source"}
+)
+
+
+def _absolute(value: Any, base: Path, query: str) -> Any:
+    """Resolve paths against the run file's folder, and give URLs of buckets their options."""
+    if isinstance(value, list | tuple):
+        return [_absolute(v, base, query) for v in value]
+    if not isinstance(value, str) or not value:
+        return value
+    if "://" in value:
+        return value + query if "s3://" in value and "?" not in value else value
+    mark = "@" if value.startswith("@") else ""
+    return mark + os.path.normpath(base / value.removeprefix("@"))
+
+
+def load_config(path: str | Path) -> RunConfig:
+    """Read a run file; paths in it are relative to its own folder, buckets are as [store] says.
+
+    Raises
+    ------
+    ConfigError
+        If it is missing, not TOML, or a table or key is wrong.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as a run file: {error}") from error
+    config = parse_config(text, path.name)
+    base = path.resolve().parent
+    tables = config.model_dump(exclude_unset=True)
+    return RunConfig.model_validate(_resolve(tables, base, config.store.query()))
+
+
+def _resolve(tables: dict[str, Any], base: Path, query: str) -> dict[str, Any]:
+    resolved: dict[str, Any] = {}
+    for name, table in tables.items():
+        if name == "crossmatch":
+            resolved[name] = {
+                k: _resolve_table(t, base, query, PATH_KEYS) for k, t in table.items()
+            }
+        else:  # in [train], `catalog` is the name of a crossmatch table, not a path
+            keys = PATH_KEYS - {"catalog"} if name == "train" else PATH_KEYS
+            resolved[name] = _resolve_table(table, base, query, keys)
+    velocity = resolved.get("preprocess", {}).get("velocity")
+    if velocity:
+        part = _resolve_table(velocity, base, query, frozenset({"templates"}))
+        resolved["preprocess"] = resolved["preprocess"] | {"velocity": part}
+    return resolved
+
+
+def _resolve_table(table: dict[str, Any], base: Path, query: str, keys: Set[str]) -> dict[str, Any]:
+    return {k: _absolute(v, base, query) if k in keys else v for k, v in table.items()}
