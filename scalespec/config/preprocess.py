@@ -84,6 +84,13 @@ class GridTable(Table):
         return self
 
 
+BandName = Literal["GU", "GV", "GI"]
+
+
+def _some_throughput() -> dict[BandName, float]:
+    return {"GU": 0.15, "GV": 0.3, "GI": 0.3}
+
+
 class SimulateTable(Table):
     """``[preprocess.simulate]``: as a slitless space telescope would see it, for step "simulate".
 
@@ -100,9 +107,7 @@ class SimulateTable(Table):
     """S/N of the median pixel after noise is added; where data are noisier they stay so."""
     magnitude: float | None = None
     """Instead of `snr`: AB magnitude in GV."""
-    throughput: dict[Literal["GU", "GV", "GI"], float] = Field(
-        default_factory=lambda: {"GU": 0.15, "GV": 0.3, "GI": 0.3}
-    )
+    throughput: dict[BandName, float] = Field(default_factory=_some_throughput)
     """Part of the photons counted mid-band. Round numbers: nothing is published."""
     exposure_s: float = Field(default=600.0, gt=0)
     """Total time; with `magnitude`."""
