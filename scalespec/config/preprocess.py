@@ -97,7 +97,7 @@ class SimulateTable(Table):
     Pixels where the source has no flux stay empty: GU and most of GI from LAMOST, for one.
     """
 
-    bands: tuple[Literal["GU", "GV", "GI"], ...] = ("GU", "GV", "GI")
+    bands: tuple[BandName, ...] = ("GU", "GV", "GI")
     """Gratings, next to each other."""
     resolving_power: float = Field(default=200.0, gt=0)
     """λ/FWHM in every band."""
