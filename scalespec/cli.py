@@ -102,6 +102,7 @@ def main(verbose: int) -> None:
 @click.option("--labels", help="Of the stars, as teff,logg,fe_h,mg_fe; without --truth-model.")
 @click.option("--recipe", multiple=True, help="Of the stars, as binary=0.3; may be repeated.")
 @click.option("--even-fibres", is_flag=True, help="All resolve alike, as a fit assumes.")
+@click.option("--ivar-factor", type=float, default=1.0, help="Stated over true ivar.")
 @click.option("--spectra-per-file", type=click.IntRange(1), help="Where a file holds many.")
 @click.option("--engine", type=click.Choice(["local", "dask"]), default="dask", show_default=True)
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True)

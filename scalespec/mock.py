@@ -1,5 +1,6 @@
 """The mock verb: a made-up survey, a library to train on, and run files for them."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Literal
@@ -60,7 +61,8 @@ def write_mock(
         survey: whose format; truth_model: a model's URL, which makes the true spectra instead of
         our own line synthesis; labels: of the stars, for our own; recipe: mapping of fields of
         `Recipe` to fractions; spectra_per_file: made at a time, and in one file where a survey's
-        files hold many; even_fibres: all resolve alike, as a fit of one resolution assumes.
+        files hold many; even_fibres: all resolve alike, as a fit of one resolution assumes;
+        ivar_factor: stated over true ivar, for a pipeline that is wrong about its noise.
 
     Returns
     -------
@@ -70,7 +72,7 @@ def write_mock(
     Raises
     ------
     ConfigError
-        If there is no such survey, or a recipe is wrong.
+        If there is no such survey, or a recipe or `ivar_factor` is wrong.
     StageError
         If a block could not be written; the same command goes on from the blocks it has.
     """
@@ -117,10 +119,13 @@ def _options(
     recipe: Mapping[str, float] | None = None,
     spectra_per_file: int | None = None,
     even_fibres: bool = False,
+    ivar_factor: float = 1.0,
 ) -> dict[str, Any]:
     """Return what the stage is to be told, checked."""
     if survey not in MOCK_SURVEYS:
         raise ConfigError(f"no made-up survey '{survey}'; there are {', '.join(MOCK_SURVEYS)}")
+    if not 0.0 < ivar_factor < math.inf:
+        raise ConfigError(f"ivar_factor must be a positive number, got {ivar_factor}")
     known = [f.name for f in fields(Recipe)]
     if wrong := sorted(set(recipe or {}) - set(known)):
         raise ConfigError(f"recipe: no {', '.join(wrong)}; there are {', '.join(known)}")
@@ -135,6 +140,7 @@ def _options(
         "recipe": made,
         "spectra_per_block": spectra_per_file or BLOCK,
         "even_fibres": even_fibres,
+        "ivar_factor": ivar_factor,
     }
 
 

@@ -152,6 +152,11 @@ def cemp_class(fe_h: FloatArray, u: FloatArray) -> npt.NDArray[np.int64]:
     fe_h : (n,) float
     u : (n, 2) float
         Uniform numbers: whether, and which.
+
+    Examples
+    --------
+    >>> cemp_class(np.array([-2.5, -2.5, 0.0]), np.array([[0.9, 0.5], [0.1, 0.5], [0.1, 0.5]]))
+    array([0, 2, 0])
     """
     rich_in_s = u[:, 1] < np.where(fe_h > -3.0, 0.7, 0.1)
     return np.where(u[:, 0] < cemp_probability(fe_h), np.where(rich_in_s, 2, 1), 0)
@@ -186,6 +191,16 @@ def abundances(
     Returns
     -------
     dict of str to (n,) float64
+
+    Examples
+    --------
+    A star of the halo with nothing of its own, and the same as a CEMP-s star.
+
+    >>> old, fe_h = {"age": np.full(2, 12.0), "halo": np.ones(2, bool)}, np.full(2, -2.5)
+    >>> alpha, z = np.full(2, 0.35), np.zeros((2, N_NORMAL))
+    >>> made = abundances(["mg", "c", "ba"], fe_h, alpha, z, cemp=np.array([0, 2]), **old)
+    >>> {name: values.round(2).tolist() for name, values in made.items()}
+    {'mg': [0.35, 0.35], 'c': [0.1, 0.77], 'ba': [-0.25, 1.15]}
     """
     common = {source: SCATTER[source] * z[:, i] for i, source in enumerate(SOURCES)}
     common["alpha"] = common["alpha"] + alpha

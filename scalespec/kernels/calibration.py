@@ -46,18 +46,32 @@ class Trend:
     covariance: FloatArray
 
     def __call__(self, teff: npt.ArrayLike, kind: npt.ArrayLike = 0) -> FloatArray:
-        """Return the trend of stars of some temperatures [K] and luminosity classes (from 0)."""
-        teff, kind = np.broadcast_arrays(np.asarray(teff, float), np.asarray(kind, int))
+        """Return the trend of stars of some temperatures [K] and luminosity classes (from 0).
+
+        A star whose temperature is NaN has a trend of NaN.
+
+        Raises
+        ------
+        ValueError
+            If a class is none of the trend's.
+        """
+        teff, kind = self._checked(teff, kind)
         basis = _basis(teff.ravel(), self.knots)
         rows = self.coefficients[kind.ravel()]
         return np.asarray(np.einsum("nb,nb->n", basis, rows).reshape(teff.shape))
 
     def error(self, teff: npt.ArrayLike, kind: npt.ArrayLike = 0) -> FloatArray:
-        """Return the standard error of the trend."""
-        teff, kind = np.broadcast_arrays(np.asarray(teff, float), np.asarray(kind, int))
+        """Return the standard error of the trend, as of calling it."""
+        teff, kind = self._checked(teff, kind)
         rows = _rows(teff.ravel(), kind.ravel(), self.knots, len(self.coefficients))
         variance = np.einsum("ni,ij,nj->n", rows, self.covariance, rows)
         return np.asarray(np.sqrt(np.maximum(variance, 0)).reshape(teff.shape))
+
+    def _checked(self, teff: npt.ArrayLike, kind: npt.ArrayLike) -> tuple[FloatArray, IntArray]:
+        values, kinds = np.broadcast_arrays(np.asarray(teff, float), np.asarray(kind, np.int64))
+        if wrong := sorted(set(kinds.ravel().tolist()) - set(range(len(self.coefficients)))):
+            raise ValueError(f"no class {wrong[0]}; there are 0 to {len(self.coefficients) - 1}")
+        return values, kinds
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -96,10 +110,11 @@ def spline_knots(low: float, high: float, n_interior: int) -> FloatArray:
 
 def _basis(teff: FloatArray, knots: FloatArray) -> FloatArray:
     """Return all B-splines (n, n_basis) at some temperatures, those of the ends beyond them."""
-    inside = np.clip(teff, knots[0], knots[-1])
+    inside = np.clip(np.nan_to_num(teff, nan=knots[0]), knots[0], knots[-1])
     if not len(inside):  # which SciPy refuses
         return np.zeros((0, len(knots) - DEGREE - 1))
-    return np.asarray(BSpline.design_matrix(inside, knots, DEGREE).toarray())
+    basis = BSpline.design_matrix(inside, knots, DEGREE).toarray()
+    return np.where(np.isnan(teff)[:, None], np.nan, basis)
 
 
 def _rows(teff: FloatArray, kind: IntArray, knots: FloatArray, n_class: int) -> FloatArray:
@@ -229,8 +244,9 @@ def _solve(
         raise ValueError(f"wanted at least one difference and as many errors, got {target.shape}")
     if not np.all(np.isfinite(target)) or not np.all(np.isfinite(design)):
         raise ValueError("labels and temperatures must be finite: leave others out")
-    if not np.all(sigma > 0):
-        raise ValueError(f"errors must be positive, got {float(np.min(sigma)):.6g}")
+    if not np.all((sigma > 0) & np.isfinite(sigma)):
+        wrong = sigma[~((sigma > 0) & np.isfinite(sigma))]
+        raise ValueError(f"errors must be positive and finite, got {float(wrong[0]):.6g}")
     n_basis = design.shape[1] // n_class
     second = np.diff(np.eye(n_basis), 2, axis=0)
     scale = float(np.sum(sigma**-2)) / design.shape[1] / 1000
@@ -301,7 +317,7 @@ def error_floor(
     Returns
     -------
     floor, floor_err : (n_group,) float64
-        NaN where a group has fewer than 3 repeats.
+        NaN where a group has fewer than 3 repeats with finite errors.
 
     Raises
     ------
@@ -322,7 +338,7 @@ def error_floor(
         raise ValueError(f"errors must be positive, got {float(np.min(sigma, initial=0)):.6g}")
     floor, error = np.full((2, n_group), np.nan)
     for index in range(n_group):
-        inside = (group == index) & np.isfinite(difference)
+        inside = (group == index) & np.isfinite(difference) & np.isfinite(sigma)
         if inside.sum() >= 3:
             floor[index], error[index] = _one_floor(difference[inside] ** 2, sigma[inside] ** 2)
     return floor, error

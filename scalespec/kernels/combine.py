@@ -165,7 +165,24 @@ def merge(
     -------
     flux, ivar, mask
         As of `join_arms`.
+
+    Raises
+    ------
+    ValueError
+        If there is no arm, or one is not as large as the others.
+
+    Examples
+    --------
+    >>> mask = np.zeros((1, 2), np.uint32)
+    >>> blue = np.array([[1.0, 0.0]]), np.array([[3.0, 0.0]]), mask
+    >>> red = np.array([[5.0, 7.0]]), np.array([[1.0, 1.0]]), mask
+    >>> flux, ivar, _ = merge([blue, red])
+    >>> flux.tolist(), ivar.tolist()
+    ([[2.0, 7.0]], [[4.0, 1.0]])
     """
+    shapes = {np.shape(part) for arm in arms for part in arm}
+    if len(shapes) != 1:
+        raise ValueError(f"want arms of one shape, got {sorted(shapes)}")
     flux, ivar, mask = arms[0]
     for more in arms[1:]:
         level = _level_ratio(flux, ivar, *more[:2]) if match_levels else np.ones(len(flux))

@@ -33,7 +33,19 @@ def keys(seed: int, kind: int, index: npt.ArrayLike, attempt: int = 0) -> Keys:
     Returns
     -------
     (n,) uint64
+
+    Raises
+    ------
+    ValueError
+        If seed, kind or attempt is negative: -1 would be 2**64 - 1.
+
+    Examples
+    --------
+    >>> keys(7, 1, [122, 123])[1] == keys(7, 1, [123])[0]
+    np.True_
     """
+    if min(seed, kind, attempt) < 0:
+        raise ValueError(f"want no negative numbers, got seed {seed}, kind {kind}, try {attempt}")
     key = _mixed(np.array([seed % 2**64], np.uint64) + GOLDEN)
     for word in (np.uint64(kind), np.asarray(index, np.int64).view(np.uint64), np.uint64(attempt)):
         key = _mixed(key ^ _mixed(word + GOLDEN))

@@ -123,6 +123,17 @@ def draw_family(
         alpha, cemp, ``<el>_fe`` as born, ra, dec (of the family's middle), sin_b, dust (factor of
         the reddening), distance_u, motion (3 normal numbers) and shared (uniform numbers of pairs
         and clusters).
+
+    Examples
+    --------
+    The two stars of a wide pair, and the next one.
+
+    >>> pairs = Recipe(pair=1.0, cluster=0.0)
+    >>> drawn = draw_family(1, np.array([6, 7, 8]), 0, ["mg"], pairs)
+    >>> drawn["pair"].tolist()
+    [7, 6, 9]
+    >>> (drawn["mg_fe"] == drawn["mg_fe"][0]).tolist()
+    [True, True, False]
     """
     pair, cluster = paired(seed, stars, recipe), cluster_of(seed, stars, recipe)
     family = np.where(cluster >= 0, -1 - cluster, np.where(pair, stars - stars % 2, stars))

@@ -38,7 +38,7 @@ def fold(values: npt.NDArray[Scalar], *, width: int = SIDE) -> npt.NDArray[Scala
     """
     if values.ndim < 1 or width < 1 or values.shape[-1] % width:
         raise ValueError(f"{values.shape} pixels do not fill lines of {width}")
-    image = values.reshape(*values.shape[:-1], -1, width).copy()
+    image = values.reshape(*values.shape[:-1], values.shape[-1] // width, width).copy()
     image[..., 1::2, :] = image[..., 1::2, ::-1]
     return image
 
@@ -68,4 +68,4 @@ def unfold(image: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
         raise ValueError(f"an image has lines and columns, got {image.shape}")
     lines = image.copy()
     lines[..., 1::2, :] = lines[..., 1::2, ::-1]
-    return lines.reshape(*image.shape[:-2], -1)
+    return lines.reshape(*image.shape[:-2], image.shape[-2] * image.shape[-1])

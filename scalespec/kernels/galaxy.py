@@ -130,6 +130,15 @@ def velocity(
     Returns
     -------
     (n, 3) float64 [km/s]
+
+    Examples
+    --------
+    The mean star of the thin disk, beside the Sun: what the Sun moves, and the disk's lag.
+
+    >>> one = np.ones(1)
+    >>> here = 266.4 * one, -28.9 * one, 1e-3 * one
+    >>> velocity(*here, population=np.array([THIN]), age=5 * one, z=np.zeros((1, 3))).round(1)
+    array([[-11.1, -24.2,  -7.2]])
     """
     x, y, _ = TO_GALACTIC @ _triad(ra, dec)[0] * distance
     x = x - R_SUN_KPC
@@ -153,6 +162,15 @@ def seen_motion(
     distance : (n,) float [kpc]
     moves : (n, 3) float [km/s]
         As `velocity` returns them.
+
+    Examples
+    --------
+    What moves towards the center of the Galaxy, seen there and 90° from it.
+
+    >>> ra, dec, away = np.array([266.405, 318.004]), np.array([-28.936, 48.330]), np.ones(2)
+    >>> rv, pmra, pmdec = seen_motion(ra, dec, away, np.array([[10.0, 0, 0], [10.0, 0, 0]]))
+    >>> rv.round(1) + 0.0, np.hypot(pmra, pmdec).round(1)
+    (array([10.,  0.]), array([0. , 2.1]))
     """
     axes = _triad(ra, dec)
     space = TO_GALACTIC.T @ moves.T  # along ICRS axes

@@ -131,6 +131,7 @@ def refine(cube: IsochroneCube, *, fe_h: int = 1, age: int = 1, eep: int = 1) ->
     steps = (fe_h, age, eep)
 
     def finer(values: FloatArray) -> FloatArray:
+        """Cut all three axes."""
         for axis, n in enumerate(steps):
             values = _cut(values, axis, n)
         return values

@@ -119,6 +119,12 @@ def evolved(logg: FloatArray, age: FloatArray, m_h: FloatArray) -> tuple[FloatAr
         Between the turn-off's and 0.
     age : (n,) float [Gyr]
     m_h : (n,) float
+
+    Examples
+    --------
+    >>> teff, mass = evolved(np.array([3.0, 1.5]), np.full(2, 5.0), np.zeros(2))
+    >>> teff.round(), mass.round(2)
+    (array([4803., 4078.]), array([1.23, 1.23]))
     """
     x, z = _log_age(age), _fit_range(m_h)
     top = _poly(_TURNOFF_LOGG, x, z)
@@ -167,6 +173,14 @@ def young_star(
     References
     ----------
     Zero-age luminosity and radius: Tout et al. 1996, MNRAS 281, 257, eqs. 1 and 2, for Z = 0.02.
+
+    Examples
+    --------
+    Two solar masses at birth and at the end.
+
+    >>> teff, logg = young_star(np.full(2, 2.0), np.array([0.0, 1.0]), np.zeros(2))
+    >>> teff.round(), logg.round(2)
+    (array([9082., 7264.]), array([4.33, 3.63]))
     """
     m = np.asarray(mass, np.float64)
     luminosity = (0.39704170 * m**5.5 + 8.52762600 * m**11) / (
@@ -202,6 +216,13 @@ def horizontal_branch(
         On the blue branch, from 7,500 to 30,000 K, where luminosity falls beyond 12,000 K; else in
         the red clump, hotter for fewer metals.
     m_h : (n,) float
+
+    Examples
+    --------
+    >>> half, solar = np.full(2, 0.5), np.zeros(2)
+    >>> teff, logg = horizontal_branch(half, np.array([False, True]), solar)
+    >>> teff.round(), logg.round(2)
+    (array([ 4790., 11168.]), array([2.42, 3.73]))
     """
     log_teff = np.log10(7500.0) + np.log10(4.0) * place**1.8
     log_light = 1.62 - 0.9 * np.maximum(log_teff - np.log10(12000.0), 0.0)

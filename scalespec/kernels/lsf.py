@@ -221,12 +221,13 @@ def _overlap(
     a, b = ln_out[:-1, np.newaxis], ln_out[1:, np.newaxis]
 
     def twice(u: FloatArray) -> FloatArray:
-        # u Φ(u) + φ(u) less its asymptote max(u, 0): small where it should be, to all digits.
+        """Return u Φ(u) + φ(u) less its asymptote: small where it should be, to all digits."""
         z = np.abs(u / scale)
         near: FloatArray = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi) - z * special.ndtr(-z)
         return scale * near
 
     def ramp(u: FloatArray) -> FloatArray:
+        """Return the asymptote."""
         return np.maximum(u, 0)
 
     smooth = twice(b - c) - twice(a - c) - twice(b - d) + twice(a - d)

@@ -55,8 +55,8 @@ def shifted(
                 weights[:, k] *= (at - whole - nodes[j]) / (nodes[k] - nodes[j])
     first = whole + nodes[0]
     span = stride * (n_pixel - 1) + 1
-    left = max(0, -int(first.min()))
-    right = max(0, int(first.max()) + TAPS - 1 + span - flux.shape[1])
+    left = max(0, -int(first.min(initial=0)))
+    right = max(0, int(first.max(initial=0)) + TAPS - 1 + span - flux.shape[1])
     padded = np.pad(flux, ((0, 0), (left, right)), mode="edge")
     moved = np.zeros((len(flux), n_pixel), np.float32)
     for row, begin in enumerate(first + left):

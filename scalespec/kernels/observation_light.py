@@ -137,6 +137,13 @@ def sky_light(wavelength: FloatArray, sigma: FloatArray, magnitude: float) -> Fl
     Returns
     -------
     (n_pixel,) float64 [1e-17 erg/s/cm²/Å]
+
+    Examples
+    --------
+    Dark sky, and oxygen's green line, at R = 1800.
+
+    >>> sky_light(np.array([5000.0, 5578.9]), np.full(2, 1.3), 20.0).round(1)
+    array([ 2.5, 87. ])
     """
     level = 1e17 * G_ZERO * 10 ** (-0.4 * magnitude)
     lines = np.zeros(len(wavelength))

@@ -54,7 +54,7 @@ def log_grid_of(wavelength: FloatArray) -> LogGrid:
     Raises
     ------
     ValueError
-        If they are not even in their logarithm.
+        If they are not even in their logarithm, or fewer than two.
 
     Examples
     --------
@@ -62,6 +62,8 @@ def log_grid_of(wavelength: FloatArray) -> LogGrid:
     >>> round(grid.start, 9), round(grid.step, 12), grid.n_pixel
     (3.5, 0.0001, 100)
     """
+    if len(wavelength) < 2:
+        raise ValueError(f"a grid wants two wavelengths or more, got {wavelength}")
     place = np.log10(wavelength)
     step = float(place[-1] - place[0]) / (len(place) - 1)
     uneven = float(np.max(np.abs(np.diff(place) - step))) / step

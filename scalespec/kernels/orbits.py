@@ -13,8 +13,8 @@ MEAN_LOG_PERIOD, SIGMA_LOG_PERIOD = 5.03, 2.28
 """Of log10(period / d) of Sun-like stars (Raghavan et al. 2010, ApJS 190, 1, section 5.3)."""
 LONGEST_LOG_PERIOD = 5.5
 """Wider ones are two stars to a telescope."""
-KMS = 212.915
-"""2 pi G M_sun / (1 d), to the power 1/3 [km/s]."""
+KMS = 212.908297
+"""2 pi G M_sun / (1 d), to the power 1/3 [km/s], with the Sun's G M of 1.32712440018e11 km³/s²."""
 
 
 def period(u: FloatArray, radius: FloatArray, mass: FloatArray) -> FloatArray:
@@ -34,6 +34,13 @@ def period(u: FloatArray, radius: FloatArray, mass: FloatArray) -> FloatArray:
     References
     ----------
     Kepler's third law; 0.1158 d is that of one solar radius around one solar mass.
+
+    Examples
+    --------
+    The closest orbit of two suns, and the widest that is one star to a telescope.
+
+    >>> period(np.array([1e-9, 1 - 1e-9]), np.ones(2), np.full(2, 2.0)).round(2)
+    array([4.3000000e-01, 3.1622776e+05])
     """
     shortest = np.log10(0.1158 * np.sqrt((3.0 * radius) ** 3 / mass))
     low, high = (
@@ -73,6 +80,13 @@ def orbital_velocity(
     phase : (n,) float
         At MJD 0, in turns.
     mjd : (n,) float [d]
+
+    Examples
+    --------
+    A quarter of a turn after it crossed the sky's plane, and a star alone.
+
+    >>> orbital_velocity(*(np.array(x) for x in ([10.0, 0.0], [4.0, 0.0], [0.0, 0.0], [1.0, 1.0])))
+    array([10.,  0.])
     """
     turns = np.divide(mjd, days, out=np.zeros(np.shape(k)), where=days > 0) + phase
     return np.asarray(k * np.sin(2 * np.pi * (turns % 1.0)))

@@ -105,9 +105,11 @@ def draw_stars(
     elements = [name.removesuffix("_fe") for name in names if name.endswith("_fe")]
 
     def family_of(rows: IntArray, attempt: int) -> Columns:
+        """Draw the families of some rows."""
         return draw_family(seed, stars[rows], attempt, elements, recipe)
 
     def born_inside(family: Columns) -> npt.NDArray[np.bool_]:
+        """Say which have labels within the box."""
         return _inside(family, [name for name in names if name in family], box)
 
     family, lost = _drawn(family_of, born_inside, len(stars))
@@ -216,6 +218,13 @@ def velocities_at(stars: Columns, mjd: FloatArray) -> tuple[FloatArray, FloatArr
     -------
     rv, rv_2 : (n,) float64 [km/s]
         The second is NaN where no secondary is seen.
+
+    Examples
+    --------
+    >>> pair = {"rv": 50.0, "k_1": 10.0, "period": 4.0, "orbit_phase": 0.0, "mass_ratio": 0.5}
+    >>> columns = {k: np.array([v]) for k, v in pair.items()} | {"binary": np.array([True])}
+    >>> velocities_at(columns, np.array([1.0]))
+    (array([60.]), array([30.]))
     """
     moves = orbital_velocity(stars["k_1"], stars["period"], stars["orbit_phase"], mjd)
     ratio = np.where(stars["binary"], stars["mass_ratio"], np.nan)
@@ -265,6 +274,16 @@ def draw_library(
     -------
     (n, n_label) float64
         Even in every label but ``logg``, which leaves out hot stars of very low gravity.
+
+    Examples
+    --------
+    >>> limits = np.array([4000.0, 0.0, -4.0]), np.array([6500.0, 5.0, 0.5])
+    >>> rng, labels = np.random.default_rng(1), ("teff", "logg", "fe_h")
+    >>> drawn = draw_library(rng, 1000, labels, *limits)
+    >>> drawn[:, 2].min().round(1), drawn[:, 2].max().round(1)
+    (np.float64(-2.5), np.float64(0.5))
+    >>> bool(drawn[drawn[:, 0] > 6000, 1].min() > 1.6)
+    True
     """
     ranges = np.array([LIBRARY_RANGES.get(_by_iron(name), (-0.4, 0.6)) for name in labels])
     names = list(labels)

@@ -31,12 +31,19 @@ def first_known(values: npt.ArrayLike) -> tuple[FloatArray, IntArray]:
     source : (n,) int64
         Which one did, -1 where none.
 
+    Raises
+    ------
+    ValueError
+        If there is no source.
+
     Examples
     --------
     >>> first_known([[1.0, np.nan, np.nan], [2.0, 3.0, np.nan]])
     (array([ 1.,  3., nan]), array([ 0,  1, -1]))
     """
     table = np.asarray(values, np.float64)
+    if not len(table):
+        raise ValueError(f"wanted at least one source of values, got {table.shape}")
     known = np.isfinite(table)
     source = np.where(known.any(axis=0), known.argmax(axis=0), -1)
     value = np.where(source >= 0, np.take_along_axis(table, source[np.newaxis], 0)[0], np.nan)
@@ -58,13 +65,21 @@ def label_cells(labels: npt.ArrayLike, sizes: npt.ArrayLike) -> IntArray:
     (n, k) int64
         Number of the cell along each label; rows with an unknown one hold the least int64.
 
+    Raises
+    ------
+    ValueError
+        If a size is not positive.
+
     Examples
     --------
     >>> label_cells([[5300.0, 4.4], [4000.0, -0.1]], [250.0, 0.5])
     array([[21,  8],
            [16, -1]])
     """
-    scaled = np.floor(np.asarray(labels, np.float64) / np.asarray(sizes, np.float64))
+    size = np.asarray(sizes, np.float64)
+    if not np.all(size > 0):
+        raise ValueError(f"cells want positive sizes, got {size}")
+    scaled = np.floor(np.asarray(labels, np.float64) / size)
     cells = np.full(scaled.shape, np.iinfo(np.int64).min)
     known = np.isfinite(scaled).all(axis=1)
     cells[known] = scaled[known].astype(np.int64)
@@ -200,13 +215,19 @@ def wrong_labels(
     out: BoolArray = np.zeros(len(x), np.bool_)
     for _ in range(rounds):
         residual = cross_validated_residuals(terms, y, part, use=~out)
-        centered = residual - np.nanmedian(residual[~out], axis=0)
-        scatter = 1.4826 * np.nanmedian(np.abs(centered[~out]), axis=0)
+        centered = residual - _medians(residual[~out])
+        scatter = 1.4826 * _medians(np.abs(centered[~out]))
         found: BoolArray = np.any(np.abs(centered) > sigma * np.maximum(scatter, 1e-300), axis=1)
         if (found == out).all():
             break
         out = found
     return out
+
+
+def _medians(columns: FloatArray) -> FloatArray:
+    """Return the median of what is known in each column; NaN where nothing is."""
+    known = (x[np.isfinite(x)] for x in columns.T)
+    return np.array([np.median(x) if x.size else np.nan for x in known])
 
 
 def cross_validated_residuals(
@@ -228,6 +249,15 @@ def cross_validated_residuals(
     -------
     (n, k) float64
         NaN where the label is unknown.
+
+    Examples
+    --------
+    >>> terms = np.arange(6.0)[:, np.newaxis]
+    >>> labels, odd = 2 * terms + 1, np.arange(6) == 3
+    >>> labels[odd] += 5
+    >>> found = cross_validated_residuals(terms, labels, np.arange(6) % 2, use=~odd)
+    >>> np.abs(found[:, 0]).round(1)
+    array([0., 0., 0., 5., 0., 0.])
     """
     scaled = (terms - terms.mean(axis=0)) / np.maximum(terms.std(axis=0), 1e-300)
     residual = np.full(labels.shape, np.nan)
@@ -262,7 +292,15 @@ class LearningCurve:
     error: FloatArray
 
     def slope(self) -> FloatArray:
-        """Return d log(error) / d log(n) of each label: -0.5 is noise averaging out, 0 a floor."""
+        """Return d log(error) / d log(n) of each label: -0.5 is noise averaging out, 0 a floor.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer than two sizes.
+        """
+        if len(self.n) < 2:
+            raise ValueError(f"a slope wants two sizes or more, got {self.n.tolist()}")
         x = np.log(self.n)
         y = np.log(self.error.mean(axis=1))
         slope: FloatArray = np.polyfit(x, y, 1)[0]

@@ -96,7 +96,7 @@ def order_overlap(wavelength: FloatArray, instrument: Instrument) -> FloatArray:
     Parameters
     ----------
     wavelength : (n_pixel,) float [Å, vacuum]
-        Increasing.
+        Increasing, two or more.
     instrument : Instrument
 
     Returns
@@ -108,7 +108,7 @@ def order_overlap(wavelength: FloatArray, instrument: Instrument) -> FloatArray:
     Raises
     ------
     ValueError
-        If a band is none of `BANDS`.
+        If a band is none of `BANDS`, or there are fewer than two pixels.
 
     Examples
     --------
@@ -117,6 +117,7 @@ def order_overlap(wavelength: FloatArray, instrument: Instrument) -> FloatArray:
     array([[1.   , 0.   ],
            [0.025, 1.   ]])
     """
+    _check_grid(wavelength)
     half = wavelength / 2
     right = np.clip(np.searchsorted(wavelength, half, side="right"), 1, len(wavelength) - 1)
     left = right - 1
@@ -158,7 +159,7 @@ def noise_at_snr(
     Raises
     ------
     ValueError
-        If `snr` is not positive.
+        If `snr` is not positive, or there are fewer than two pixels.
 
     Examples
     --------
@@ -169,7 +170,7 @@ def noise_at_snr(
     """
     if not snr > 0:
         raise ValueError(f"a signal-to-noise ratio must be positive, got {snr}")
-    light = np.maximum(flux, 0)
+    light = _light(flux)
     counts = light * _photons_per_flux(wavelength, instrument)
     lit = counts > 0
     middle = np.ones((len(flux), 1))
@@ -192,7 +193,7 @@ def noise_at_magnitude(
     Parameters
     ----------
     flux : (n_spectrum, n_pixel) float
-        Flux per Å in any unit: only its shape counts.
+        Flux per Å in any unit: only its shape counts; what is not positive counts as 0.
     wavelength : (n_pixel,) float [Å, vacuum]
     instrument : Instrument
     magnitude : float
@@ -207,7 +208,7 @@ def noise_at_magnitude(
     Raises
     ------
     ValueError
-        If no pixel lies in the band.
+        If no pixel lies in the band, or there are fewer than two pixels.
 
     References
     ----------
@@ -219,11 +220,12 @@ def noise_at_magnitude(
     width = _widths(wavelength)
     reference = AB_FLUX * 10 ** (-0.4 * magnitude) / wavelength**2
     weight = np.where(inside, wavelength * width, 0)
-    mean = np.maximum(flux, 0) @ weight
+    light = _light(flux)
+    mean = light @ weight
     physical = np.where(mean > 0, (reference @ weight) / np.where(mean > 0, mean, 1), 0)
     exposure = instrument.area_cm2 * instrument.exposure_s / ERG_ANGSTROM
     per_flux = exposure * physical[:, np.newaxis] * _photons_per_flux(wavelength, instrument)
-    counts = np.maximum(flux, 0) * per_flux
+    counts = light * per_flux
     lit = per_flux > 0
     return np.where(lit, (counts + instrument.background) / np.where(lit, per_flux, 1) ** 2, np.inf)
 
@@ -269,6 +271,17 @@ def _photons_per_flux(wavelength: FloatArray, instrument: Instrument) -> FloatAr
     return counted
 
 
+def _light(flux: FloatArray) -> FloatArray:
+    """Return flux where there is some: a pixel of NaN must not take its spectrum's level along."""
+    return np.where(flux > 0, flux, 0)
+
+
+def _check_grid(wavelength: FloatArray) -> None:
+    if len(wavelength) < 2:
+        raise ValueError(f"pixels have widths where there are two or more, got {wavelength} Å")
+
+
 def _widths(wavelength: FloatArray) -> FloatArray:
+    _check_grid(wavelength)
     widths: FloatArray = np.gradient(wavelength)
     return widths

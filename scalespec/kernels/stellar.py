@@ -71,6 +71,14 @@ def draw_star(luck: Luck, family: Columns, recipe: Recipe) -> Columns:
         phase, age, mass, the labels `OWN` and, NaN for a star alone, ``<label>_2``; binary (bool),
         mass_ratio, period [d], k_1 [km/s], orbit_phase; area_2: the disk of the secondary over the
         primary's.
+
+    Examples
+    --------
+    >>> home = {"population": THIN, "age": 5.0, "fe_h": 0.0, "alpha": 0.0}
+    >>> family = {name: np.full(3, value) for name, value in home.items()}
+    >>> some = draw_star(draw_luck(1, np.arange(3), 0), family, Recipe(binary=1.0, dark=0.0))
+    >>> bool(np.all(some["binary"] & (some["mass_ratio"] <= 1) & (some["k_1"] > 0)))
+    True
     """
     w, m_h = luck.words, kiel.metals(family["fe_h"], family["alpha"])
     phase = _phase(luck.phase, family["population"], recipe)
@@ -221,6 +229,18 @@ def draw_distance(star: Columns, family: Columns, u: FloatArray) -> Columns:
     -------
     dict of str to (n,) float64
         distance [kpc], parallax [mas], ebv, flux_2 (the secondary's share of G), g, bp_rp, j, k.
+
+    Examples
+    --------
+    Suns towards the pole, from as bright as may be to the end of the disk.
+
+    >>> sun = {"teff": 5772.0, "logg": 4.44, "mass": 1.0, "binary": False, "mass_ratio": 0.0}
+    >>> star = {name: np.full(2, value) for name, value in sun.items()}
+    >>> star |= {name: np.full(2, np.nan) for name in ("teff_2", "logg_2")}
+    >>> home = {"population": THIN, "cluster": -1, "pair": -1, "sin_b": 1.0, "dust": 0.0}
+    >>> family = {name: np.full(2, value) for name, value in home.items()} | {"distance_u": 0.5}
+    >>> draw_distance(star, family, np.array([0.0, 1.0]))["g"].round(1)
+    array([ 9. , 15.1])
     """
     bright = photometry.absolute_magnitude(star["teff"], star["logg"], star["mass"])
     ratio = np.where(star["binary"], star["mass_ratio"], 1.0)

@@ -61,10 +61,12 @@ class _Scope:
     columns: Mapping[str, npt.ArrayLike]
 
     def column_name(self, identifier: str) -> str:
+        """Return the column an identifier of the text stands for."""
         stand_in = _STAND_IN.fullmatch(identifier)
         return self.odd_names[int(stand_in[1])].strip("`") if stand_in else identifier
 
     def error(self, node: ast.AST, why: str) -> ValueError:
+        """Return what to raise about a piece of the condition, as it was written."""
         piece = _STAND_IN.sub(lambda m: self.odd_names[int(m[1])], ast.unparse(node))
         return ValueError(f"where {self.written!r}: {piece} {why}")
 
@@ -168,6 +170,7 @@ def _parse(expression: str, columns: Mapping[str, npt.ArrayLike]) -> tuple[ast.e
     odd_names: list[str] = []
 
     def stand_in(match: re.Match[str]) -> str:
+        """Keep a name in backticks, and return an identifier in its place."""
         if match["name"] is None:
             return match[0]
         odd_names.append(match[0])

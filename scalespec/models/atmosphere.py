@@ -135,7 +135,8 @@ def _electron_pressures(
     mass = eps @ (element_table(0, eps.device) * AMU)
     pull = (LN10 * logg).exp() * mass
     n, n_cell = temperature.shape
-    first, second = (x.exp().view(n, n_cell, -1) for x in saha(temperature.flatten()))
+    n_element = eps.shape[1]
+    first, second = (x.exp().view(n, n_cell, n_element) for x in saha(temperature.flatten()))
     scattered, absorbed = (x.view(n, n_cell) for x in _opacity_at_5000(temperature.flatten()))
     log_pe: list[Tensor] = []
     above = pull * 0  # pressure over the cell, without the part its own opacity makes

@@ -49,6 +49,8 @@ def broaden(
     """
     n_pixel = flux.shape[1]
     padded = 1 << (n_pixel + 64 - 1).bit_length()
+    if not len(flux):  # which transforms refuse
+        return flux
     spectrum = torch.fft.rfft(1 - flux, n=padded)
     frequency = torch.arange(padded // 2 + 1, dtype=flux.dtype, device=flux.device)
     frequency = frequency * (2 * math.pi / padded / step_kms)  # radians per km/s

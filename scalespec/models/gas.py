@@ -142,6 +142,14 @@ def partition_functions(temperature: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Parameters
     ----------
     temperature : (n,) float64 Tensor [K]
+
+    Examples
+    --------
+    Sodium's ground state has two levels; hotter gas has more.
+
+    >>> neutral, _, _ = partition_functions(torch.tensor([3000.0, 10000.0], dtype=torch.float64))
+    >>> neutral[:, SYMBOLS.index("Na")].exp().round(decimals=2).tolist()
+    [2.0, 7.09]
     """
     c = _cubic(temperature.device)
     x = temperature.log()[:, None]
@@ -193,6 +201,15 @@ def ionization(log_phi: tuple[Tensor, Tensor], log_pe: Tensor) -> tuple[Tensor, 
         Of `saha`.
     log_pe : (n,) Tensor
         ln of the electron pressure [dyn cm⁻²].
+
+    Examples
+    --------
+    In the Sun's photosphere iron is ionized, hydrogen is not.
+
+    >>> t, pe = torch.tensor([[5772.0], [20.0]], dtype=torch.float64)
+    >>> _, ions, _ = ionization(saha(t), pe.log())
+    >>> [round(float(ions[0, SYMBOLS.index(s)].exp()), 4) for s in ("H", "Fe")]
+    [0.0001, 0.9415]
     """
     ion = log_phi[0] - log_pe[:, None]
     double = ion + log_phi[1] - log_pe[:, None]

@@ -63,7 +63,22 @@ def plan_grid(
         Labels that move light along the spectrum; without any, outputs are pixels.
     margin_kms : float
         Room at either end for light to move.
+
+    Raises
+    ------
+    ValueError
+        If there are no pixels, or they do not ascend.
+
+    Examples
+    --------
+    Steps of half a sigma in ln wavelength stand for pixels of 2 Å; 8 more at either end.
+
+    >>> wide = plan_grid(np.arange(5000.0, 5011, 2), 2e-4, moved={"vsini"}, margin_kms=0.0)
+    >>> wide.wavelength.size, round(wide.step_kms, 2), wide.first.tolist()
+    (37, 29.98, [5, 8, 12, 16, 20, 24])
     """
+    if output.size == 0 or not np.all(np.diff(output) > 0):
+        raise ValueError(f"want pixels in ascending order, got {output.size}: {output}")
     place = np.arange(output.size)
     if not moved:
         return SynthesisGrid(output, 0.0, place, None)

@@ -8,6 +8,7 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 
 RYDBERG_ANGSTROM = 911.76334  # 1 / Rydberg constant of hydrogen, vacuum (CODATA, reduced mass)
+FINE_STRUCTURE = 7.2973525693e-3**2  # the constant, squared
 HIGHEST = {2: 20, 3: 24, 4: 24}
 """Highest upper level of each series; beyond, lines have merged in any star."""
 
@@ -41,18 +42,19 @@ def hydrogen_lines() -> HydrogenLines:
 
     References
     ----------
-    Oscillator strengths: Johnson 1972, ApJ 174, 227, good to 1 %. Stark constants: Griem 1960,
-    ApJ 132, 883.
+    Wavelengths: Dirac's energies, averaged over the states of a level (Bethe & Salpeter 1957,
+    section 14), which is 1 km/s from lines' centroids. Oscillator strengths: Johnson 1972, ApJ 174,
+    227, good to 1 %. Stark constants: Griem 1960, ApJ 132, 883.
 
     Examples
     --------
     >>> lines = hydrogen_lines()
     >>> lines.wavelength[lines.upper * 10 + lines.lower == 32].round(1)
-    array([6564.7])
+    array([6564.6])
     """
     pairs = [(n, m) for n, last in HIGHEST.items() for m in range(n + 1, last + 1)]
     n, m = np.array(pairs).T
-    inverse = 1 / n**2 - 1 / m**2
+    inverse = _binding(n) - _binding(m)
     wavelength = RYDBERG_ANGSTROM / inverse
     order = np.argsort(wavelength, kind="stable")
     n, m, inverse, wavelength = n[order], m[order], inverse[order], wavelength[order]
@@ -65,6 +67,11 @@ def hydrogen_lines() -> HydrogenLines:
         np.log10(2 * n**2 * strength),
         5.5e-5 * (n * m) ** 4.0 / (m**2 - n**2),
     )
+
+
+def _binding(n: npt.NDArray[np.int_]) -> FloatArray:
+    """Return the mean energy that binds the states of a level, in Rydbergs."""
+    return np.asarray((1 + FINE_STRUCTURE * (1.25 - 1 / n) / n**2) / n**2)
 
 
 def oscillator_strength(lower: int, upper: int) -> float:

@@ -38,6 +38,11 @@ class LineList:
         How many equal lines an entry stands for; 1 where left out.
     spread : (n_line,) float64 [Å]
         Standard deviation of their wavelengths; 0 where left out.
+
+    Raises
+    ------
+    ValueError
+        If columns differ in length, or an ion stage is neither 1 nor 2.
     """
 
     wavelength: FloatArray
@@ -54,6 +59,11 @@ class LineList:
             object.__setattr__(self, "count", np.ones(n))
         if not self.spread.size:
             object.__setattr__(self, "spread", np.zeros(n))
+        lengths = {name: len(getattr(self, name)) for name in self.__dataclass_fields__}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"columns of lines differ in length: {lengths}")
+        if strange := sorted(set(self.ion_stage.tolist()) - {1, 2}):
+            raise ValueError(f"lines are of neutrals, 1, or ions, 2; got ion stages {strange}")
 
     def take(self, chosen: npt.NDArray[np.intp]) -> "LineList":
         """Return the lines of these indices, in this order."""
@@ -120,6 +130,16 @@ def gather(lines: LineList, start: float, stop: float, cell: float) -> Absorbers
         Atoms and molecules within; hydrogen, whose wings are wide, 300 Å beyond.
     cell : float
         Width in ln wavelength of the cells of molecular lines.
+
+    Examples
+    --------
+    A line of iron within, one without, H-alpha, and cells of molecules.
+
+    >>> pair = np.array([6500.0, 7000.0]), ("Fe", "Fe"), np.ones(2, int), np.ones(2), np.zeros(2)
+    >>> found = gather(LineList(*pair), 6400.0, 6600.0, 1e-3)
+    >>> atoms = found.species < 2 * len(SYMBOLS)
+    >>> found.wavelength[atoms].round(1), bool(np.any(~atoms))
+    (array([6500. , 6564.6]), True)
     """
     inside = lines.take(np.flatnonzero((lines.wavelength > start) & (lines.wavelength < stop)))
     parts = [_atoms(inside), _hydrogen(start, stop), _molecules(start, stop, cell)]

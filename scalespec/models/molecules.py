@@ -114,10 +114,24 @@ def solve_chemistry(temperature: Tensor, hydrogen_density: Tensor, population: T
     temperature, hydrogen_density : (n,) float64 Tensor [K, nuclei per cm³]
     population : (n, 2 n_element) float64 Tensor
         ln of (particles per hydrogen nucleus / partition function) if there were no molecules.
+
+    Examples
+    --------
+    At the surface of a cool giant carbon monoxide leaves oxygen, but hardly any carbon.
+
+    >>> from scalespec.models.atmosphere import solve_atmosphere
+    >>> solar = torch.tensor([[ELEMENTS[s][1] - 12.0 for s in SYMBOLS]], dtype=torch.float64)
+    >>> teff, logg, vmic = torch.tensor([[3800.0], [1.0], [2.0]], dtype=torch.float64)
+    >>> cell = solve_atmosphere(teff, logg, math.log(10.0) * solar, vmic)
+    >>> gas = cell.temperature[:, 0], cell.hydrogen_density[:, 0], cell.population[:, 0]
+    >>> left = solve_chemistry(*gas).free
+    >>> round(float(left["C"].exp()), 3), round(float(left["O"].exp()), 2)
+    (0.007, 0.45)
     """
     density = hydrogen_density.log()
 
     def neutral(symbol: str) -> Tensor:
+        """Ln of neutral atoms per hydrogen nucleus over their partition function."""
         return population[:, 2 * SYMBOLS.index(symbol)]
 
     def pairs(name: str) -> Tensor:
@@ -151,7 +165,7 @@ def every_population(star: Atmosphere) -> Tensor:
     none = torch.zeros_like(population[:, 0])
     free = torch.stack([found.free.get(element, none) for element in SYMBOLS], 1)
     every: Tensor = torch.cat([population + free.repeat_interleave(2, 1), found.molecules], 1)
-    return every.view(*star.temperature.shape, -1)
+    return every.view(*star.temperature.shape, every.shape[1])
 
 
 def _nuclei(population: Tensor, temperature: Tensor) -> dict[str, Tensor]:
@@ -178,6 +192,7 @@ def _shared(pairs: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """
 
     def left(mine: Tensor, other: Tensor) -> Tensor:
+        """Ln of what is left of the first of two."""
         quadratic, linear = pairs / other, 1 + pairs / mine - pairs / other
         root = (linear**2 + 4 * quadratic).sqrt()
         # Either form loses its digits where the other keeps them.

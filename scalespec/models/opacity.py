@@ -30,6 +30,15 @@ def continuum_opacity(wavelength: Tensor, temperature: Tensor, electron_pressure
     References
     ----------
     Gray 2005, eqs. 8.8 and 8.10 (hydrogen), 8.11 to 8.13 (H-); Rayleigh: Dalgarno 1962.
+
+    Examples
+    --------
+    Across the Balmer jump of an A star hydrogen becomes twenty times as opaque.
+
+    >>> waves, t, pe = (torch.tensor(x).double() for x in ([3600.0, 3700.0], [9500.0], [300.0]))
+    >>> blue, red = continuum_opacity(waves, t, pe)[0].tolist()
+    >>> round(blue / red)
+    20
     """
     stimulated = -torch.expm1(-HC_K / (wavelength * temperature[:, None]))
     absorbed = electron_pressure[:, None] * _h_minus(wavelength, temperature, stimulated)

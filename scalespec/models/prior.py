@@ -100,6 +100,14 @@ class GradientPrior:
         model : Emulator
         pixel : (n_pixel,) tensor
             Weight of each pixel.
+
+        Examples
+        --------
+        >>> from scalespec.models.base import EmulatorSpec
+        >>> from scalespec.models.payne import Payne
+        >>> teacher = Payne(EmulatorSpec("t", ("teff", "logg"), [4e3, 0], [6e3, 5], [5e3, 5001.0]))
+        >>> gradient_prior(teacher, torch.zeros(3, 2)).loss(teacher, torch.ones(2)) < 1e-9
+        tensor(True)
         """
         error = _along(model.forward_scaled, self.x, self.label) - self.gradient
         square = (error.square() * (pixel * self.known)).sum(1)

@@ -19,6 +19,8 @@ from scalespec.models.scatter import UNLEARNED
 
 RIDGE = 1e-10
 """Of the mean diagonal: keeps a normal matrix positive when a label does not vary."""
+LEAST_VARIANCE = 1e-14
+"""Of flux that is said to have no noise: float32 rounds 1 by 6e-8."""
 MAX_SWEEPS = 200
 """Of coordinate descent; it stops when no coefficient moves by 1e-9."""
 
@@ -71,6 +73,7 @@ class _Pixels:
     square: Tensor  # (p,), scatter²
 
     def take(self, which: Tensor) -> "_Pixels":
+        """Return some of the pixels."""
         frozen = None if self.frozen is None else self.frozen[which]
         return _Pixels(self.flux[which], self.variance[which], frozen, self.square[which])
 
@@ -92,7 +95,7 @@ def fit_pixels(
     x : (n, n_label) tensor
         Scaled labels.
     flux, ivar : (n, n_pixel) tensor
-        Normalized flux and its inverse variance; 0 is no information.
+        Normalized flux and its inverse variance; 0 is no information, infinity no noise.
     order : int
         Highest degree of the polynomial.
     penalty : Penalty, optional
@@ -110,7 +113,7 @@ def fit_pixels(
     Raises
     ------
     ValueError
-        If shapes do not fit, labels are not finite, or L1 is negative.
+        If shapes do not fit, labels or flux with weight are not finite, or L1 is negative.
 
     Examples
     --------
@@ -164,6 +167,10 @@ def _check(x: Tensor, flux: Tensor, ivar: Tensor, penalty: Penalty) -> None:
     if not bool(torch.isfinite(x).all()):
         row = int(torch.nonzero(~torch.isfinite(x).all(1))[0, 0])
         raise ValueError(f"labels of spectrum {row} are not finite: leave it out or fill them in")
+    if not bool(torch.isfinite(torch.where(ivar > 0, flux, 0.0)).all()):
+        lost = (ivar > 0) & ~torch.isfinite(flux)
+        pixel = int(torch.nonzero(lost.any(0))[0, 0])
+        raise ValueError(f"flux of pixel {pixel} is not finite where ivar is {ivar[lost][0]:g}")
     if penalty.l1 < 0:
         raise ValueError(f"the weight of L1 must not be negative, got {penalty.l1:g}")
     shape = (flux.shape[1], x.shape[1])
@@ -174,7 +181,7 @@ def _check(x: Tensor, flux: Tensor, ivar: Tensor, penalty: Penalty) -> None:
 def _pixels(flux: Tensor, ivar: Tensor, factors: Tensor, penalty: Penalty) -> _Pixels:
     flux, ivar = flux.T.contiguous(), ivar.T.contiguous()
     used = ivar > 0
-    variance = torch.where(used, 1 / ivar, torch.inf)
+    variance = torch.where(used, (1 / ivar).clamp_min(LEAST_VARIANCE), torch.inf)
     frozen = None
     if penalty.censored is not None:
         padded = torch.nn.functional.pad(penalty.censored, (0, 1), value=False)

@@ -17,8 +17,17 @@ LIMITS = {
     "vsini": (0.0, 400.0),
     "vmac": (0.0, 100.0),
     "he_h": (-1.0, 1.0),
+    "c_fe": (-1.5, 3.0),
+    "n_fe": (-1.5, 2.5),
+    **{f"{symbol}_fe": (-1.0, 1.5) for symbol in ("o", "mg", "si", "s", "ca", "ti")},
+    **{f"{symbol}_fe": (-1.5, 2.5) for symbol in ("sr", "y", "zr", "ba")},
+    **{f"{symbol}_fe": (-1.5, 2.5) for symbol in ("la", "ce", "pr", "nd", "sm", "eu")},
 }
-"""Range of each label; an ``[X/Fe]`` may lie in ±1."""
+"""Range of each label; any other ``[X/Fe]`` may lie in ±1.
+
+Metal-poor stars have up to a thousand times the carbon and three hundred times the neutron-capture
+elements of their iron (Frebel & Norris 2015, ARA&A 53, 631).
+"""
 
 
 def check_labels(labels: tuple[str, ...]) -> None:
@@ -57,8 +66,8 @@ def label_box(
     Examples
     --------
     >>> label_box(("teff", "mg_fe"), {"teff": (4000.0, 7000.0)})
-    array([[ 4.e+03,  7.e+03],
-           [-1.e+00,  1.e+00]])
+    array([[ 4.0e+03,  7.0e+03],
+           [-1.0e+00,  1.5e+00]])
     """
     wanted = dict(limits or {})
     if strange := sorted(set(wanted) - set(labels)):

@@ -151,7 +151,10 @@ class LineSynthesis(Emulator):
         return self.forward((x.double() + 0.5) * self.span + self.minimum)
 
     def forward(self, labels: Tensor) -> Tensor:
-        """Return normalized flux (n, n_pixel) of `labels` (n, n_label) in physical units."""
+        """Return normalized flux (n, n_pixel) of `labels` (n, n_label) in physical units.
+
+        A column for each label is wanted, else a ValueError says so.
+        """
         gas = self._gas(labels.double())
         strong, wings = self._strong_lines(gas)
         width = torch.cat([self._weak_lines(gas), strong], 1)[:, self._order]
@@ -176,6 +179,8 @@ class LineSynthesis(Emulator):
         self.register_buffer(name, kept, persistent=False)
 
     def _columns(self, labels: Tensor) -> dict[str, Tensor]:
+        if labels.ndim != 2 or labels.shape[1] != self.spec.n_label:
+            raise ValueError(f"want labels (n, {self.spec.n_label}), got {tuple(labels.shape)}")
         return dict(zip(self.spec.labels, labels.T, strict=True))
 
     def _set_nodes(self, pixels: FloatArray) -> None:
@@ -289,6 +294,7 @@ class LineSynthesis(Emulator):
         kind = self.scatter.dtype
 
         def cells(values: Tensor) -> Tensor:
+            """Return values with cells first."""
             return values.transpose(0, 1).contiguous().to(kind)
 
         return _Gas(

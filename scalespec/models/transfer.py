@@ -77,6 +77,19 @@ def solve_continuum(atmosphere: Atmosphere, wavelength: Tensor) -> tuple[Continu
     Continuum
     (n_cell, n) Tensor
         ln of each cell's hydrogen nuclei per cm².
+
+    Examples
+    --------
+    The Sun's photosphere: 4 g of hydrogen per cm², 6e23 nuclei each, and lines as deep as 0.76.
+
+    >>> from scalespec.models.atmosphere import solve_atmosphere
+    >>> from scalespec.models.gas import ELEMENTS, LN10, SYMBOLS
+    >>> solar = torch.tensor([[ELEMENTS[s][1] - 12.0 for s in SYMBOLS]], dtype=torch.float64)
+    >>> teff, logg, vmic = torch.tensor([[5772.0], [4.44], [1.0]], dtype=torch.float64)
+    >>> sun = solve_atmosphere(teff, logg, LN10 * solar, vmic)
+    >>> continuum, nuclei = solve_continuum(sun, torch.tensor([5000.0], dtype=torch.float64))
+    >>> round(float(nuclei.exp().sum() / 6e23), 1), round(float(continuum.depth), 2)
+    (4.2, 0.76)
     """
     shape = atmosphere.temperature.shape
     t = atmosphere.temperature.flatten()
@@ -85,7 +98,7 @@ def solve_continuum(atmosphere: Atmosphere, wavelength: Tensor) -> tuple[Continu
     electrons = (atmosphere.electron_density / atmosphere.hydrogen_density).flatten()
     waves = torch.cat([wavelength, wavelength.new_tensor([5000.0])])
     opacity = continuum_opacity(waves, t, pressure) * neutral[:, None]
-    opacity = (opacity + thomson() * electrons[:, None]).view(*shape, -1)
+    opacity = (opacity + thomson() * electrons[:, None]).view(*shape, len(waves))
     thickness = wavelength.new_tensor(cell_depths()[1])
     column = (thickness / opacity[..., -1]).T  # hydrogen nuclei per cm²
     above = to_middle(opacity[..., :-1].transpose(0, 1) * column[..., None])

@@ -49,6 +49,7 @@ class Aim:
         """Return the mean variance of flux over stars: what relative errors are relative to."""
         _, flux, ivar, _ = self.held
         weight = pixel_weight(ivar, self.floor)
+        flux = torch.where(weight > 0, flux, 0.0)  # what has no weight may be NaN
         sums = all_sum(torch.stack([weight.sum(0), (weight * flux).sum(0)]).double())
         mean = sums[1] / torch.where(sums[0] > 0, sums[0], 1.0)
         square = all_sum((weight * (flux - mean).square()).sum().double())

@@ -63,6 +63,8 @@ class MockSurvey:
         spectra, it holds a block.
     even_fibres : bool
         All fibres resolve alike.
+    ivar_factor : float
+        Stated over true ivar.
     """
 
     out: str
@@ -74,6 +76,7 @@ class MockSurvey:
     recipe: Recipe = field(default_factory=Recipe)
     survey: str = LAMOST
     even_fibres: bool = False
+    ivar_factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ def mock_block(index: int, model: Emulator, survey: MockSurvey) -> MockBlock:
         seed=survey.seed,
         block=index,
         even_fibres=survey.even_fibres,
+        ivar_factor=survey.ivar_factor,
     )
     of_file = _of_files(made.spectra["file"], kinds)
     files = [(name, break_file(data, of_file[name], rng)) for name, data in made.files]

@@ -269,7 +269,8 @@ def companion(star, w, company, home, recipe):
         for x in (min(shortest, 5.4), 5.5)
     )
     days = 10 ** (5.03 + 2.28 * GAUSS.inv_cdf(low + w["period"] * (high - low)))
-    k_1 = 212.915 * sin_i * mass_2 / ((mass + mass_2) ** (2 / 3) * days ** (1 / 3))
+    speed = (2 * pi * 1.32712440018e11 / 86400) ** (1 / 3)
+    k_1 = speed * sin_i * mass_2 / ((mass + mass_2) ** (2 / 3) * days ** (1 / 3))
     orbit |= {
         "mass_ratio": mass_2 / mass,
         "period": days,

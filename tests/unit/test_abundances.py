@@ -74,6 +74,46 @@ def test_giants_bring_up_nitrogen_for_carbon():
     assert not np.any(hot)
 
 
+def test_a_star_of_no_luck_lies_on_its_sequence():
+    """Without scatter an alpha element is its loading times the sequence, for each of three."""
+    fe_h = np.array([-1.0, -0.5, 0.0])
+    made = abundances.abundances(
+        ["mg", "ca", "cr"], fe_h, np.array([0.3, 0.2, 0.1]), np.zeros((3, abundances.N_NORMAL)),
+        age=np.full(3, 5.0), halo=np.zeros(3, bool), cemp=np.zeros(3, int),
+    )  # fmt: skip
+    assert made["mg"] == pytest.approx([0.3, 0.2, 0.1])
+    assert made["ca"] == pytest.approx([0.21, 0.14, 0.07])
+    assert made["cr"] == pytest.approx([-0.04, -0.02, 0.0])
+
+
+def test_elements_do_not_depend_on_which_others_are_asked_for():
+    both, alone = born(["mg", "eu", "c"], -1.0, halo=True), born(["eu"], -1.0, halo=True)
+    assert np.array_equal(both["eu"], alone["eu"])
+    assert born([], -1.0) == {}
+
+
+def test_the_classes_differ_by_the_excess_of_their_kind_alone():
+    names = [name for name in abundances.ELEMENTS if name != "c"]
+    normal = born(names, -2.5, halo=True)
+    for kind in (1, 2):
+        rich = born(names, -2.5, halo=True, cemp=kind)
+        for name in names:
+            excess = abundances._EXCESS[kind].get(name, 0.0)
+            assert rich[name] - normal[name] == pytest.approx(excess, abs=1e-12), name
+    s_process = abundances._EXCESS[2]
+    assert s_process["ba"] > s_process["eu"] > 0  # of the s process europium has least
+
+
+def test_fewer_metals_are_richer_in_carbon_and_more_often():
+    poor = np.linspace(-4.5, 0.5, 51)
+    chance = abundances.cemp_probability(poor)
+    assert np.all(np.diff(chance) <= 0)
+    assert chance[0] == 0.8
+    assert not np.any(chance[poor > -1.5])
+    least = [born(["c"], fe_h, halo=True, cemp=1)["c"].min() for fe_h in (-2.0, -3.0, -4.0)]
+    assert least == pytest.approx([0.7, 0.85, 1.0], abs=1e-3)
+
+
 def test_an_element_of_no_table_scatters_by_itself():
     made = born(["xx", "mg"], 0.0)
     assert made["xx"].std() == pytest.approx(0.08, rel=0.03)

@@ -5,7 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from scalespec.models.bands import SYSTEMS, band_lines, franck_condon, honl_london
+from scalespec.models.bands import (
+    SYSTEMS,
+    State,
+    _overtone,
+    band_lines,
+    franck_condon,
+    honl_london,
+)
 from scalespec.models.gas import ELEMENTS, K_EV
 from scalespec.models.molecules import MOLECULES
 
@@ -78,6 +85,40 @@ def test_cells_hold_the_same_strength_whatever_their_width(cell):
         return float(np.sum(10**bands.log_gf * np.exp(-bands.excitation / (K_EV * 3500))))
 
     assert total(wide) == pytest.approx(total(fine), rel=0.02)  # faint cells are left out
+
+
+def test_there_may_be_no_bands():
+    none = band_lines(2410.0, 2412.0, 5e-4)
+    assert none.molecule == ()
+    assert none.wavelength.size == none.count.size == 0
+
+
+def test_ranges_that_meet_hold_what_the_whole_holds():
+    """But for the cells that the meeting point cuts, and those too faint beside the strongest."""
+    whole = band_lines(4200.0, 4400.0, 5e-4)
+    parts = [band_lines(4200.0, 4300.0, 5e-4), band_lines(4300.0, 4400.0, 5e-4)]
+
+    def strength(bands):
+        return np.sum(10**bands.log_gf * np.exp(-bands.excitation / (K_EV * 3500)))
+
+    assert sum(strength(part) for part in parts) == pytest.approx(strength(whole), rel=2e-3)
+
+
+def test_overtones_of_carbon_monoxide_grow_with_the_level():
+    """3-0, 4-1, ...: a harmonic oscillator's factor (v+1)(v+2)(v+3)/6, by bands of equal J."""
+    wave, energy, gf, _ = _overtone()
+    lowest = np.argsort(energy, kind="stable")
+    assert energy[lowest[0]] == pytest.approx(1.9313 * 2 * 1.2398e-4, rel=0.02)  # J = 1 of v = 0
+    by_level = gf.reshape(3, -1, 8).sum(axis=(0, 1))
+    expected = [(v + 1) * (v + 2) * (v + 3) / 6 for v in range(8)]
+    assert by_level / by_level[0] == pytest.approx(expected)
+    assert wave.min() > 15_000
+
+
+def test_franck_condon_factors_of_like_states_are_those_of_nothing_changed():
+    state = State(2000.0, 15.0, 1.9, 0.017)
+    found = franck_condon("CN", state, state)
+    assert found == pytest.approx(np.eye(5), abs=1e-9)
 
 
 def test_cells_are_sorted_and_count_lines():

@@ -108,6 +108,44 @@ def test_temperatures_without_stars_are_bridged_smoothly():
     assert np.abs(trend(gap) - injected(gap) - (trend(5000.0) - injected(5000.0))).max() < 0.06
 
 
+def test_a_star_without_temperature_has_no_trend_and_takes_no_other_along():
+    teff = np.linspace(4000, 7000, 60)
+    trend = fit_reference_trend(
+        teff, 1e-4 * (teff - 5e3), np.full(60, 0.05), knots=spline_knots(4e3, 7e3, 2)
+    )
+    asked = np.array([[5000.0, np.nan], [np.inf, 4000.0]])
+    for found in (trend(asked), trend.error(asked)):
+        assert np.isnan(found).tolist() == [[False, True], [False, False]]
+    assert trend(asked)[1, 0] == pytest.approx(trend(7000.0))  # beyond the end
+    assert trend(np.zeros(0)).shape == (0,)
+
+
+@pytest.mark.parametrize("kind", [1, -1])
+def test_classes_that_are_none_are_refused(kind):
+    teff = np.linspace(4000, 7000, 60)
+    trend = fit_reference_trend(teff, 0 * teff, np.full(60, 0.05), knots=spline_knots(4e3, 7e3, 2))
+    for ask in (trend, trend.error):
+        with pytest.raises(ValueError, match=f"no class {kind}; there are 0 to 0"):
+            ask(5000.0, kind)
+
+
+def test_a_repeat_of_unknown_error_says_nothing_of_the_floor():
+    rng = np.random.default_rng(4)
+    difference, sigma = rng.normal(0, 0.1, 300), np.full(300, 0.03)
+    zeros = np.zeros(300, int)
+    known = error_floor(difference[:200], sigma[:200], zeros[:200], 1)
+    sigma[200:] = np.inf
+    assert np.array_equal(error_floor(difference, sigma, zeros, 1), known)
+
+
+@pytest.mark.parametrize("bad", [0.0, np.inf, np.nan])
+def test_trends_want_errors_that_weigh(bad):
+    teff, sigma = np.linspace(4000, 7000, 60), np.full(60, 0.05)
+    sigma[7] = bad
+    with pytest.raises(ValueError, match=f"positive and finite, got {bad:g}"):
+        fit_reference_trend(teff, 0 * teff, sigma, knots=spline_knots(4e3, 7e3, 2))
+
+
 def test_a_trend_survives_json():
     trend = fit_pair_trend(*pairs(), knots=KNOTS)
     again = Trend.from_dict(json.loads(json.dumps(trend.to_dict())))
@@ -120,7 +158,8 @@ def test_a_trend_survives_json():
     [
         (lambda t, d, s: (t[:, 0], d, s), "2000 pairs want"),
         (lambda t, d, s: (t, d * np.nan, s), "must be finite"),
-        (lambda t, d, s: (t, d, 0 * s), "positive, got 0"),
+        (lambda t, d, s: (t, d, 0 * s), "positive and finite, got 0"),
+        (lambda t, d, s: (t * np.nan, d, s), "temperatures must be finite"),
         (lambda t, d, s: (t[:0], d[:0], s[:0]), "at least one"),
     ],
 )

@@ -85,6 +85,33 @@ def test_arms_of_other_spectra_are_refused():
         join_arms([], EDGES)
 
 
+def test_merging_wants_arms_alike():
+    mask = np.zeros((1, 2), np.uint32)
+    one, other = (np.ones((1, 2)), np.ones((1, 2)), mask), (np.ones((1, 3)), np.ones((1, 3)), mask)
+    for arms in ([], [one, other]):
+        with pytest.raises(ValueError, match="want arms of one shape, got"):
+            merge(arms)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_one_arm_stays_as_it_is_and_no_spectra_are_none(n):
+    _, flux, ivar, mask = arm(BLUE, n)
+    made = merge([(flux, ivar, mask)], match_levels=True)
+    for one, other in zip(made, (flux, ivar, mask), strict=True):
+        assert np.array_equal(one, other.astype(one.dtype))
+    flux, ivar, _ = join_arms([arm(BLUE, n), arm(RED, n)], EDGES, match_levels=True)
+    assert flux.shape == ivar.shape == (n, len(EDGES) - 1)
+
+
+def test_arms_without_any_light_have_no_level_to_match():
+    wavelength, flux, ivar, mask = arm(BLUE)
+    dark = (RED, np.full((3, 200), np.nan), np.zeros((3, 200)), np.ones((3, 200), np.uint32))
+    made = join_arms([(wavelength, flux, ivar, mask), dark], EDGES, match_levels=True)
+    alone = join_arms([(wavelength, flux, ivar, mask)], EDGES)
+    assert np.array_equal(made[0], alone[0])
+    assert np.array_equal(made[1], alone[1])
+
+
 def test_visits_combine_by_weight_and_their_error_is_true():
     rng = np.random.default_rng(5)
     sigma = rng.uniform(0.5, 2, 4)

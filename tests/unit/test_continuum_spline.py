@@ -58,6 +58,60 @@ def test_a_gap_is_bridged_and_an_empty_spectrum_is_bad():
     assert np.isfinite(made).all()
 
 
+def test_a_straight_line_is_kept_at_any_smoothness():
+    line = np.linspace(2.0, 5.0, 250)[None]
+    for smoothness in (1e-6, 1.0, 1e8):
+        made, bad = spline_continuum(line, line**0, n_coefficient=30, smoothness=smoothness)
+        assert not bad.any()
+        # a straight line has no bends to be punished; 1e8 times rounding, in float32
+        np.testing.assert_allclose(made, line, rtol=1e-5)
+
+
+def test_smoother_splines_bend_less():
+    rng = np.random.default_rng(8)
+    flux = 5 + np.cumsum(rng.normal(size=(1, 400)), axis=1) / 10
+    bends = []
+    for smoothness in (0.01, 1.0, 100.0):
+        made, _ = spline_continuum(flux, flux**0, n_coefficient=40, smoothness=smoothness, rounds=0)
+        bends.append(np.sum(np.diff(made[0].astype(float), 2) ** 2))
+    assert bends[0] > 2 * bends[1] > 4 * bends[2]
+
+
+@pytest.mark.parametrize("unit", [1e-17, 1.0, 1e6])
+def test_the_unit_of_flux_does_not_matter(unit):
+    rng = np.random.default_rng(9)
+    flux = 3 + rng.normal(0, 0.05, (2, 300))
+    flux[:, 60:70] = 1.5
+    plain, _ = spline_continuum(flux, flux**0, n_coefficient=15)
+    scaled, bad = spline_continuum(flux * unit, flux**0, n_coefficient=15)
+    assert not bad.any()
+    np.testing.assert_allclose(scaled / unit, plain, rtol=1e-5)
+
+
+@pytest.mark.parametrize("n_good", [0, 3, 4, 5])
+def test_a_spectrum_wants_four_good_pixels(n_good):
+    ivar = np.zeros((1, 100))
+    ivar[0, 10 : 10 + 7 * n_good : 7] = 1.0
+    made, bad = spline_continuum(np.full((1, 100), 2.0), ivar, n_coefficient=8)
+    assert bad.all() == (n_good < 4)
+    if n_good >= 4:
+        np.testing.assert_allclose(made, 2.0, rtol=1e-4)
+
+
+def test_where_the_curve_is_not_positive_there_is_no_continuum():
+    flux = np.linspace(-1.0, 3.0, 200)[None]
+    made, bad = spline_continuum(flux, flux**0, n_coefficient=8, rounds=0)
+    assert np.array_equal(bad, made == 0)
+    assert np.array_equal(bad[0], flux[0] <= 0)
+
+
+def test_as_many_coefficients_as_pixels_and_no_spectra():
+    made, bad = spline_continuum(np.ones((1, 30)), np.ones((1, 30)), n_coefficient=30)
+    np.testing.assert_allclose(made, 1.0, rtol=1e-6)
+    made, bad = spline_continuum(np.ones((0, 30)), np.ones((0, 30)), n_coefficient=8)
+    assert made.shape == bad.shape == (0, 30)
+
+
 def test_rows_do_not_know_each_other():
     flux = np.random.default_rng(3).uniform(1, 2, (5, 300))
     whole, _ = spline_continuum(flux, flux**0, n_coefficient=12)

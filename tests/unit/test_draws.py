@@ -47,6 +47,13 @@ def test_numbers_are_even_and_unrelated(differs):
     assert 0 < drawn.min() <= drawn.max() < 1
 
 
+@pytest.mark.parametrize("numbers", [(-1, 0, 0), (0, -1, 0), (0, 0, -1)])
+def test_negative_numbers_are_refused(numbers):
+    seed, kind, attempt = numbers
+    with pytest.raises(ValueError, match="want no negative numbers, got seed"):
+        keys(seed, kind, [1], attempt)
+
+
 def test_normal_numbers_are_normal():
     drawn = normal(keys(1, 2, np.arange(N)), 2).ravel()
     assert stats.kstest(drawn, "norm").pvalue > 6e-5

@@ -40,6 +40,11 @@ def test_pixels_must_fill_whole_lines(n, width):
         fold(np.arange(n), width=width)
 
 
+def test_there_may_be_no_spectra():
+    assert fold(np.zeros((0, 12)), width=4).shape == (0, 3, 4)
+    assert unfold(np.zeros((0, 3, 4))).shape == (0, 12)
+
+
 def test_an_image_has_two_dims():
     with pytest.raises(ValueError, match="lines and columns"):
         unfold(np.arange(4))

@@ -26,6 +26,19 @@ def test_an_even_grid_gets_margins_only():
         assert abs(np.log(end / edge)) * 299792.458 >= 500.0
 
 
+@pytest.mark.parametrize("wave", [[], [5000.0, 4000.0], [5000.0, 5000.0], [5000.0, np.nan]])
+@pytest.mark.parametrize("moved", [(), ("vsini",)])
+def test_pixels_that_are_no_grid_are_refused(wave, moved):
+    with pytest.raises(ValueError, match="pixels in ascending order"):
+        plan_grid(np.array(wave), SIGMA, moved=moved, margin_kms=500.0)
+
+
+@pytest.mark.parametrize("moved", [(), ("vsini",)])
+def test_a_grid_may_be_one_pixel(moved):
+    grid = plan_grid(np.array([5000.0]), SIGMA, moved=moved, margin_kms=500.0)
+    assert grid.read(torch.from_numpy(grid.wavelength)[None]).tolist() == [[pytest.approx(5000.0)]]
+
+
 @pytest.mark.parametrize("wave", [np.arange(4000.0, 4100.0, 0.9), np.arange(4000.0, 4100.0, 5.0)])
 def test_any_other_grid_is_interpolated(wave):
     grid = plan_grid(wave, SIGMA, moved={"vmac"}, margin_kms=500.0)

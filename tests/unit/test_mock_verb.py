@@ -16,6 +16,7 @@ from scalespec.stages.mock import TABLES
 from scalespec.store.model import save_model
 from scalespec.store.spectra import read_spectra
 from scalespec.store.tables import read_table
+from scalespec.surveys import read_survey
 from scalespec.surveys.lamost import WAVELENGTH
 
 LABELS = ("teff", "logg", "fe_h")
@@ -134,6 +135,22 @@ def test_the_verb_says_all_of_it_on_the_command_line(tmp_path, model):
     assert load_config(out / "run.toml").train.catalog == "apogee"
 
 
+def test_a_pipeline_may_be_wrong_about_its_noise(tmp_path, model):
+    told = {}
+    for factor in (1.0, 0.25):
+        out = tmp_path / str(factor)
+        code, said = call(
+            out, "--n-spectra", 4, "--n-library", 0, "--truth-model", model,
+            "--engine", "local", "--ivar-factor", factor,
+        )  # fmt: skip
+        assert code == 0, said
+        told[factor] = read_survey(out / "files")
+    honest, wrong = (told[factor].ivar.to_numpy() for factor in (1.0, 0.25))
+    assert np.array_equal(told[1.0].flux, told[0.25].flux)
+    assert np.array_equal(honest > 0, wrong > 0)
+    assert np.median(wrong[honest > 0] / honest[honest > 0]) == pytest.approx(0.25, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -141,6 +158,8 @@ def test_the_verb_says_all_of_it_on_the_command_line(tmp_path, model):
         (["--recipe", "binary"], "--recipe binary: wanted as binary=0.3"),
         (["--recipe", "binaries=0.3"], "recipe: no binaries; there are young"),
         (["--recipe", "binary=3"], "binary must be a fraction from 0 to 1, got 3.0"),
+        (["--ivar-factor", 0], "ivar_factor must be a positive number, got 0.0"),
+        (["--ivar-factor", "nan"], "ivar_factor must be a positive number, got nan"),
         (["--survey", "desi", "--n-library", 5], "a library is made for lamost_lrs alone"),
     ],
 )

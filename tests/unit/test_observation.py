@@ -37,6 +37,13 @@ def test_shift_says_where_the_model_ends():
     assert moved[0, 11:46] == pytest.approx(expected, abs=1e-6)  # float32
 
 
+def test_there_may_be_no_stars():
+    flux, covered = shifted(
+        np.zeros((0, 50), np.float32), np.zeros(0), start=3, stride=1, n_pixel=9
+    )
+    assert flux.shape == covered.shape == (0, 9)
+
+
 def test_slopes_are_smooth_and_differ():
     slopes = continuum(GRID, np.full(200, 5000.0), np.random.default_rng(1))
     shape = slopes / slopes.mean(axis=1, keepdims=True)

@@ -12,6 +12,7 @@ from scalespec.kernels.galaxy import FIELD_STARS, HALO, POOR, THICK, THIN, YOUNG
 from scalespec.kernels.population import draw_library, draw_stars, star_of, velocities_at
 from scalespec.kernels.sky import separation_arcsec, unit_vectors
 from scalespec.kernels.stellar import BLUE, DWARF, FAINT, SHARES, SUBGIANT
+from scalespec.models.starlabels import label_box
 
 LABELS = ("teff", "logg", "fe_h", "c_fe", "mg_fe", "v_fe", "vmic")
 LOW = np.array([3800.0, 0.0, -2.5, -1, -1, -1, 0.5])
@@ -105,6 +106,21 @@ def test_metal_poor_stars_are_as_rare_as_stated():
         here = (drawn["fe_h"] > low) & (drawn["fe_h"] < high)
         chance = abundances.cemp_probability(drawn["fe_h"][here]).mean()
         expect(chance, here & (drawn["cemp"] > 0), here)
+
+
+def test_carbon_rich_stars_are_as_many_within_the_limits_of_the_synthesis():
+    names = ("fe_h", "c_fe", "n_fe", "o_fe", "mg_fe", "sr_fe", "y_fe", "zr_fe", "ba_fe", "eu_fe")
+    box = label_box(names, None).T
+    poor = Recipe(very_metal_poor=0.9, halo=0.1, thick=0.0, young=0.0, pair=0.0, cluster=0.0)
+    drawn = draw_stars(6, np.arange(N), names, *box, recipe=poor)
+    fe_h, cemp = drawn["fe_h"], drawn["cemp"]
+    expect(abundances.cemp_probability(fe_h).mean(), cemp > 0)
+    for rich_in_s, share in ((2, 0.7), (1, 0.3)):
+        here = (cemp > 0) & (fe_h > -3)
+        expect(share, here & (cemp == rich_in_s), here)
+    free = draw_stars(6, np.arange(N), names, *np.array([[-1e6], [1e6]]).repeat(10, 1), recipe=poor)
+    assert np.mean(free["c_fe"] == drawn["c_fe"]) > 0.999  # hardly one is drawn again
+    assert np.sum(drawn["c_fe"] > 1) > 2000
 
 
 def test_carbon_rich_stars_can_be_had_more_often():

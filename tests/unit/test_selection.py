@@ -70,6 +70,41 @@ def test_rows_without_a_cell_are_kept():
     assert flatten(cells, np.arange(10), most=1).all()
 
 
+def test_there_may_be_no_rows():
+    none = np.zeros((0, 2))
+    assert label_cells(none, [1.0, 1.0]).shape == (0, 2)
+    assert not flatten(np.zeros((0, 2), np.int64), np.zeros(0, np.int64), most=1).size
+    value, source = first_known(np.zeros((3, 0)))
+    assert value.shape == source.shape == (0,)
+
+
+@pytest.mark.parametrize("size", [0.0, -1.0, np.nan])
+def test_cells_want_a_size(size):
+    with pytest.raises(ValueError, match="cells want positive sizes, got"):
+        label_cells([[5000.0, 4.0]], [250.0, size])
+
+
+def test_values_want_a_source():
+    with pytest.raises(ValueError, match="at least one source"):
+        first_known(np.zeros((0, 3)))
+
+
+def test_a_label_that_no_star_has_rules_none_out():
+    rng = np.random.default_rng(2)
+    spectra, fold = rng.normal(size=(40, 4)), np.arange(40) % 4
+    labels = np.stack([spectra[:, 0] + 0.1 * rng.normal(size=40), np.full(40, np.nan)], axis=1)
+    labels[5, 0] += 9.0
+    with_it = wrong_labels(spectra, labels, fold, sigma=6.0)
+    assert np.array_equal(with_it, wrong_labels(spectra, labels[:, :1], fold, sigma=6.0))
+    assert np.flatnonzero(with_it).tolist() == [5]
+    assert not wrong_labels(spectra, labels[:, 1:], fold, sigma=6.0).any()
+
+
+def test_a_slope_wants_two_sizes():
+    with pytest.raises(ValueError, match=r"two sizes or more, got \[10\]"):
+        LearningCurve(np.array([10]), np.ones((1, 3, 2))).slope()
+
+
 def test_flatten_wants_room_for_one():
     with pytest.raises(ValueError, match="most must be 1 or more, got 0"):
         flatten(np.zeros((1, 1), np.int64), [1], most=0)

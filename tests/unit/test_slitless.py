@@ -91,6 +91,34 @@ def test_no_noise_leaves_the_flux():
     np.testing.assert_allclose(ivar, 9)
 
 
+@pytest.mark.parametrize("n", [0, 1])
+def test_a_grid_has_two_pixels_or_more(n):
+    flux, wavelength = np.ones((1, n)), np.full(n, 5000.0)
+    for call in (
+        lambda: order_overlap(wavelength, ALL),
+        lambda: noise_at_snr(flux, wavelength, ALL, 20.0),
+    ):
+        with pytest.raises(ValueError, match="pixels have widths where there are two or more"):
+            call()
+
+
+def test_a_lost_pixel_does_not_take_its_spectrum_along():
+    flux = np.linspace(1, 3, 500)[np.newaxis].copy()
+    holes = flux.copy()
+    holes[0, [30, 200, 201]] = np.nan, -5.0, 0.0
+    rest = np.delete(np.arange(500), [30, 200, 201])
+    magnitude = noise_at_magnitude(flux, WAVELENGTH, ALL, 18.0)[0, rest]
+    # of 164 pixels in the band two are dark: the others get as much more light
+    assert noise_at_magnitude(holes, WAVELENGTH, ALL, 18.0)[0, rest] == pytest.approx(
+        magnitude, rel=0.05
+    )
+    ratio = noise_at_snr(holes, WAVELENGTH, ALL, 50.0)
+    assert ratio[0, rest] == pytest.approx(
+        noise_at_snr(flux, WAVELENGTH, ALL, 50.0)[0, rest], rel=0.02
+    )
+    assert np.all(np.isinf(ratio[0, [30, 200, 201]]))
+
+
 def test_signal_to_noise_must_be_positive():
     with pytest.raises(ValueError, match="must be positive, got -1"):
         noise_at_snr(np.ones((1, 500)), WAVELENGTH, ALL, -1.0)

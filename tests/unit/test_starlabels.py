@@ -9,7 +9,7 @@ from scalespec.models.starlabels import LIMITS, abundance_matrix, check_labels, 
 
 def test_the_box_is_that_of_all_stars():
     names = ("teff", "logg", "fe_h", "vmic", "vsini", "he_h", "ba_fe")
-    assert label_box(names, None)[:, 0].tolist() == [3800.0, 0.0, -4.0, 0.5, 0.0, -1.0, -1.0]
+    assert label_box(names, None)[:, 0].tolist() == [3800.0, 0.0, -4.0, 0.5, 0.0, -1.0, -1.5]
     assert LIMITS["teff"] == (3800.0, 30000.0)
 
 

@@ -9,6 +9,7 @@ import torch
 from scalespec.kernels.wavelength import log_grid
 from scalespec.models.gas import SYMBOLS
 from scalespec.models.lines import LineList
+from scalespec.models.starlabels import label_box
 from scalespec.models.synthesis import LineSynthesis
 from scalespec.stages.mock_spectra import load_lines
 
@@ -66,18 +67,49 @@ def test_there_are_the_labels_that_experiments_want(model):
     assert model.spec.labels == LABELS
 
 
+@pytest.fixture(scope="module")
+def exact(lines) -> LineSynthesis:
+    """The same in float64, where metals, CH, C2 and hydrogen have lines."""
+    return LineSynthesis(lines, GRID[500:1500:5], labels=LABELS, dtype=torch.float64)
+
+
 @pytest.mark.parametrize("corners", [False, True])
-def test_flux_is_finite_and_lies_between_zero_and_the_continuum(model, corners):
-    rng = np.random.default_rng(1)
-    low, high = model.spec.minimum, model.spec.maximum
+@pytest.mark.parametrize("which", ["model", "exact"])
+def test_flux_is_finite_and_lies_between_zero_and_the_continuum(which, corners, request):
+    synthesis, rng = request.getfixturevalue(which), np.random.default_rng(1)
+    low, high = synthesis.spec.minimum, synthesis.spec.maximum
     share = rng.random((48, len(LABELS)))
     drawn = low + (high - low) * (np.round(share) if corners else share)
     with torch.no_grad():
-        flux = model(torch.from_numpy(drawn)).numpy()
+        flux = synthesis(torch.from_numpy(drawn)).numpy()
     assert np.all(np.isfinite(flux))
     assert flux.min() >= 0
     assert flux.max() <= 1 + 1e-5  # rounding of the transforms
     assert flux.std() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("element", "center", "half"),
+    [("ba_fe", 4935.46, 6.0), ("sr_fe", 4078.86, 4.0), ("mg_fe", 5178.0, 30.0)],
+)
+def test_lines_of_an_element_grow_over_its_whole_range(model, element, center, half):
+    """Ba II 4934, Sr II 4078, Mg b in a metal-poor giant."""
+    low, high = label_box((element,), None)[0]
+    star = {"teff": 4800.0, "logg": 2.0, "fe_h": -2.5}
+    found = widths(model, center, half, [star | {element: x} for x in np.linspace(low, high, 9)])
+    assert np.all(np.diff(found) > 0)
+    assert found[-1] > 1.5 * found[0]  # others are there, too
+
+
+def test_a_metal_poor_star_of_much_carbon_is_a_carbon_star(model):
+    """Its G band and Swan bands grow with every half dex; without carbon it has neither."""
+    star = {"teff": 4800.0, "logg": 2.0, "fe_h": -2.5}
+    stars = [star | {"c_fe": x} for x in np.arange(-1.5, 3.1, 0.5)]
+    g_band, swan = widths(model, 4302.0, 12.0, stars), widths(model, 5130.0, 35.0, stars)
+    assert np.all(np.diff(g_band) > 0)
+    assert g_band[-1] > 10.0  # of 24 Å
+    assert np.all(np.diff(swan) > -1e-3)  # electrons of carbon raise the continuum's opacity
+    assert swan[-1] - swan[0] > 2.0
 
 
 def test_every_label_moves_the_flux(model):
@@ -389,6 +421,25 @@ def test_a_star_does_not_depend_on_its_batch(model):
     stars = [{"teff": 5000.0}, {"teff": 20000.0, "fe_h": -1.0}]
     both, alone = fluxes(model, *stars), fluxes(model, stars[1])
     assert both[1] == pytest.approx(alone[0], abs=2e-6)  # float32 sums in another order
+
+
+def test_there_may_be_no_stars(lines):
+    small = LineSynthesis(lines, GRID[1300:1320], labels=("teff", "logg", "fe_h", "vsini"))
+    assert small(torch.zeros(0, 4)).shape == (0, 20)
+
+
+def test_a_grid_may_be_one_pixel(lines):
+    whole = LineSynthesis(lines, GRID[1300:1360])
+    one = whole.slice_grid(30, 31)
+    # the continuum is solved at other wavelengths
+    assert fluxes(one, {})[0] == pytest.approx(fluxes(whole, {})[0, 30:31], abs=2e-3)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 5), (2, 2)])
+def test_labels_want_a_column_each(shape, lines):
+    small = LineSynthesis(lines, GRID[1300:1310])
+    with pytest.raises(ValueError, match=r"want labels \(n, 3\), got"):
+        small(torch.zeros(shape))
 
 
 def test_slicing_the_grid_keeps_the_pixels(lines):
