@@ -30,7 +30,7 @@ from scalespec.surveys.inflate import gunzip
 from scalespec.surveys.lamost import N_PIXEL, WAVELENGTH, read_block, read_lrs
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "lamost"
-BLOCK_ROWS = 1000
+BLOCK_ROWS = 1024  # codec chunks are of 256 rows, as in a survey's blocks
 COLUMNS = ("FLUX", "IVAR", "WAVELENGTH", "ANDMASK", "ORMASK", "NORMALIZATION")
 
 

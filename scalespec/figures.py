@@ -80,7 +80,7 @@ def to_png(figure: Figure, *, dpi: int = 150) -> bytes:
     return buffer.getvalue()
 
 
-def _styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
+def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
     """Draw in our style whatever the caller's settings are."""
 
     @wraps(draw)
@@ -95,7 +95,8 @@ def _titled(name: str, unit: str) -> str:
     return f"{name} [{unit}]" if unit else name
 
 
-def _say_empty(axes: Axes, text: str) -> None:
+def say_empty(axes: Axes, text: str) -> None:
+    """Say in the middle of a panel why there is nothing in it."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY)
 
 
@@ -119,7 +120,7 @@ def _cloud(axes: Axes, x: FloatArray, y: FloatArray) -> None:
     axes.hexbin(x, y, gridsize=70, bins="log", mincnt=1, cmap="Blues", lw=0.1, extent=extent)
 
 
-@_styled
+@styled
 def kiel_diagram(
     teff: FloatArray, logg: FloatArray, color: FloatArray, *, color_name: str = "[Fe/H]"
 ) -> Figure:
@@ -137,7 +138,7 @@ def kiel_diagram(
     axes.set(xlabel="Teff [K]", ylabel="log g [dex]")
     known = np.isfinite(teff) & np.isfinite(logg)
     if not known.any():
-        _say_empty(axes, "no star has labels")
+        say_empty(axes, "no star has labels")
         return figure
     x, y, c = (np.asarray(v, np.float64)[known] for v in (teff, logg, color))
     low, high = _limits(c)
@@ -152,7 +153,7 @@ def kiel_diagram(
     return figure
 
 
-@_styled
+@styled
 def one_to_one(
     reference: FloatArray,
     value: FloatArray,
@@ -191,7 +192,7 @@ def one_to_one(
     top.tick_params(labelbottom=False)
     side.axis("off")
     if not known.any():
-        _say_empty(top, "no star has both")
+        say_empty(top, "no star has both")
         return figure
     residual = np.asarray(value, np.float64) - reference
     if err is not None and inside.sum() <= 300:
@@ -236,7 +237,7 @@ def _stated(found: Spread, unit: str, outside: int = 0) -> str:
     return text + (f" (+ {outside:,} apart)" if outside else "")
 
 
-@_styled
+@styled
 def histograms(
     values: Mapping[str, FloatArray],
     *,
@@ -268,7 +269,7 @@ def histograms(
             normal = np.exp(-0.5 * grid**2) / np.sqrt(2 * np.pi)
             axes.plot(grid, normal, color=ORANGE, lw=1.6, zorder=3)
         if not len(known):
-            _say_empty(axes, "no star has both")
+            say_empty(axes, "no star has both")
             continue
         bins = _bins(-reach, reach, len(known))
         weights = np.full(len(known), 1 / (len(known) * (bins[1] - bins[0])))
@@ -288,7 +289,7 @@ def _panels(n: int) -> tuple[Figure, list[Axes]]:
     return figure, panels[:n]
 
 
-@_styled
+@styled
 def spectrum_fit(
     wavelength: FloatArray,
     flux: FloatArray,
@@ -315,7 +316,7 @@ def spectrum_fit(
     below = figure.add_subplot(grid[1, :], sharex=top)
     good = ivar > 0
     _draw_pixels(top, wavelength, flux, good, model)
-    _grey_out(below, wavelength, ~good)
+    grey_out(below, wavelength, ~good)
     top.set(ylabel="flux / continuum", title=title, xlim=(wavelength[0], wavelength[-1]))
     top.tick_params(labelbottom=False)
     below.set(xlabel="rest wavelength, vacuum [Å]", ylabel="(fit − data) / σ", ylim=(-6, 6))
@@ -325,8 +326,8 @@ def spectrum_fit(
         below.plot(wavelength, pull, color=BLUE, lw=0.5)
         top.legend(loc="lower right", ncols=2)
     else:
-        _say_empty(top, "" if good.any() else "no pixel holds information")
-        _say_empty(below, "no fit")
+        say_empty(top, "" if good.any() else "no pixel holds information")
+        say_empty(below, "no fit")
     for column, (name, low, high) in enumerate(windows):
         axes = figure.add_subplot(grid[2, column])
         here = (wavelength >= low) & (wavelength <= high)
@@ -345,7 +346,7 @@ def _draw_pixels(
     model: FloatArray | None,
 ) -> None:
     """Draw data and fit, and grey out what did not count."""
-    _grey_out(axes, wavelength, ~good)
+    grey_out(axes, wavelength, ~good)
     data = np.where(good, flux, np.nan)
     axes.plot(wavelength, data, color=INK, lw=0.8, drawstyle="steps-mid", label="spectrum")
     if model is not None and good.any():
@@ -355,7 +356,7 @@ def _draw_pixels(
         axes.set_ylim(min(low, 0.9) - 0.06, max(high, 1.05) + 0.06)
 
 
-def _grey_out(axes: Axes, wavelength: FloatArray, bad: npt.NDArray[np.bool_]) -> None:
+def grey_out(axes: Axes, wavelength: FloatArray, bad: npt.NDArray[np.bool_]) -> None:
     """Shade runs of pixels that did not count."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], bad, [False]]).astype(np.int8)))
     last = len(wavelength) - 1
@@ -363,14 +364,14 @@ def _grey_out(axes: Axes, wavelength: FloatArray, bad: npt.NDArray[np.bool_]) ->
         axes.axvspan(wavelength[start], wavelength[min(stop, last)], color="#e6e8eb", lw=0)
 
 
-@_styled
+@styled
 def mean_residual(wavelength: FloatArray, residual: FloatArray, error: FloatArray) -> Figure:
     """Draw the mean of (fit - data) over stars, and three times its error from photon noise."""
     figure = Figure(figsize=(11, 2.8), layout="constrained")
     axes = figure.subplots()
     axes.set(xlabel="rest wavelength, vacuum [Å]", ylabel="mean (fit − data)")
     if not np.isfinite(residual).any():
-        _say_empty(axes, "no star was fitted")
+        say_empty(axes, "no star was fitted")
         return figure
     axes.fill_between(wavelength, -3 * error, 3 * error, color=GREY, alpha=0.35, lw=0, label="±3σ")
     axes.plot(wavelength, residual, color=BLUE, lw=0.7)
@@ -381,7 +382,7 @@ def mean_residual(wavelength: FloatArray, residual: FloatArray, error: FloatArra
     return figure
 
 
-@_styled
+@styled
 def learning_curve(history: Sequence[Mapping[str, float]]) -> Figure:
     """Draw the validation residual by step; a point has ``step`` and ``validation_rms``."""
     figure = Figure(figsize=(5.4, 3.2), layout="constrained")
@@ -389,7 +390,7 @@ def learning_curve(history: Sequence[Mapping[str, float]]) -> Figure:
     axes.set(xlabel="round or epoch", ylabel="rms residual of flux")
     points = [point for point in history if "validation_rms" in point]
     if not points:
-        _say_empty(axes, "the model tells no history")
+        say_empty(axes, "the model tells no history")
         return figure
     steps = [point["step"] + 1 for point in points]
     values = [point["validation_rms"] for point in points]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from scalespec.optimize.result import FitStatus
-from scalespec.schema import SpectrumStatus
+from scalespec.schema import MaskBit, SpectrumStatus
 
 FIT_STATUS = {
     FitStatus.MAX_STEPS: "out of steps while a lower chi2 was still in sight",
@@ -40,6 +40,49 @@ SPECTRUM_STATUS = {
     SpectrumStatus.NO_SIGNAL: "hardly any light in an arm: its exposures failed",
 }
 """What each bit of ``spectrum_status`` says; 0 is a good spectrum."""
+
+MASK_BITS = {
+    MaskBit.OUTSIDE: "the spectrum does not reach here",
+    MaskBit.NOT_FINITE: "flux or ivar is not a finite number in the file",
+    MaskBit.NO_IVAR: "the file gives no weight",
+    MaskBit.RESAMPLED_GAP: "lost when a file off the grid was rebinned",
+    MaskBit.BAD_PIXEL: "survey: bad pixel of the detector",
+    MaskBit.BAD_TRACE: "survey: bad extraction profile",
+    MaskBit.NO_SKY: "survey: no sky information",
+    MaskBit.BRIGHT_SKY: "survey: sky too bright",
+    MaskBit.OFF_CCD: "survey: trace off the detector",
+    MaskBit.NO_DATA: "survey: no good data",
+    MaskBit.COSMIC_RAY: "survey: cosmic ray",
+    MaskBit.SUSPECT: "survey: warned of, kept",
+    MaskBit.POLICY: "a survey bit that the run calls bad",
+    MaskBit.SKY_LINE: "window of a sky line",
+    MaskBit.ARM_JOIN: "window where arms meet",
+    MaskBit.TELLURIC: "window of telluric lines",
+    MaskBit.EDGE: "moved in from the edge with the star's velocity",
+    MaskBit.NO_CONTINUUM: "no positive continuum",
+    MaskBit.SPIKE: "far above the continuum: cosmic ray or sky residual",
+}
+"""What each bit of ``mask`` says; bits 16-23 are 8-15 of any one exposure and cost nothing."""
+
+
+def mask_bit(bit: int) -> tuple[str, str]:
+    """Return name and meaning of a mask bit by its number.
+
+    Examples
+    --------
+    >>> mask_bit(26)
+    ('ARM_JOIN', 'window where arms meet')
+    >>> mask_bit(16)
+    ('or_BAD_PIXEL', 'survey: bad pixel of the detector, in some exposure; kept')
+    """
+    if 16 <= bit < 24:
+        name, text = mask_bit(bit - 8)
+        return f"or_{name}", f"{text}, in some exposure; kept"
+    if 1 << bit not in MASK_BITS:
+        return f"bit {bit}", "not known to us"
+    flag = MaskBit(1 << bit)
+    return str(flag.name), MASK_BITS[flag]
+
 
 COLUMNS = {
     # name: (unit, description)

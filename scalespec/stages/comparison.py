@@ -11,10 +11,12 @@ import numpy as np
 
 from scalespec import figures
 from scalespec.errors import ConfigError
+from scalespec.kernels.where import columns_in, where
 from scalespec.stages.columns import label_facts, label_title
-from scalespec.stages.evidence import Array, Columns, Evidence
+from scalespec.stages.evidence import Evidence
 from scalespec.stages.page import heading, paragraph, picture, side_by_side, table
-from scalespec.store.tables import read_table
+from scalespec.stages.samples import Array, Columns, Rows
+from scalespec.store.batches import column_names, iterate_piece, list_pieces
 
 SNR_EDGES = (0.0, 10.0, 20.0, 30.0, 50.0, 100.0, np.inf)
 SAME = {"fe_h": ("fe_h", "m_h"), "m_h": ("m_h", "fe_h")}
@@ -34,6 +36,8 @@ PULLS = (
     "large."
 )
 TABLE = ("label", "stars", "n", "bias", "scatter", "pull σ")
+TRUTH_ROWS = 262_144
+"""Rows of the table of true labels in memory at a time."""
 TEST = 2
 """The split that no training sees."""
 
@@ -90,23 +94,22 @@ def references(evidence: Evidence) -> str:
 
 
 def _reference(evidence: Evidence, catalog: str) -> str:
-    pairs = _pairs(evidence, catalog)
-    matched = np.zeros(len(evidence.fitted), bool)
-    for one in pairs:
-        matched |= evidence.fitted & np.isfinite(one.reference)
+    stars = evidence.matched[catalog]
+    pairs = _pairs(stars, catalog)
     html = heading(f"Against {catalog}")
-    if not matched.any():
+    if not len(stars):
         return html + paragraph("No star with labels is in this catalog.", kind="quiet")
-    inside = _inside(evidence, pairs)
+    inside = _inside(evidence, stars, pairs)
     html += paragraph(
-        f"{int(matched.sum()):,} stars with labels are in this catalog, "
-        f"{int((matched & inside).sum()):,} of them inside the range of a model by its labels. "
-        "Trusted are those of them without a flag and with this label off its bound; a pull is the "
-        "residual over both errors."
+        f"{evidence.counts['matched', catalog]:,} stars with labels are in this catalog. "
+        + evidence.drawn_from(stars, ("matched", catalog))
+        + f"{int(inside.sum()):,} of them are inside the range of a model by its labels. Trusted "
+        "are those of them without a flag of theirs, with this label off its bound and known by "
+        "their spectra; a pull is the residual over both errors."
     )
     rows, drawn = [], []
     for one in pairs:
-        trusted = inside & evidence.trusted(one.label)
+        trusted = inside & stars.trusted(one.label)
         groups = {"inside": inside, "inside, trusted": trusted, "outside": ~inside}
         rows += one.rows(groups | _held_out(evidence, catalog, trusted))
         figure = figures.one_to_one(
@@ -122,10 +125,16 @@ def _reference(evidence: Evidence, catalog: str) -> str:
     return html + table(TABLE, rows) + paragraph(ONE_TO_ONE) + side_by_side(drawn)
 
 
-def _pairs(evidence: Evidence, catalog: str) -> list[Compared]:
+def _fitted_names(stars: Rows) -> list[str]:
+    """Return what was fitted and has an error: labels, velocity, rotation where it was free."""
+    rotation = [name for name in ("vsini",) if f"{name}_err" in stars.columns]
+    return [*stars.labels, "rv", *(name for name in rotation if name not in stars.labels)]
+
+
+def _pairs(stars: Rows, catalog: str) -> list[Compared]:
     """Return what was fitted and the catalog knows, too."""
-    columns = evidence.columns
-    zero = np.zeros(len(evidence.fitted))
+    columns = stars.columns
+    zero = np.zeros(len(stars))
     return [
         Compared(
             ours,
@@ -134,15 +143,15 @@ def _pairs(evidence: Evidence, catalog: str) -> list[Compared]:
             columns[f"{catalog}_{theirs}"],
             np.nan_to_num(columns.get(f"{catalog}_{theirs}_err", zero)),
         )
-        for ours in (*evidence.labels, "rv")
+        for ours in _fitted_names(stars)
         for theirs in SAME.get(ours, (ours,))
         if f"{catalog}_{theirs}" in columns
     ]
 
 
-def _inside(evidence: Evidence, pairs: Sequence[Compared]) -> Array:
+def _inside(evidence: Evidence, stars: Rows, pairs: Sequence[Compared]) -> Array:
     """(n,) bool: stars whose reference labels, where known, lie in the range of one model."""
-    inside = np.zeros(len(evidence.fitted), bool)
+    inside = np.zeros(len(stars), bool)
     for fitted in evidence.models:
         spec = fitted.model.spec
         within = np.ones(len(inside), bool)
@@ -151,7 +160,7 @@ def _inside(evidence: Evidence, pairs: Sequence[Compared]) -> Array:
                 k = spec.labels.index(one.label)
                 within &= ~(one.reference < spec.minimum[k]) & ~(one.reference > spec.maximum[k])
         inside |= within
-    return inside & evidence.fitted
+    return inside & stars.fitted
 
 
 def _held_out(evidence: Evidence, catalog: str, stars: Array) -> dict[str, Array]:
@@ -159,7 +168,8 @@ def _held_out(evidence: Evidence, catalog: str, stars: Array) -> dict[str, Array
     train = evidence.config.train
     if train is None or train.catalog != catalog:
         return {}
-    return {"of these, never learned from": stars & (evidence.columns[f"{catalog}_split"] == TEST)}
+    split = evidence.matched[catalog].columns[f"{catalog}_split"]
+    return {"of these, never learned from": stars & (split == TEST)}
 
 
 def truth(evidence: Evidence) -> str:
@@ -167,27 +177,33 @@ def truth(evidence: Evidence) -> str:
     report = evidence.config.report
     if report is None or not report.truth:
         return paragraph("The run names no table of true labels.", kind="quiet")
-    true = _true_columns(evidence, report.truth)
-    columns, snr = evidence.columns, evidence.columns["snr"]
-    zero = np.zeros(len(snr))
+    stars = evidence.stars
+    true, left_out = read_truth(stars, report.truth, report.truth_where)
+    columns, snr = stars.columns, stars.columns["snr"]
+    zero = np.zeros(len(stars))
     compared = [
         Compared(name, columns[name], columns[f"{name}_err"], true[name], zero)
-        for name in (*evidence.labels, "rv")
+        for name in _fitted_names(stars)
         if name in true
     ]
     rows = []
     for one in compared:
-        trusted = evidence.trusted(one.label)
+        trusted = stars.trusted(one.label)
         bins = {_bin_name(a, b): trusted & (snr >= a) & (snr < b) for a, b in pairwise(SNR_EDGES)}
         rows += one.rows(bins)
-    chosen = {one.title: evidence.trusted(one.label) & (snr >= report.snr_min) for one in compared}
+    chosen = {one.title: stars.trusted(one.label) & (snr >= report.snr_min) for one in compared}
     residuals = {one.title: one.residual[chosen[one.title]] for one in compared}
     pulls = {one.title: one.pull[chosen[one.title]] for one in compared}
     units = {one.title: one.unit for one in compared}
+    whose = (
+        f"Stars with {report.truth_where}; {left_out:,} others are left out." if left_out else ""
+    )
+    wide = len(compared) > 2
     return (
-        paragraph(TRUTH.format(report.snr_min))
-        + picture(figures.histograms(residuals, units=units), RESIDUALS, wide=len(compared) > 2)
-        + picture(figures.histograms(pulls, what="pull"), PULLS, wide=len(compared) > 2)
+        paragraph(evidence.drawn_from(stars) + TRUTH.format(report.snr_min))
+        + (paragraph(whose) if whose else "")
+        + picture(figures.histograms(residuals, units=units), f"{RESIDUALS} {whose}", wide=wide)
+        + picture(figures.histograms(pulls, what="pull"), f"{PULLS} {whose}", wide=wide)
         + table(["label", "S/N", *TABLE[2:]], rows)
     )
 
@@ -196,17 +212,74 @@ def _bin_name(low: float, high: float) -> str:
     return f"over {low:g}" if np.isinf(high) else f"{low:g} to {high:g}"
 
 
-def _true_columns(evidence: Evidence, url: str) -> Columns:
-    """Return the truth on the catalog's rows, joined by obsid; NaN where there is none."""
-    source = read_table(url)
-    if "obsid" not in source:
-        raise ConfigError(f"report.truth: {url} has no column obsid, only {sorted(source)}")
-    order = np.argsort(source["obsid"], kind="stable")
-    ids = source["obsid"][order]
-    place = np.searchsorted(ids, evidence.columns["obsid"]).clip(0, len(ids) - 1)
-    known = ids[place] == evidence.columns["obsid"]
-    return {
-        name: np.where(known, values[order][place], np.nan)
-        for name, values in source.items()
-        if values.dtype.kind == "f"
-    }
+def read_truth(stars: Rows, url: str, condition: str = "") -> tuple[Columns, int]:
+    """Return the truth of stars, joined by obsid, and how many of them `condition` leaves out.
+
+    Parameters
+    ----------
+    stars : Rows
+    url : str
+        Table of true labels, read piece by piece.
+    condition : str
+        On its columns; "": all stars.
+
+    Returns
+    -------
+    columns : dict of str to (n,) float64
+        NaN where there is no truth, or the condition does not hold.
+    left_out : int
+        Stars with labels whose truth is known and not asked for.
+
+    Raises
+    ------
+    ConfigError
+        If the table has no obsid, or the condition cannot be read.
+    """
+    there = column_names(url)
+    if "obsid" not in there:
+        raise ConfigError(f"report.truth: {url} has no column obsid, only {sorted(there)}")
+    labels = [name for name in _fitted_names(stars) if name in there]
+    wanted = list(dict.fromkeys(["obsid", *labels, *_asked(condition, there)]))
+    order = np.argsort(stars.columns["obsid"], kind="stable")
+    ids = stars.columns["obsid"][order]
+    true = {name: np.full(len(stars), np.nan) for name in labels}
+    left_out = 0
+    for piece in list_pieces(url, TRUTH_ROWS):
+        for part in iterate_piece(piece, wanted, TRUTH_ROWS):
+            row, place = _joined(ids, part["obsid"])
+            chosen = _selected(condition, {name: values[row] for name, values in part.items()})
+            left_out += int((~chosen & stars.fitted[order[place]]).sum())
+            for name in labels:
+                true[name][order[place[chosen]]] = part[name][row[chosen]]
+    return true, left_out
+
+
+def _joined(ids: Array, other: Array) -> tuple[Array, Array]:
+    """Return places in `other` and in the sorted `ids` of every pair of equal ones."""
+    first, last = (np.searchsorted(ids, other, side) for side in ("left", "right"))
+    several = last - first  # spectra of one obsid
+    row = np.repeat(np.arange(len(other)), several)
+    place = np.arange(len(row)) - np.repeat(np.cumsum(several) - several, several) + first[row]
+    return row, place
+
+
+def _asked(condition: str, there: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns that a condition is on."""
+    if not condition:
+        return ()
+    try:
+        names = columns_in(condition)
+    except ValueError as error:
+        raise ConfigError(f"report.truth_where: {error}") from error
+    if unknown := [name for name in names if name not in there]:
+        raise ConfigError(f"report.truth_where: the truth has no {unknown}, only {sorted(there)}")
+    return names
+
+
+def _selected(condition: str, columns: Columns) -> Array:
+    if not condition:
+        return np.ones(len(columns["obsid"]), bool)
+    try:
+        return where(condition, columns)
+    except ValueError as error:
+        raise ConfigError(f"report.truth_where: {error}") from error

@@ -1,73 +1,105 @@
-"""What a run has come to, read once: the catalog's columns, the models, where the rest lies."""
+"""What a run has come to, in memory that does not grow with it: counts, and samples of its rows.
 
-from collections.abc import Callable
-from dataclasses import dataclass
+The catalog's parts are read once, one in memory at a time. Every row is counted; figures and
+statistics are drawn from samples.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.types as patypes
 
 from scalespec.config import RunConfig
 from scalespec.errors import ScalespecError
 from scalespec.optimize.result import FitStatus
+from scalespec.plan import Block, plan_blocks
+from scalespec.schema import UNREADABLE, SpectrumStatus, status_names
 from scalespec.stages import folders
 from scalespec.stages.columns import label_names
 from scalespec.stages.inspect import Fitted, load_fitted
+from scalespec.stages.samples import Array, Columns, Rows, Sample
 from scalespec.store import paths
-from scalespec.store.catalog import read_parts, read_schema
+from scalespec.store.catalog import iterate_parts, read_schema
+from scalespec.store.ledger import Ledger
+from scalespec.store.spectra import count_spectra
 
-Array = npt.NDArray[Any]
-Columns = dict[str, Array]
+SAMPLE_ROWS = 50_000
+"""Most rows that a figure or a statistic is drawn from; medians of so many are good to 0.6 %."""
+NEAR_ROWS = 2048
+"""Good rows that lie together in the store: what is read of it for the mean residual."""
+CHUNK_ROWS = 256
+"""Rows that lie together."""
+OWN = (
+    *("row", "obsid", "ra", "dec", "snr", "spectrum_status", "fit_status", "at_bound"),
+    *("prior_dominated", "model", "chi2", "dof", "n_used", "rv", "rv_err", "rv_residual"),
+    *("vsini", "vsini_err", "lsf", "lsf_err"),
+)
+"""Columns that a page needs beside the labels."""
+
+
+Counts = Counter[tuple[str, str]]
+"""Rows by what was counted and its value: ("fit_status", "AT_BOUND"), ("rows", "readable"), ..."""
+
+
+def count(rows: Rows) -> Counts:
+    """Count rows by status, and by what is said of each label."""
+    columns = rows.columns
+    spectrum, fit = columns["spectrum_status"], columns["fit_status"]
+    readable = spectrum & np.uint32(UNREADABLE) == 0
+    asked = readable & (fit & np.uint32(FitStatus.NOT_SELECTED) == 0)
+    kinds: dict[str, Array] = {
+        "all": np.ones(len(rows), bool),
+        "readable": readable,
+        "asked": asked,
+        "fitted": rows.fitted,
+        "good": rows.good,
+        "unflagged": rows.fitted & (fit == 0),
+    }
+    found = {("rows", name): int(where.sum()) for name, where in kinds.items()}
+    for name, values, flags in (
+        ("fit_status", fit, FitStatus),
+        ("spectrum_status", spectrum, SpectrumStatus),
+    ):
+        found |= {(name, flag): n for flag, n in status_names(values, flags).items()}
+    for label in rows.labels:
+        for name in ("at_bound", "prior_dominated"):
+            found[name, label] = int((rows.fitted & rows.has_bit(name, label)).sum())
+        found["trusted", label] = int(rows.trusted(label).sum())
+    return Counter(found)
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a run has come to: the catalog's columns (n rows), and where the rest lies.
+    """What a run has come to.
 
     Attributes
     ----------
     config : RunConfig
-    columns : dict of str to (n,) array
-        Numeric columns of the catalog.
     planned : int
         Spectra of the plan.
+    counts : Counter
+        Of every row.
+    stars : Rows
+        A sample of all rows, without what other catalogs say.
+    matched : mapping of str to Rows
+        A sample of the rows that a label catalog knows, and what it says.
+    near : Rows
+        Good rows in chunks of the store.
+    extremes : Rows
+        The rows that are the most of their kind.
     """
 
     config: RunConfig
-    columns: Columns
     planned: int
-
-    @cached_property
-    def labels(self) -> list[str]:
-        """Labels that were fitted."""
-        return [n for n in label_names(self.columns) if f"first_{n}" in self.columns]
-
-    @cached_property
-    def fitted(self) -> Array:
-        """(n,) bool: rows that hold labels."""
-        if not self.labels:
-            return np.zeros(len(self.columns["row"]), bool)
-        return np.isfinite(self.columns[self.labels[0]])
-
-    @cached_property
-    def good(self) -> Array:
-        """(n,) bool: rows that hold labels and no flag, but that a label may be at its bound.
-
-        A model of twenty labels has one or other at its bound in most stars of low S/N, and the
-        rest of them none the worse for it.
-        """
-        flags = np.uint32(~int(FitStatus.AT_BOUND) & 0xFFFFFFFF)
-        good: Array = self.fitted & (self.columns["fit_status"] & flags == 0)
-        return good
-
-    def trusted(self, *labels: str) -> Array:
-        """(n,) bool: good rows where none of these labels is at its bound."""
-        known = [self.labels.index(name) for name in labels if name in self.labels]
-        bits = np.uint64(sum(1 << k for k in known))
-        trusted: Array = self.good & (self.columns["at_bound"].astype(np.uint64) & bits == 0)
-        return trusted
+    counts: Counts
+    stars: Rows
+    matched: Mapping[str, Rows] = field(default_factory=dict)
+    near: Rows = field(default_factory=lambda: Rows({}, ()))
+    extremes: Rows = field(default_factory=lambda: Rows({}, ()))
 
     @property
     def store(self) -> str:
@@ -79,9 +111,94 @@ class Evidence:
         """The run's models, as the fit used them."""
         return load_fitted(self.config, self.store)
 
+    def drawn_from(self, rows: Rows, kind: tuple[str, str] = ("rows", "all")) -> str:
+        """Say that `rows` are a sample, if they are; `kind` counts what they are a sample of."""
+        if len(rows) >= self.counts[kind]:
+            return ""
+        return f"Of a sample of {len(rows):,} out of {self.counts[kind]:,} rows. "
+
+
+EXTREMES: dict[str, Callable[[Rows], tuple[Array, Array]]] = {
+    "The lowest S/N with labels": lambda r: (r.columns["snr"], r.fitted),
+    "The worst χ²": lambda r: (-r.chi2_dof, r.fitted),
+    "A label at the edge of the model": lambda r: (
+        -r.columns["snr"],
+        r.fitted & (r.columns["fit_status"] & np.uint32(FitStatus.AT_BOUND) != 0),
+    ),
+    "A broken file": lambda r: (
+        r.columns["row"],
+        r.columns["spectrum_status"] & np.uint32(UNREADABLE) != 0,
+    ),
+}
+"""Kinds of rows of which the page shows the one with the least key: (key, which rows can be it)."""
+
+
+def find_extremes(rows: Rows) -> dict[str, int | None]:
+    """Return the place of the row that is the most of each kind; None where none is of it."""
+    found: dict[str, int | None] = {}
+    for kind, make in EXTREMES.items():
+        key, where = make(rows)
+        places = np.flatnonzero(where & np.isfinite(key))
+        found[kind] = int(places[np.argmin(key[places])]) if len(places) else None
+    return found
+
+
+def gather(config: RunConfig, planned: int, parts: Iterable[Rows]) -> Evidence:
+    """Count and sample rows that come part by part.
+
+    Parameters
+    ----------
+    config : RunConfig
+    planned : int
+        Spectra of the plan.
+    parts : iterable of Rows
+        The catalog's rows, in its order; one part at least.
+    """
+    counts: Counts = Counter()
+    stars, near = Sample(SAMPLE_ROWS), Sample(NEAR_ROWS, together=CHUNK_ROWS)
+    matched = {name: Sample(SAMPLE_ROWS) for name in config.crossmatch or {}}
+    extremes: list[Rows] = []
+    for part in parts:
+        counts.update(count(part))
+        own = [n for n in part.columns if n in own_columns(part.labels)]
+        mine = part.take(np.ones(len(part), bool), own)
+        stars.add(mine)
+        near.add(mine.take(mine.good))
+        for name, sample in matched.items():
+            others = [n for n in part.columns if n.startswith(f"{name}_")]
+            known = part.fitted & _any_known(part, others)
+            counts["matched", name] += int(known.sum())
+            sample.add(part.take(known, dict.fromkeys([*own, *others])))
+        both = Rows.join([*extremes, mine])
+        places = [place for place in find_extremes(both).values() if place is not None]
+        extremes = [both.take(np.unique(np.array(places, np.int64)))]
+    return Evidence(
+        config,
+        planned,
+        counts,
+        stars.rows(),
+        {name: sample.rows() for name, sample in matched.items()},
+        near.rows(),
+        extremes[0],
+    )
+
+
+def own_columns(labels: Sequence[str]) -> frozenset[str]:
+    """Return the columns that a page needs, but for what other catalogs say."""
+    return frozenset((*OWN, *labels, *(f"{label}_err" for label in labels)))
+
+
+def _any_known(rows: Rows, names: Sequence[str]) -> Array:
+    """(n,) bool: the catalog says something of the row."""
+    known = np.zeros(len(rows), bool)
+    for name in names:
+        if rows.columns[name].dtype.kind == "f":
+            known |= np.isfinite(rows.columns[name])
+    return known
+
 
 def read_evidence(config: RunConfig) -> Evidence:
-    """Read the numeric columns of the run's catalog: about 0.4 kB a row, without covariances.
+    """Read what the pages need of the run's catalog: memory of the samples and of one part.
 
     Raises
     ------
@@ -91,9 +208,33 @@ def read_evidence(config: RunConfig) -> Evidence:
     url = folders.catalog_url(config)
     planned = sum(segment.n for segment in folders.planned_segments(config))
     schema = read_schema(url)
-    names = [f.name for f in schema if patypes.is_integer(f.type) or patypes.is_floating(f.type)]
-    parts = read_parts(url, names)
-    return Evidence(config, {name: parts[name].to_numpy() for name in names}, planned)
+    numeric = [f.name for f in schema if patypes.is_integer(f.type) or patypes.is_floating(f.type)]
+    labels = [name for name in label_names(numeric) if f"first_{name}" in numeric]
+    own = own_columns(labels)
+    catalogs = tuple(f"{name}_" for name in config.crossmatch or {})
+    names = [name for name in numeric if name in own or name.startswith(catalogs)]
+    return gather(config, planned, _parts(url, names, labels))
+
+
+def _parts(url: str, names: Sequence[str], labels: Sequence[str]) -> Iterator[Rows]:
+    for table in iterate_parts(url, names):
+        yield Rows(_columns(table), labels)
+
+
+def _columns(table: pa.Table) -> Columns:
+    return {name: table[name].to_numpy() for name in table.column_names}
+
+
+def committed_blocks(config: RunConfig) -> list[Block]:
+    """Return the blocks whose spectra are preprocessed."""
+    url = folders.spectra_url(config)
+    done = Ledger(url).done()
+    if config.preprocess and config.preprocess.source:
+        n = count_spectra(paths.join(url, "spectra.zarr"))
+        blocks = plan_blocks(n, config.run.spectra_per_block)
+    else:
+        blocks = folders.planned_blocks(config)
+    return [block for block in blocks if block.index in done]
 
 
 def stage_folders(config: RunConfig) -> dict[str, str]:
@@ -101,6 +242,7 @@ def stage_folders(config: RunConfig) -> dict[str, str]:
     calls: dict[str, Callable[[], str]] = {
         "raw": partial(folders.raw_url, config),
         "spectra": partial(folders.spectra_url, config),
+        "statistics": lambda: paths.join(folders.spectra_url(config), "statistics"),
     }
     for name in config.crossmatch or {}:
         calls[f"matches/{name}"] = partial(folders.matches_url, config, name)

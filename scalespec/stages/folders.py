@@ -203,9 +203,10 @@ def catalog_url(config: RunConfig) -> str:
 
 
 def report_url(config: RunConfig) -> str:
-    """Return the folder of the report."""
+    """Return the folder of the report: on the catalog, or on the spectra where none is made."""
+    shown = catalog_url(config) if config.publish else spectra_url(config)
     truth = identity(config.report.truth) if config.report and config.report.truth else ""
-    name = digest(config.report, truth, _name(catalog_url(config)), config.run.name, FORMAT_VERSION)
+    name = digest(config.report, truth, _name(shown), config.run.name, FORMAT_VERSION)
     return stage_url(config.run.workspace, "report", name)
 
 

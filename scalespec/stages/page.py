@@ -2,8 +2,9 @@
 
 import base64
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -149,7 +150,12 @@ def _cell(value: Cell) -> tuple[str, bool]:
 
 def picture(figure: Figure, caption: str, *, wide: bool = False) -> str:
     """Return a figure with its caption; a wide one scrolls where the screen is narrow."""
-    data = base64.b64encode(to_png(figure)).decode()
+    return embedded(to_png(figure), caption, wide=wide)
+
+
+def embedded(png: bytes, caption: str, *, wide: bool = False) -> str:
+    """Return a picture that is drawn already, with its caption."""
+    data = base64.b64encode(png).decode()
     text = escape(caption)
     image = f'<img alt="{text}" src="data:image/png;base64,{data}">'
     inner = f'<div class="scroll">{image}</div>' if wide else image
@@ -170,6 +176,27 @@ def bars(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
         width = 280 * float(row[-1]) / most
         html = html.replace(f"\0{i}\0", f'<span class="bar" style="width:{width:.0f}px"></span>')
     return html
+
+
+def by_status(counts: Mapping[str, int], n: int, meaning: Mapping[Any, str]) -> str:
+    """Return a table of `n` rows by status; those that none has are left out.
+
+    Parameters
+    ----------
+    counts : mapping of str to int
+        Rows by name of a status bit; "OK" for none.
+    n : int
+        Rows in all.
+    meaning : mapping
+        Status bits to what they say.
+    """
+    told = {"OK": "nothing to say"} | {str(flag.name): text for flag, text in meaning.items()}
+    rows = [
+        (name, k, 100 * k / max(n, 1), told.get(name, ""))
+        for name in told
+        if (k := counts.get(name, 0))
+    ]
+    return table(["status", "rows", "%", "what it says"], rows)
 
 
 def folded(summary: str, text: str) -> str:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from functools import partial
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,20 +10,17 @@ from matplotlib.figure import Figure
 from scalespec import figures
 from scalespec.config import RunConfig
 from scalespec.errors import ScalespecError
-from scalespec.optimize.result import FitStatus
 from scalespec.plan import Stage
-from scalespec.schema import UNREADABLE
 from scalespec.stages import folders
-from scalespec.stages.columns import (
-    FIT_STATUS,
-    SPECTRUM_STATUS,
-    label_title,
-)
+from scalespec.stages.columns import FIT_STATUS, SPECTRUM_STATUS, label_title
 from scalespec.stages.comparison import references, truth
-from scalespec.stages.evidence import Array, Evidence, read_evidence, stage_folders
-from scalespec.stages.inspect import best_fit_flux, star_title
+from scalespec.stages.evidence import Evidence, read_evidence, stage_folders
+from scalespec.stages.examples import examples, mean_residual
+from scalespec.stages.label_sources import label_catalogs
+from scalespec.stages.overview import abundances, sky
 from scalespec.stages.page import (
     bars,
+    by_status,
     folded,
     heading,
     page,
@@ -33,34 +30,30 @@ from scalespec.stages.page import (
     table,
     tiles,
 )
+from scalespec.stages.samples import Array
+from scalespec.stages.survey_pages import (
+    before_and_after,
+    spectra_lead,
+    spectra_summary,
+    survey_statistics,
+)
 from scalespec.store import paths
 from scalespec.store.ledger import read_json, set_current
 from scalespec.store.model import checksum, model_record
-from scalespec.store.spectra import read_rows
-
-GIANT_LOGG = 3.5
-"""Below it a star is called a giant here; the examples show one of either kind."""
-MEAN_STARS, MEAN_CHUNKS = 512, 8
-"""Stars in the mean residual, and places of the store they are read from."""
-CHUNK_ROWS = 256
-EXAMPLE = "Black: the spectrum; orange: its best fit; grey: pixels that did not count."
 
 
 def summary(evidence: Evidence) -> str:
     """Say how many spectra became stars with labels, and what became of the others."""
-    columns = evidence.columns
-    spectrum, fit = columns["spectrum_status"], columns["fit_status"]
-    readable = spectrum & np.uint32(UNREADABLE) == 0
-    asked = readable & (fit & np.uint32(FitStatus.NOT_SELECTED) == 0)
-    missing = evidence.planned - len(fit)
+    counts = evidence.counts
+    missing = evidence.planned - counts["rows", "all"]
     html = tiles(
         [
             (f"{evidence.planned:,}", "spectra planned"),
-            (f"{int(readable.sum()):,}", "readable"),
-            (f"{int(asked.sum()):,}", "asked for"),
-            (f"{int(evidence.fitted.sum()):,}", "with labels"),
-            (f"{int(evidence.good.sum()):,}", "no flag, or only a label at its edge"),
-            (f"{int((evidence.fitted & (fit == 0)).sum()):,}", "without any flag"),
+            (f"{counts['rows', 'readable']:,}", "readable"),
+            (f"{counts['rows', 'asked']:,}", "asked for"),
+            (f"{counts['rows', 'fitted']:,}", "with labels"),
+            (f"{counts['rows', 'good']:,}", "no flag but of single labels"),
+            (f"{counts['rows', 'unflagged']:,}", "without any flag"),
         ]
     )
     if missing:
@@ -68,51 +61,63 @@ def summary(evidence: Evidence) -> str:
         html += paragraph(text + " Run again with --retry-failed.", kind="bad")
     html += heading("Fits by status")
     html += paragraph("A star may carry several flags. No flag: a fit to be trusted.", kind="quiet")
-    html += _by_status(fit, FIT_STATUS)
-    html += heading("Spectra by status") + _by_status(spectrum, SPECTRUM_STATUS)
-    return html + _at_bounds(evidence)
+    html += by_status(_counted(evidence, "fit_status"), counts["rows", "all"], FIT_STATUS)
+    html += heading("Spectra by status")
+    html += by_status(_counted(evidence, "spectrum_status"), counts["rows", "all"], SPECTRUM_STATUS)
+    return html + _by_label(evidence)
 
 
-def _by_status(status: Array, meaning: Mapping[Any, str]) -> str:
-    n = max(len(status), 1)
-    rows = [("OK", "nothing to say", int(np.sum(status == 0)))]
-    for flag, text in meaning.items():
-        rows.append((str(flag.name), text, int(np.sum(status & np.uint32(flag.value) != 0))))
-    shown = [(name, k, 100 * k / n, text) for name, text, k in rows if k]
-    return table(["status", "rows", "%", "what it says"], shown)
+def _counted(evidence: Evidence, what: str) -> dict[str, int]:
+    return {value: n for (name, value), n in evidence.counts.items() if name == what}
 
 
-def _at_bounds(evidence: Evidence) -> str:
-    bits = evidence.columns["at_bound"].astype(np.uint64)
-    counts = {
-        label_title(name): int(np.sum(bits >> np.uint64(i) & np.uint64(1)))
-        for i, name in enumerate(evidence.labels)
-    }
-    told = " · ".join(f"{name} {k:,}" for name, k in counts.items() if k)
-    title = "Stars with a label on the edge of the model's range, by label"
-    return heading(title) + paragraph(told) if told else ""
+def _by_label(evidence: Evidence) -> str:
+    """Say of each label in how many stars it is to be trusted, and what is against it."""
+    counts, fitted = evidence.counts, evidence.counts["rows", "fitted"]
+    if not fitted:
+        return ""
+    rows = [
+        (
+            label_title(name),
+            counts["trusted", name],
+            100 * counts["trusted", name] / fitted,
+            counts["at_bound", name],
+            counts["prior_dominated", name],
+        )
+        for name in evidence.stars.labels
+    ]
+    text = (
+        "Of the stars with labels. At its bound: the label ended on the edge of the model's range. "
+        "Said by the prior: range or prior say as much of it as the spectrum does. Trusted: "
+        "neither, and no other flag."
+    )
+    columns = ["label", "trusted", "%", "at its bound", "said by the prior"]
+    return heading("Trust by label") + table(columns, rows) + paragraph(text, kind="quiet")
 
 
 def kiel(evidence: Evidence) -> str:
     """Draw the Kiel diagram of the stars without flags."""
-    columns = evidence.columns
-    metal = next((name for name in ("fe_h", "m_h") if name in columns), "")
-    if not {"teff", "logg", metal} <= set(columns):
+    stars = evidence.stars
+    metal = next((name for name in ("fe_h", "m_h") if name in stars.columns), "")
+    names = ("teff", "logg", metal)
+    if not set(names) <= set(stars.columns):
         return paragraph("The model has no Teff, log g and metallicity to draw.", kind="quiet")
-    shown = evidence.trusted("teff", "logg")
+    shown = stars.trusted("teff", "logg")
     text = (
         "One should see a main sequence at log g 4-5 and a giant branch that is cooler where "
         "metals are many; stars along a straight edge are where the model ends."
     )
     title = label_title(metal)
-    drawn = [picture(_kiel(columns, ("teff", "logg", metal), shown, title), "Fitted labels.")]
-    for catalog in evidence.config.crossmatch or {}:
-        names = [f"{catalog}_{name}" for name in ("teff", "logg", metal)]
-        if set(names) <= set(columns) and np.isfinite(columns[names[1]][shown]).any():
+    drawn = [picture(_kiel(stars.columns, names, shown, title), "Fitted labels.")]
+    for catalog, rows in evidence.matched.items():
+        theirs = [f"{catalog}_{name}" for name in names]
+        here = rows.trusted("teff", "logg") if len(rows) else np.zeros(0, bool)
+        if set(theirs) <= set(rows.columns) and np.isfinite(rows.columns[theirs[1]][here]).any():
             caption = f"The same stars by {catalog}, as far as they are in it."
-            drawn.append(picture(_kiel(columns, names, shown, title), caption))
+            drawn.append(picture(_kiel(rows.columns, theirs, here, title), caption))
+    said = f"{int(shown.sum()):,} stars without flag, with a Teff and a log g to be trusted."
     return (
-        paragraph(f"{int(shown.sum()):,} stars without flag, Teff and log g off their edges.")
+        paragraph(evidence.drawn_from(stars) + said)
         + paragraph(text, kind="quiet")
         + side_by_side(drawn)
     )
@@ -123,96 +128,11 @@ def _kiel(columns: Mapping[str, Array], names: Sequence[str], shown: Array, titl
     return figures.kiel_diagram(teff, logg, color, color_name=title)
 
 
-def examples(evidence: Evidence) -> str:
-    """Draw one spectrum of each kind with its best fit."""
-    html = ""
-    for kind, place in pick_examples(evidence).items():
-        if place is None:
-            html += heading(kind) + paragraph("The run has none.", kind="quiet")
-            continue
-        star = {name: values[place] for name, values in evidence.columns.items()}
-        spectra = read_rows(evidence.store, np.array([star["row"]]))
-        best = {name: values[[place]] for name, values in evidence.columns.items()}
-        fit = best_fit_flux(evidence.models, spectra, best)[0]
-        figure = figures.spectrum_fit(
-            spectra["wavelength"].to_numpy(),
-            spectra["flux"].to_numpy()[0],
-            spectra["ivar"].to_numpy()[0],
-            fit if np.isfinite(fit).all() else None,
-            title=star_title(star, evidence.labels),
-        )
-        html += heading(kind) + picture(figure, EXAMPLE, wide=True)
-    return html
-
-
-def pick_examples(evidence: Evidence) -> dict[str, int | None]:
-    """Return which row shows what; None where no row does.
-
-    The two good ones are of middling χ², so that they show what a fit usually is.
-    """
-    columns, fitted = evidence.columns, evidence.fitted
-    quality = columns["chi2"] / np.maximum(columns["n_used"], 1)
-    report = evidence.config.report
-    clear = evidence.trusted("teff", "logg") & (columns["snr"] >= (report.snr_min if report else 0))
-    giant = columns["logg"] < GIANT_LOGG if "logg" in columns else fitted
-    bound = columns["fit_status"] & np.uint32(FitStatus.AT_BOUND) != 0
-    broken = columns["spectrum_status"] & np.uint32(UNREADABLE) != 0
-    return {
-        "A giant": _middle(quality, clear & giant),
-        "A dwarf": _middle(quality, clear & ~giant),
-        "The lowest S/N with labels": _first(columns["snr"], fitted),
-        "The worst χ²": _first(-quality, fitted),
-        "A label at the edge of the model": _first(-columns["snr"], fitted & bound),
-        "A broken file": _first(columns["row"], broken),
-    }
-
-
-def _first(key: Array, where: Array) -> int | None:
-    rows = np.flatnonzero(where & np.isfinite(key))
-    return int(rows[np.argmin(key[rows])]) if len(rows) else None
-
-
-def _middle(key: Array, where: Array) -> int | None:
-    rows = np.flatnonzero(where & np.isfinite(key))
-    return int(rows[np.argsort(key[rows], kind="stable")[len(rows) // 2]]) if len(rows) else None
-
-
-def mean_residual(evidence: Evidence) -> str:
-    """Draw what the model gets wrong in all stars alike."""
-    rows = _spread_out(evidence.columns["row"], evidence.good)
-    if not len(rows):
-        return paragraph("No star was fitted without a flag.", kind="quiet")
-    spectra = read_rows(evidence.store, evidence.columns["row"][rows])
-    best = {name: values[rows] for name, values in evidence.columns.items()}
-    fit = best_fit_flux(evidence.models, spectra, best)
-    ivar = np.where(np.isfinite(fit), spectra["ivar"].to_numpy(), 0).astype(np.float64)
-    weight = ivar.sum(axis=0)
-    total = (ivar * np.nan_to_num(fit - spectra["flux"].to_numpy())).sum(axis=0)
-    known = np.where(weight > 0, weight, np.nan)
-    figure = figures.mean_residual(
-        spectra["wavelength"].to_numpy(), total / known, 1 / np.sqrt(known)
-    )
-    caption = (
-        f"Weighted mean of {len(rows):,} stars without flags. Photon noise alone would keep it in "
-        "the grey band; a line that sticks out is wrong or missing in the model."
-    )
-    return picture(figure, caption, wide=True)
-
-
-def _spread_out(row: Array, good: Array) -> Array:
-    """Return up to MEAN_STARS good places, in chunks of the store that lie far apart."""
-    places = np.flatnonzero(good)
-    chunks = np.unique(row[places] // CHUNK_ROWS)
-    step = max(1, -(-len(chunks) // MEAN_CHUNKS))
-    near = places[np.isin(row[places] // CHUNK_ROWS, chunks[::step])]
-    return near[:: max(1, -(-len(near) // MEAN_STARS))]
-
-
-def throughput(evidence: Evidence) -> str:
+def throughput(config: RunConfig) -> str:
     """Say how fast each stage was."""
     timings = [
         read_json(paths.join(url, "timing.json"))
-        for url in stage_folders(evidence.config).values()
+        for url in stage_folders(config).values()
         if paths.exists(paths.join(url, "timing.json"))
     ]
     if not timings:
@@ -227,9 +147,8 @@ def throughput(evidence: Evidence) -> str:
     return bars(columns, rows) + paragraph(text, kind="quiet")
 
 
-def learning(evidence: Evidence) -> str:
+def learning(config: RunConfig) -> str:
     """Draw how the trained model learned."""
-    config = evidence.config
     if config.train is None or folders.model_url(config) not in folders.model_urls(config):
         return paragraph("The run's models were trained elsewhere.", kind="quiet")
     metadata = model_record(folders.model_url(config))["metadata"]
@@ -238,11 +157,11 @@ def learning(evidence: Evidence) -> str:
     return picture(figure, caption)
 
 
-def provenance(evidence: Evidence) -> str:
+def provenance(config: RunConfig) -> str:
     """Say what made this: models, digests, versions, the run file as resolved."""
-    config = evidence.config
-    models = [(number, url, checksum(url)) for number, url in enumerate(folders.model_urls(config))]
-    html = heading("Models") + table(["model", "where", "checksum"], models)
+    urls = folders.model_urls(config) if config.infer or config.train else ()
+    models = [(number, url, checksum(url)) for number, url in enumerate(urls)]
+    html = heading("Models") + table(["model", "where", "checksum"], models) if models else ""
     digests = [(name, url) for name, url in stage_folders(config).items()]
     html += heading("Folders in use") + table(["stage", "folder"], digests)
     run = paths.join(config.run.workspace, "run.json")
@@ -251,17 +170,32 @@ def provenance(evidence: Evidence) -> str:
     return html + folded("Run file as resolved", config.model_dump_json(indent=1))
 
 
-SECTIONS: dict[str, Callable[[Evidence], str]] = {
+OF_CATALOG: dict[str, Callable[[Evidence], str]] = {
     "Summary": summary,
+    "Sky": sky,
     "Kiel diagram": kiel,
+    "Abundances": abundances,
     "Against other catalogs": references,
     "Against the truth": truth,
     "Example spectra": examples,
     "Mean residual": mean_residual,
-    "Throughput": throughput,
+}
+"""Sections of a run that ends in a catalog."""
+OF_SPECTRA: dict[str, Callable[[RunConfig], str]] = {
+    "Spectra": spectra_summary,
+    "Before and after": before_and_after,
+    "Survey statistics": survey_statistics,
+}
+"""Sections of every run."""
+OF_RUN: dict[str, Callable[[RunConfig], str]] = {
+    "Label catalogs": label_catalogs,
     "Learning": learning,
+    "Throughput": throughput,
     "Provenance": provenance,
 }
+"""Sections of every run that has something to say there; they come last."""
+WANTS = {"Label catalogs": "crossmatch", "Learning": "train"}
+"""Tables of the run file without which a section is left out."""
 
 
 def write_report(config: RunConfig) -> str:
@@ -270,11 +204,20 @@ def write_report(config: RunConfig) -> str:
     Raises
     ------
     StoreError
-        If nothing is published yet, or the page cannot be written.
+        If nothing is published yet, or preprocessed where the run publishes nothing, or the page
+        cannot be written.
     """
-    evidence = read_evidence(config)
-    sections = [(name, _made(make, evidence)) for name, make in SECTIONS.items()]
-    lead = f"{len(evidence.fitted):,} spectra, {', '.join(map(label_title, evidence.labels[:8]))}"
+    sections: list[tuple[str, str]] = []
+    if config.publish is not None:
+        evidence = read_evidence(config)
+        sections += [(name, _made(partial(make, evidence))) for name, make in OF_CATALOG.items()]
+        titles = ", ".join(map(label_title, evidence.stars.labels[:8]))
+        lead = f"{evidence.counts['rows', 'all']:,} spectra, {titles}"
+    else:
+        lead = spectra_lead(config)
+    for name, make in (OF_SPECTRA | OF_RUN).items():
+        if name not in WANTS or getattr(config, WANTS[name]) is not None:
+            sections.append((name, _made(partial(make, config))))
     html = page(config.run.name, lead, sections)
     folder = folders.report_url(config)
     url = paths.join(folder, "index.html")
@@ -283,9 +226,9 @@ def write_report(config: RunConfig) -> str:
     return url
 
 
-def _made(make: Callable[[Evidence], str], evidence: Evidence) -> str:
+def _made(make: Callable[[], str]) -> str:
     try:
-        return make(evidence)
+        return make()
     except ScalespecError as error:
         return paragraph(f"This cannot be shown: {error}", kind="bad")
 

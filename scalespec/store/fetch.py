@@ -1,8 +1,11 @@
 """Many objects at once: their bytes, and what identifies them at the moment they were read."""
 
+import math
 import os
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from operator import length_hint
 
 import obstore
 
@@ -14,6 +17,11 @@ GETS_IN_FLIGHT = 32
 """Objects fetched at once by one worker: a bucket's latency is hidden, its bandwidth not wasted."""
 READS_IN_FLIGHT = 8
 """Files read at once from a disk, which may be one across a network."""
+
+PROMPT_S = 2e-4
+"""Time a file may take for which no second thread is worth its cost."""
+PATIENCE_S = 0.01
+"""Time by which a disk may fall behind that before threads are started."""
 
 Fetched = tuple[bytes, Entry] | StoreError
 """An object's content and identity, or why there is none."""
@@ -29,7 +37,7 @@ def read_entry(url: str) -> tuple[bytes, Entry]:
     """
     with paths.explained(url):
         if not paths.is_remote(url):
-            with paths.local_path(url).open("rb", buffering=0) as file:
+            with open(url.removeprefix("file://"), "rb", buffering=0) as file:  # noqa: PTH123 - fast
                 stat = os.fstat(file.fileno())
                 return file.read(), Entry(url, stat.st_size, stat.st_mtime)
         store, key = paths.opened(url)
@@ -40,27 +48,36 @@ def read_entry(url: str) -> tuple[bytes, Entry]:
 def fetch(urls: Sequence[str], in_flight: int | None = None) -> list[Fetched]:
     """Read many objects at once; one that cannot be read is its error, in its place.
 
+    Files of a disk that answers within `PROMPT_S` are read one after another: threads would cost
+    more than they save.
+
     Parameters
     ----------
     urls : sequence of str
     in_flight : int, optional
-        How many at once: `GETS_IN_FLIGHT` of a bucket, `READS_IN_FLIGHT` of a disk.
+        How many at once: `GETS_IN_FLIGHT` of a bucket, `READS_IN_FLIGHT` of a slow disk.
     """
     remote = any(map(paths.is_remote, urls))
     n = min(in_flight or (GETS_IN_FLIGHT if remote else READS_IN_FLIGHT), len(urls))
     found: list[Fetched] = [StoreError("not read")] * len(urls)
-    todo = iter(
-        range(len(urls))
-    )  # shared: next() of a range is atomic, a future a file is not free
+    # shared: next() of a range is atomic, a future a file is not free
+    todo = iter(range(len(urls)))
 
-    def work() -> None:
+    def work(wait_s: float = math.inf) -> None:
+        end = time.monotonic() + wait_s
         for i in todo:
             try:
                 found[i] = read_entry(urls[i])
             except StoreError as error:
                 found[i] = error
+            end += PROMPT_S
+            if time.monotonic() > end:
+                return
 
-    with ThreadPoolExecutor(max(n, 1)) as pool:
-        for done in [pool.submit(work) for _ in range(n)]:
-            done.result()
+    if not remote and in_flight is None:
+        work(PATIENCE_S)
+    if left := min(n, length_hint(todo)):
+        with ThreadPoolExecutor(left) as pool:
+            for done in [pool.submit(work) for _ in range(left)]:
+                done.result()
     return found

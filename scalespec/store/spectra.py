@@ -4,10 +4,10 @@ One block of spectra is one shard of every array, written by one writer; a write
 shards is refused, because two writers in one shard lose rows without a word.
 """
 
+import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache, wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ from scalespec.schema import PER_SPECTRUM, SpectrumStatus
 from scalespec.store import paths
 from scalespec.store.encoding import Encoding, round_bits
 from scalespec.store.fixed import is_recorded, record_fixed
+from scalespec.store.opening import dims_of, explained, open_array, open_group
+from scalespec.store.shards import read_metadata, shards
 from scalespec.store.wrapped import HashingStore, zarr_store
 
 CHUNK_ROWS = 256
@@ -32,33 +34,6 @@ UNPLANNED: dict[str, float | int] = {
     "status": int(SpectrumStatus.PADDING),
 }
 """What rows hold that no spectrum was planned for; ivar 0 in all of them."""
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-def _explained(call: Callable[Concatenate[str, P], T]) -> Callable[Concatenate[str, P], T]:
-    """Let what a disk or an object store says to Zarr become a StoreError that names the URL."""
-
-    @wraps(call)
-    def explained(url: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with paths.explained(url):
-            return paths.persistent(lambda: call(url, *args, **kwargs))
-
-    return explained
-
-
-def _open_group(url: str) -> zarr.Group:
-    if not paths.exists(paths.join(url, "zarr.json")):
-        raise StoreError(f"{url}: no spectra store there")
-    return zarr.open_group(zarr_store(url, read_only=True), mode="r", use_consolidated=False)
-
-
-def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    array = group.get(name)
-    if not isinstance(array, zarr.Array):
-        raise StoreError(f"{group.store}: no array '{name}' in this spectra store")
-    return array
 
 
 def chunk_rows(rows: int) -> int:
@@ -100,7 +75,7 @@ def create_spectra(
     )
 
 
-@_explained
+@explained
 def _create(
     url: str, template: xr.Dataset, n_spectrum: int, shard_rows: int, encoding: Encoding
 ) -> None:
@@ -155,14 +130,14 @@ def grow_spectra(url: str, ends: Sequence[int]) -> None:
         _record(url)
 
 
-@_explained
+@explained
 def _grow(url: str, ends: list[int]) -> bool:
     group = zarr.open_group(zarr_store(url), mode="r+", use_consolidated=False)
     before: Any = group.attrs.get("ends") or [count_spectra(url)]
     if ends[-1] <= before[-1]:
         return False
     for _, array in group.arrays():
-        if _dims(array)[:1] == ("spectrum",) and array.shape[0] < ends[-1]:
+        if dims_of(array)[:1] == ("spectrum",) and array.shape[0] < ends[-1]:
             array.resize((ends[-1], *array.shape[1:]))
     group.attrs.update({"ends": ends})  # last: a kill before it is mended by the next call
     return True
@@ -172,14 +147,10 @@ def _record(url: str) -> None:
     """Keep the checksums of what no block writes."""
     per_row = set()
     for arm in ("", *arm_names(url)):
-        for name, array in _open_group(_group(url, arm)).arrays():
-            if _dims(array)[:1] == ("spectrum",):
+        for name, array in open_group(_group(url, arm)).arrays():
+            if dims_of(array)[:1] == ("spectrum",):
                 per_row.add(f"{arm}/{name}" if arm else name)
     record_fixed(url, frozenset(per_row))
-
-
-def _dims(array: zarr.Array[Any]) -> tuple[str, ...]:
-    return tuple(str(dim) for dim in getattr(array.metadata, "dimension_names", None) or ())
 
 
 def _plain(attrs: Mapping[Any, Any]) -> dict[str, Any]:
@@ -190,7 +161,7 @@ def _plain(attrs: Mapping[Any, Any]) -> dict[str, Any]:
     }
 
 
-@_explained
+@explained
 def write_spectra(url: str, block: Block, data: xr.Dataset) -> dict[str, str]:
     """Write one block, whole shards only; pixels lose the bits that the store does not keep.
 
@@ -204,14 +175,15 @@ def write_spectra(url: str, block: Block, data: xr.Dataset) -> dict[str, str]:
     StoreError
         If the block is not exactly one shard of the store, or holds another number of rows.
     """
-    hashing = HashingStore(zarr_store(url))
-    group = zarr.open_group(hashing, mode="r+", use_consolidated=False)
-    rows = int(group.attrs["shard_rows"])  # type: ignore[arg-type]
+    attrs = json.loads(read_metadata(url))["attributes"]
+    rows = int(attrs["shard_rows"])
+    hashes: dict[str, str] = {}
     for name, variable in data.variables.items():
         if variable.dims[:1] != ("spectrum",):  # coordinates were written with the store
             continue
-        array = _array(group, str(name))
-        ends: Any = group.attrs.get("ends") or [array.shape[0]]
+        metadata = read_metadata(url, str(name))
+        array = json.loads(metadata)
+        ends = attrs.get("ends") or array["shape"][:1]
         end = next((end for end in ends if end > block.start), 0)
         whole = block.start % rows == 0 and block.stop == min(block.start + rows, end)
         if not whole or variable.shape[0] != block.size:
@@ -219,10 +191,20 @@ def write_spectra(url: str, block: Block, data: xr.Dataset) -> dict[str, str]:
                 f"{url}: rows {block.start}:{block.stop} with {variable.shape[0]} spectra are not "
                 f"one whole shard of {rows}: two writers in one shard lose rows"
             )
-        bits: Any = array.attrs.get("lossy_bits")
+        bits = array["attributes"].get("lossy_bits")
         values = variable.values if bits is None else round_bits(variable.values, bits)
-        array[block.start : block.stop] = values
-    return dict(sorted(hashing.hashes.items()))
+        if known := shards(metadata):
+            hashes |= known.write(url, str(name), block.start // rows, values)
+        else:
+            hashes |= _write_by_zarr(url, str(name), block, values)
+    return dict(sorted(hashes.items()))
+
+
+def _write_by_zarr(url: str, name: str, block: Block, values: npt.NDArray[Any]) -> dict[str, str]:
+    hashing = HashingStore(zarr_store(url))
+    group = zarr.open_group(hashing, mode="r+", use_consolidated=False)
+    open_array(group, name)[block.start : block.stop] = values
+    return hashing.hashes
 
 
 def create_arms(
@@ -253,10 +235,10 @@ def write_arms(url: str, block: Block, groups: Mapping[str, xr.Dataset]) -> dict
     return dict(sorted(hashes.items()))
 
 
-@_explained
+@explained
 def arm_names(url: str) -> tuple[str, ...]:
     """Return the arms of the store at `url`; of a store whose root has the pixels, none."""
-    arms = _open_group(url).attrs.get("arms", [])
+    arms = open_group(url).attrs.get("arms", [])
     return tuple(map(str, arms))  # type: ignore[arg-type]
 
 
@@ -264,7 +246,7 @@ def _group(url: str, name: str) -> str:
     return paths.join(url, name) if name else url
 
 
-@_explained
+@explained
 def read_spectra(
     url: str, start: int, stop: int, *, names: Iterable[str] | None = None
 ) -> xr.Dataset:
@@ -275,11 +257,11 @@ def read_spectra(
     StoreError
         If there is no spectra store at `url`, or a shard of it is damaged.
     """
-    group = _open_group(url)
+    group = open_group(url)
     wanted = None if names is None else set(names)
     variables: dict[str, xr.Variable] = {}
     for name, array in group.arrays():
-        dims = _dims(array)
+        dims = dims_of(array)
         per_row = dims[:1] == ("spectrum",)
         if per_row and wanted is not None and name not in wanted:
             continue
@@ -293,29 +275,6 @@ def read_spectra(
     coords = {n: v for n, v in variables.items() if v.dims == (n,)}
     data = {n: v for n, v in variables.items() if n not in coords}
     return _named(xr.Dataset(data, coords=coords, attrs=dict(group.attrs)))
-
-
-@lru_cache(maxsize=8)
-def _pixel_arrays(url: str, names: tuple[str, ...]) -> tuple[zarr.Array[Any], ...]:
-    group = _open_group(url)
-    return tuple(_array(group, name) for name in names)
-
-
-@_explained
-def read_pixels(
-    url: str, start: int, stop: int, names: tuple[str, ...] = ("flux", "ivar")
-) -> tuple[npt.NDArray[Any], ...]:
-    """Read rows ``[start, stop)`` of arrays of a store that grows no more, and nothing else of it.
-
-    What the store holds is looked up once per process: `read_spectra` does so with every call.
-
-    Raises
-    ------
-    StoreError
-        If there is no spectra store at `url`, or a shard of it is damaged.
-    """
-    with paths.explained(f"{url}, rows {start}:{stop}", ValueError, RuntimeError):
-        return tuple(np.asarray(array[start:stop]) for array in _pixel_arrays(url, names))
 
 
 def _named(spectra: xr.Dataset) -> xr.Dataset:
@@ -346,13 +305,13 @@ def read_rows(url: str, rows: npt.NDArray[np.int64]) -> xr.Dataset:
     return joined.isel(spectrum=np.argsort(np.concatenate(places), kind="stable"))
 
 
-@_explained
+@explained
 def count_spectra(url: str) -> int:
     """Return the number of rows of the store at `url`."""
-    return int(_array(_open_group(url), "status").shape[0])
+    return int(open_array(open_group(url), "status").shape[0])
 
 
-@_explained
+@explained
 def open_spectra(url: str) -> xr.Dataset:
     """Open a spectra store lazily, one Dask chunk per shard.
 
@@ -371,7 +330,7 @@ def open_spectra(url: str) -> xr.Dataset:
     StoreError
         If there is no spectra store at `url`.
     """
-    group = _open_group(url)
+    group = open_group(url)
     rows = int(group.attrs["shard_rows"])  # type: ignore[arg-type]
     store = zarr_store(url, read_only=True)
     spectra: xr.Dataset = xr.open_zarr(store, chunks={"spectrum": rows}, consolidated=False)

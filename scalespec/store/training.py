@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scalespec.errors import ModelError
-from scalespec.store.spectra import read_pixels
+from scalespec.store.pixels import read_pixels
 
 Batch = tuple[
     npt.NDArray[np.float32],
@@ -55,6 +55,7 @@ class TrainingData:
     _cache: dict[int, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]] = field(
         default_factory=dict
     )
+    _spare: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None = None
 
     def __post_init__(self) -> None:
         if not len(self.rows):
@@ -78,26 +79,37 @@ class TrainingData:
     def read(self, which: npt.NDArray[np.int64]) -> Batch:
         """Return the rows that stand at places `which` of `rows`."""
         wanted = self.rows[which]
-        flux: npt.NDArray[np.float32] | None = None
-        for chunk in np.unique(wanted // self.chunk_rows):
-            here = np.flatnonzero(wanted // self.chunk_rows == chunk)
-            part_flux, part_ivar = self._chunk(int(chunk))
-            if flux is None:
+        if not len(wanted):
+            raise ModelError(f"{self.url}: asked for no rows")
+        order = np.argsort(wanted, kind="stable")
+        chunk = wanted[order] // self.chunk_rows
+        flux = ivar = np.empty((0, 0), np.float32)
+        for here in np.split(order, np.flatnonzero(np.diff(chunk)) + 1):
+            index = int(wanted[here[0]] // self.chunk_rows)
+            part_flux, part_ivar = self._chunk(index)
+            if not len(flux):
                 flux = np.empty((len(wanted), part_flux.shape[1]), np.float32)
                 ivar = np.empty_like(flux)
-            inside = wanted[here] - chunk * self.chunk_rows
+            inside = _as_slice(wanted[here] - index * self.chunk_rows)
             flux[here], ivar[here] = part_flux[inside], part_ivar[inside]
-        if flux is None:
-            raise ModelError(f"{self.url}: asked for no rows")
         return self.labels[which], flux, ivar, self.displacement[which]
 
     def _chunk(self, index: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        if index not in self._cache:
-            start = index * self.chunk_rows
-            flux, ivar = read_pixels(self.url, start, start + self.chunk_rows)
-            made = flux, ivar
-            held = sum(flux.nbytes + ivar.nbytes for flux, ivar in self._cache.values())
-            if held + 2 * made[0].nbytes > CACHE_BYTES:
-                return made
-            self._cache[index] = made
-        return self._cache[index]
+        """Return a chunk's flux and ivar; what is not kept is good until the next call."""
+        if index in self._cache:
+            return self._cache[index]
+        start = index * self.chunk_rows
+        flux, ivar = read_pixels(self.url, start, start + self.chunk_rows, out=self._spare)
+        held = sum(flux.nbytes + ivar.nbytes for flux, ivar in self._cache.values())
+        if held + 2 * flux.nbytes <= CACHE_BYTES:
+            self._cache[index] = flux, ivar
+            self._spare = None
+        elif len(flux) == self.chunk_rows:  # memory that is had already is decoded into at once
+            self._spare = flux, ivar
+        return flux, ivar
+
+
+def _as_slice(rows: npt.NDArray[np.int64]) -> slice | npt.NDArray[np.int64]:
+    """Return ascending rows as a slice where none is left out: it costs no copy."""
+    whole = rows[-1] - rows[0] + 1 == len(rows)
+    return slice(int(rows[0]), int(rows[-1]) + 1) if whole else rows

@@ -22,7 +22,6 @@ Value = str | bool | int | float | None
 Cards = Collection[str] | None
 
 CARD, BLOCK = 80, 2880  # bytes
-_PRINTABLE = bytes(range(32, 127))
 _END = b"END".ljust(CARD)
 _IMAGE_DTYPES = {-64: ">f8", -32: ">f4", 8: "u1", 16: ">i2", 32: ">i4", 64: ">i8"}
 _COLUMN_DTYPES = {"E": ">f4", "D": ">f8", "I": ">i2", "J": ">i4", "K": ">i8", "B": "u1", "L": "u1"}
@@ -132,24 +131,17 @@ class _Header:
     """Where the cards of one header lie; values are parsed when asked for."""
 
     data: bytes
-    offsets: dict[bytes, int]  # padded keyword -> its first card
+    start: int
+    offsets: dict[bytes, int]  # padded keyword -> its first card, from `start` on
 
     def value(self, keyword: str) -> Value:
         offset = self.offsets.get(keyword.encode().ljust(8))
-        if offset is None:
-            return None
-        found = _VALUE.fullmatch(self.data, offset + 8, offset + CARD)
-        if found is None:
-            raise UnsupportedFITS(f"card {self.data[offset : offset + CARD]!r}")
-        group = found.lastindex
-        if group is None:
-            return None
-        text = found[group]
-        if group == _STRING:
-            return self._long(text, offset).decode().replace("''", "'").rstrip()
-        if group == _LOGICAL:
-            return text == b"T"
-        return int(text) if group == _INTEGER else float(text.replace(b"D", b"E"))
+        return None if offset is None else self._at(self.start + offset)
+
+    def _at(self, offset: int) -> Value:
+        """Return the value of the card that begins at `offset`."""
+        value = _parse_card(self.data[offset : offset + CARD])
+        return _unquoted(self._long(value, offset)) if isinstance(value, bytes) else value
 
     def _long(self, text: bytes, offset: int) -> bytes:
         """Return a string with what the CONTINUE cards after its card add to it."""
@@ -181,9 +173,37 @@ class _Header:
             cards = [
                 keyword.decode().rstrip()
                 for keyword, offset in reversed(self.offsets.items())
-                if self.data.startswith(b"= ", offset + 8) and keyword.strip() not in _TEXT
+                if self.data.startswith(b"= ", self.start + offset + 8)
+                and keyword.strip() not in _TEXT
             ]
-        return {card: self.value(card) for card in cards if card.encode().ljust(8) in self.offsets}
+        start, at = self.start, self.offsets
+        return {card: self._at(start + at[key]) for card, key in _keys(tuple(cards)) if key in at}
+
+
+@lru_cache(maxsize=64)
+def _keys(cards: tuple[str, ...]) -> tuple[tuple[str, bytes], ...]:
+    """Return cards with their padded keywords."""
+    return tuple((card, card.encode().ljust(8)) for card in cards)
+
+
+@lru_cache(maxsize=128)  # what files of one plate have in common; what is a file's own passes by
+def _parse_card(card: bytes) -> Value | bytes:
+    """Return a card's value; as bytes, a string that the next card goes on with."""
+    found = _VALUE.fullmatch(card, 8)
+    if found is None:
+        raise UnsupportedFITS(f"card {card!r}")
+    if (group := found.lastindex) is None:
+        return None
+    text: bytes = found[group]
+    if group == _STRING:
+        return text if text.endswith(b"&") else _unquoted(text)
+    if group == _LOGICAL:
+        return text == b"T"
+    return int(text) if group == _INTEGER else float(text.replace(b"D", b"E"))
+
+
+def _unquoted(text: bytes) -> str:
+    return text.decode().replace("''", "'").rstrip()
 
 
 def _find_cards(data: bytes, start: int) -> tuple[_Header, int]:
@@ -193,13 +213,21 @@ def _find_cards(data: bytes, start: int) -> tuple[_Header, int]:
         end = data.find(_END, end + 1)
     if end < 0:
         raise SurveyFileError("the file ends before its header does: no END card", "truncated")
-    if data[start:end].translate(None, _PRINTABLE):
+    text = np.frombuffer(data, np.uint8, end - start, start)
+    if end > start and not (text.min() >= ord(" ") and text.max() <= ord("~")):
         raise UnsupportedFITS("a header that is not printable ASCII")
+    keywords = np.ndarray(((end - start) // CARD,), "S8", data, start, (CARD,)).tobytes()
+    return _Header(data, start, _offsets(keywords)), start + _padded(end + CARD - start)
+
+
+@lru_cache(maxsize=128)  # files of one release have their cards in one order
+def _offsets(keywords: bytes) -> dict[bytes, int]:
+    """Return where the first card of each keyword lies in a header with these, 8 bytes each."""
     # from the last card to the first: of a repeated keyword the first card counts, as in astropy
-    offsets = {data[i : i + 8]: i for i in range(end - CARD, start - 1, -CARD)}
+    offsets = {keywords[8 * i : 8 * i + 8]: CARD * i for i in reversed(range(len(keywords) // 8))}
     if not _REFUSED.isdisjoint(offsets):
         raise UnsupportedFITS(f"card {min(_REFUSED.intersection(offsets))!r}")
-    return _Header(data, offsets), start + _padded(end + CARD - start)
+    return offsets
 
 
 def _padded(n_bytes: int) -> int:

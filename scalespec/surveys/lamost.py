@@ -44,6 +44,8 @@ ATTRS: Mapping[str, Any] = {
 }
 _EXPLAINED = np.uint32(64)
 _SUSPECT = np.uint32(MaskBit.SUSPECT >> 8)
+_BITS = np.arange(256, dtype=np.uint32) % _EXPLAINED
+_BITS[_EXPLAINED:] |= _SUSPECT
 _DISAGREES = 0.1  # pixels between the header's grid and the file's own wavelengths
 _MJD_EPOCH = datetime(1858, 11, 17)  # UTC, as DATE-OBS is without saying so
 _PATH = re.compile(r"(?:spec|med)-(\d+)-(.+)_sp(\d+)-(\d+)")
@@ -143,22 +145,32 @@ def read_lrs(data: bytes, name: str) -> Spectrum:
     continuum), andmask, ormask; or a table whose one row holds the vectors FLUX, IVAR, WAVELENGTH,
     ANDMASK, ORMASK.
     """
-    hdus, fallback = read_fits(gunzip(data), cards=CARDS)
-    return _spectrum(hdus, name, fallback=fallback)
+    rows = _read(data, name, 0, 1)
+    part = rows.arms[""]
+    ours = slice(part.first, part.first + len(part.flux))
+    flux, ivar = np.zeros((2, N_PIXEL), np.float32)
+    mask = np.full(N_PIXEL, MaskBit.OUTSIDE, np.uint32)
+    flux[ours], ivar[ours], mask[ours] = part.flux, part.ivar, part.mask
+    scalars, strings = dict(rows.scalars), dict(rows.strings)
+    return Spectrum(flux, ivar, mask, scalars, strings, part.status, rows.fallback)
 
 
 @np.errstate(over="ignore", invalid="ignore")  # files hold NaN, and float64 beyond float32
-def _spectrum(hdus: list[HDU], name: str, *, fallback: bool) -> Spectrum:
+def _read(data: bytes, name: str, first: int, count: int) -> Rows:  # noqa: ARG001 - one spectrum
+    hdus, fallback = read_fits(gunzip(data), cards=CARDS)
     header = hdus[0].header
     check_frame(header)
     flux, ivar, wavelength, andmask, ormask = _find_pixels(hdus)
-    grid = _check_wavelength(header, wavelength, len(flux))
-    bits = lamost_bits(andmask, 8) | lamost_bits(ormask, 16)
-    (flux, ivar, mask), resampled = LATTICE.put(flux, ivar, bits, grid)
-    status = SpectrumStatus.RESAMPLED if resampled else SpectrumStatus(0)
-    return Spectrum(
-        flux, ivar, mask, scalars_of(header, name), strings_of(header), status, fallback
-    )
+    grid, offset = _find_grid(header, wavelength, len(flux))
+    bits = lamost_bits(andmask, 8)
+    bits |= lamost_bits(ormask, 16)
+    if offset is None:
+        row, start = LATTICE.resample(flux, ivar, bits, grid), 0
+    else:
+        row, start = LATTICE.cut(flux, ivar, bits, offset)
+    status = SpectrumStatus.RESAMPLED if offset is None else SpectrumStatus(0)
+    pixels = Pixels(*row, status=status, first=start)
+    return Rows({"": pixels}, scalars_of(header, name), strings_of(header), fallback=fallback)
 
 
 def check_frame(header: Mapping[str, Value]) -> None:
@@ -207,11 +219,35 @@ def _wavelength_row(header: Mapping[str, Value], row: np.ndarray) -> np.ndarray:
     return row[:0]
 
 
-def _check_wavelength(
+def _find_grid(
     header: Mapping[str, Value], wavelength: np.ndarray, n_pixel: int
+) -> tuple[FloatArray, int | None]:
+    """Return the wavelengths of a file's pixels, and `Lattice.offset` of them.
+
+    Files of a release have wavelengths that are the same to the bit: those of the last file that
+    had as many need not be looked at again.
+    """
+    start, step = number(header.get("COEFF0")), number(header.get("COEFF1"))
+    key = start, step, wavelength.dtype, wavelength.tobytes()
+    known = _GRIDS.get(n_pixel)
+    if known is not None and known[0] == key:
+        return known[1]
+    wavelength = _check_wavelength(start, step, wavelength, n_pixel)
+    grid = wavelength, LATTICE.offset(wavelength)
+    if len(_GRIDS) >= _MAX_GRIDS:
+        _GRIDS.clear()
+    _GRIDS[n_pixel] = key, grid
+    return grid
+
+
+_GRIDS: dict[int, tuple[tuple[object, ...], tuple[FloatArray, int | None]]] = {}
+_MAX_GRIDS = 64  # 3 MB; files lose some pixels at their ends
+
+
+def _check_wavelength(
+    start: float, step: float, wavelength: np.ndarray, n_pixel: int
 ) -> FloatArray:
     """Return the wavelengths of a file's pixels; its header and its own row must not disagree."""
-    start, step = (number(header.get(card)) for card in ("COEFF0", "COEFF1"))
     known = 3 < start < 5 and 0 < step * n_pixel < 1  # log10 Å
     if not len(wavelength):
         if not known:
@@ -238,11 +274,14 @@ def lamost_bits(values: np.ndarray, shift: int) -> MaskArray:
     A value that is no whole number from 0 to 255 (NaN, -1) names no bit and is passed over. Of the
     eight bits the releases explain six; real files also hold 64, which is kept as SUSPECT.
     """
-    if not values.any():
-        return np.zeros(len(values), np.uint32)
-    known = np.where((values >= 0) & (values < 256), values, 0).astype(np.uint32)
-    unexplained = np.where(known >= _EXPLAINED, _SUSPECT, np.uint32(0))
-    return (known % _EXPLAINED | unexplained) << np.uint32(shift)
+    bits = np.zeros(len(values), np.uint32)
+    raw = values.view(f"u{values.itemsize}")  # faster, and says of any byte order what is not 0
+    if raw.any():
+        where = np.flatnonzero(raw)
+        some = values[where]
+        bits[where] = _BITS[np.where((some >= 0) & (some < 256), some, 0).astype(np.intp)]
+        bits <<= np.uint32(shift)
+    return bits
 
 
 def scalars_of(header: Mapping[str, Value], name: str) -> dict[str, float | int]:
@@ -295,12 +334,6 @@ def _mjd(header: Mapping[str, Value]) -> float:
     except ValueError:
         return number(header.get("MJD"))
     return (date - _MJD_EPOCH).total_seconds() / 86400
-
-
-def _read(data: bytes, name: str, first: int, count: int) -> Rows:  # noqa: ARG001 - one spectrum
-    one = read_lrs(data, name)
-    pixels = Pixels(one.flux, one.ivar, one.mask, status=one.status)
-    return Rows({"": pixels}, one.scalars, one.strings, fallback=one.fallback)
 
 
 LRS = Survey(

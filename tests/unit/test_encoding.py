@@ -13,11 +13,11 @@ from scalespec.plan import plan_blocks
 from scalespec.store import encoding
 from scalespec.store.encoding import Encoding, round_bits
 from scalespec.store.fixed import verify_fixed
+from scalespec.store.pixels import read_pixels
 from scalespec.store.spectra import (
     create_spectra,
     grow_spectra,
     open_spectra,
-    read_pixels,
     read_spectra,
     write_spectra,
 )

@@ -53,5 +53,13 @@ def test_as_many_are_in_flight_as_was_said(tmp_path, monkeypatch, in_flight):
     assert most == in_flight
 
 
+def test_files_of_a_prompt_disk_are_read_by_one_thread(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(fetch, "PROMPT_S", 10.0)  # prompt even on a machine that is busy
+    monkeypatch.setattr(fetch, "read_entry", lambda url: seen.append(threading.get_ident()))
+    fetch.fetch([f"{tmp_path}/{i}" for i in range(50)])
+    assert seen == [threading.get_ident()] * 50
+
+
 def test_nothing_is_fetched_of_nothing():
     assert fetch.fetch([]) == []

@@ -2,6 +2,7 @@
 
 import pickle
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -128,15 +129,18 @@ def test_a_block_that_was_killed_before_its_commit_is_done_again_to_the_same_byt
     assert first.attempt != second.attempt
 
 
-def test_files_are_fetched_many_at_once_and_stay_in_order(config_of, survey, monkeypatch):
+def test_files_of_a_slow_disk_are_fetched_many_at_once_and_in_order(config_of, survey, monkeypatch):
     config = config_of(files=str(survey), size=20)
     plan_inputs(config)
     together = threading.Barrier(fetch.READS_IN_FLIGHT, timeout=10)
     read = fetch.read_entry
-    left = iter(range(fetch.READS_IN_FLIGHT))
+    calls = iter(range(20))
 
     def slow(url):
-        if next(left, None) is not None:
+        call = next(calls)
+        if call == 0:
+            time.sleep(fetch.PATIENCE_S + 0.01)  # by this one it shows that it is slow
+        elif call <= fetch.READS_IN_FLIGHT:
             together.wait()  # passes only when as many are here at the same time
         return read(url)
 

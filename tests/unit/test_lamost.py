@@ -9,7 +9,7 @@ from astropy.io import fits
 
 from scalespec.errors import SurveyFileError
 from scalespec.schema import PER_SPECTRUM, MaskBit, SpectrumStatus, check_spectra
-from scalespec.surveys import SURVEYS, read_survey
+from scalespec.surveys import SURVEYS, lamost, read_survey
 from scalespec.surveys.lamost import WAVELENGTH, catalog_path, read_block, read_lrs
 from scalespec.surveys.rows import INDEX_COLUMNS
 
@@ -129,6 +129,26 @@ def test_wavelengths_a_fiftieth_of_a_pixel_off_are_on_the_lattice():
         rows = _pixels()
         rows[2] *= 10 ** (1e-4 * shift)
         assert _status(_image(rows)) == status
+
+
+def test_a_file_is_placed_by_its_own_wavelengths_whatever_came_before():
+    images = {start: _image(_pixels(3900, start), COEFF0=3.5682 + 1e-4 * start) for start in (3, 9)}
+    alone = {start: read_lrs(data, "x") for start, data in images.items()}
+    for start in (3, 9, 9, 3, 3):
+        row = read_lrs(images[start], "x")
+        np.testing.assert_array_equal(row.flux, alone[start].flux)
+        np.testing.assert_array_equal(row.mask, alone[start].mask)
+        assert row.flux[start] != 0
+        assert row.mask[start - 1] == MaskBit.OUTSIDE
+    lies = _image(_pixels(3900, 3), COEFF0=3.5682 + 9e-4)  # wavelengths that are known, and a lie
+    assert _status(lies) == SpectrumStatus.BAD_GRID
+    assert _status(images[3]) == 0
+
+
+def test_grids_that_are_remembered_take_no_more_than_so_much():
+    for n in range(3000, 3000 + 2 * lamost._MAX_GRIDS):
+        read_lrs(_image(_pixels(n)), "x")
+        assert len(lamost._GRIDS) <= lamost._MAX_GRIDS
 
 
 def test_off_lattice_file_is_resampled_and_keeps_its_flux():

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -17,7 +18,8 @@ from scalespec.errors import ConfigError, StoreError
 from scalespec.optimize.result import FitStatus
 from scalespec.stages import folders, page
 from scalespec.stages.comparison import references, truth
-from scalespec.stages.evidence import Evidence, read_evidence, stage_folders
+from scalespec.stages.evidence import gather, read_evidence, stage_folders
+from scalespec.stages.examples import mean_residual, pick_examples
 from scalespec.stages.inspect import (
     best_fit_flux,
     draw_star,
@@ -27,18 +29,14 @@ from scalespec.stages.inspect import (
     status_text,
 )
 from scalespec.stages.publish import publish
-from scalespec.stages.report import (
-    SECTIONS,
-    mean_residual,
-    pick_examples,
-    report,
-    summary,
-    throughput,
-    write_report,
-)
+from scalespec.stages.report import OF_CATALOG, report, summary, throughput, write_report
+from scalespec.stages.samples import Rows
 from scalespec.store import paths
+from scalespec.store.catalog import read_parts
 from scalespec.store.ledger import current, write_json
 from scalespec.store.spectra import read_spectra
+
+LABELS = ("teff", "logg", "fe_h")
 
 
 class Reader(HTMLParser):
@@ -88,8 +86,17 @@ def evidence(config):
     return read_evidence(config)
 
 
-def changed(evidence, **columns):
-    return Evidence(evidence.config, evidence.columns | columns, evidence.planned)
+@pytest.fixture
+def columns(config):
+    """All numeric columns of the catalog."""
+    table = read_parts(folders.catalog_url(config))
+    kinds = {name: table[name].to_numpy() for name in table.column_names if name != "label_cov"}
+    return {name: values for name, values in kinds.items() if values.dtype.kind in "iuf"}
+
+
+def gathered(config, columns, planned=20, labels=LABELS):
+    """What the pages need of a catalog with these columns."""
+    return gather(config, planned, [Rows(columns, labels)])
 
 
 def with_table(config, name, **values):
@@ -99,7 +106,7 @@ def with_table(config, name, **values):
 def test_the_page_is_one_whole_file_with_all_sections(built):
     config, html = built
     read = Reader(html)
-    assert read.tags.count("section") == 9
+    assert read.tags.count("section") == 14
     assert "script" not in read.tags
     assert "link" not in read.tags
     assert all(source.startswith("data:image/png;base64,") for source in read.pictures)
@@ -151,9 +158,9 @@ def test_a_section_that_cannot_be_made_says_so_and_the_others_stand(config, monk
     def broken(_):
         raise StoreError("spectra.zarr: no <space> left")
 
-    for name in list(SECTIONS)[1:]:
-        monkeypatch.delitem(SECTIONS, name)
-    monkeypatch.setitem(SECTIONS, "A", broken)
+    for name in list(OF_CATALOG)[1:]:
+        monkeypatch.delitem(OF_CATALOG, name)
+    monkeypatch.setitem(OF_CATALOG, "A", broken)
     read = Reader(paths.read_bytes(write_report(config)).decode())
     assert "This cannot be shown: spectra.zarr: no <space> left" in read.text
     assert "20 spectra planned" in read.text
@@ -165,62 +172,64 @@ def test_the_summary_counts_each_kind(evidence):
         assert words in text
     assert "BAD_SPECTRUM 1 5 the spectrum itself is unusable (see spectrum_status)" in text
     assert "CORRUPT 1 5 gzip stream or checksum broken" in text
-    assert "on the edge of the model's range, by label Teff 1" in text
+    # one of 19 stars has Teff at its bound: 18 are to be trusted
+    assert "Teff 18 94.7 1 0 log g 19 100 0 0" in text
 
 
-def test_the_summary_says_how_many_spectra_are_missing(evidence):
-    short = {name: values[:12] for name, values in evidence.columns.items()}
-    text = Reader(summary(Evidence(evidence.config, short, 20))).text
+def test_the_summary_says_how_many_spectra_are_missing(config, columns):
+    short = {name: values[:12] for name, values in columns.items()}
+    text = Reader(summary(gathered(config, short))).text
     assert "8 planned spectra are in blocks that failed" in text
 
 
 def test_a_reference_is_compared_as_prediction_minus_reference(evidence, tiny_run):
     text = Reader(references(evidence)).text
     rows = [0, 6, 9, 12, 15, 18]
-    inside = evidence.columns["teff"][rows] - (tiny_run.labels[rows, 0] - 50)
-    assert "6 stars with labels are in this catalog, 6 of them inside the range" in text
+    inside = evidence.stars.columns["teff"][rows] - (tiny_run.labels[rows, 0] - 50)
+    assert "6 stars with labels are in this catalog. 6 of them are inside the range" in text
     # inside holds the star at its bound, trusted does not
     found = [figures.spread(inside), figures.spread(np.delete(inside, 1))]
     for one in found:
         assert f"{one.n} {one.bias:.3g} {one.scatter:.3g}" in text
 
 
-def test_stars_outside_the_range_by_the_reference_are_apart(evidence):
-    teff = evidence.columns["apogee_teff"].copy()
+def test_stars_outside_the_range_by_the_reference_are_apart(config, columns):
+    teff = columns["apogee_teff"].copy()
     teff[[0, 9]] = 9000.0  # the model ends at 6,500 K
-    text = Reader(references(changed(evidence, apogee_teff=teff))).text
-    assert "6 stars with labels are in this catalog, 4 of them inside the range" in text
+    text = Reader(references(gathered(config, columns | {"apogee_teff": teff}))).text
+    assert "6 stars with labels are in this catalog. 4 of them are inside the range" in text
 
 
-def test_stars_that_a_model_never_learned_from_are_told_apart(evidence):
+def test_stars_that_a_model_never_learned_from_are_told_apart(evidence, columns):
     train = TrainTable(labels=("teff",), catalog="apogee")
     split = np.where(np.arange(20) > 8, 2, 0)  # of the matched ones 9, 12, 15 and 18 are test stars
     config = evidence.config.model_copy(update={"train": train})
-    learned = Evidence(config, evidence.columns | {"apogee_split": split}, 20)
+    learned = gathered(config, columns | {"apogee_split": split})
     assert "Teff [K] of these, never learned from 4" in Reader(references(learned)).text
     assert "never learned from" not in references(evidence)
 
 
-def test_a_metallicity_is_compared_with_an_iron_abundance(evidence):
+def test_a_metallicity_is_compared_with_an_iron_abundance(config, columns):
     columns = {
         name.replace("fe_h", "m_h") if not name.startswith("apogee") else name: values
-        for name, values in evidence.columns.items()
+        for name, values in columns.items()
     }
-    renamed = Evidence(evidence.config, columns, evidence.planned)
+    renamed = gathered(config, columns, labels=("teff", "logg", "m_h"))
     object.__setattr__(renamed, "models", [])  # a cached property: the tiny model knows no m_h
     assert "[M/H]" in Reader(references(renamed)).text
 
 
-def test_a_reference_nobody_is_in_says_so(evidence):
-    nobody = {n: np.full(20, np.nan) for n in ("apogee_teff", "apogee_fe_h")}
-    assert "No star with labels is in this catalog" in references(changed(evidence, **nobody))
+def test_a_reference_nobody_is_in_says_so(config, columns):
+    theirs = [name for name in columns if name.startswith("apogee_")]
+    nobody = columns | {n: np.full(20, np.nan) for n in theirs}
+    assert "No star with labels is in this catalog" in references(gathered(config, nobody))
 
 
 def test_truth_gives_pulls_of_the_known_errors(evidence, tiny_run):
     text = Reader(truth(evidence)).text
     chosen = np.delete(np.arange(20), [3, 6])
-    pull = (evidence.columns["teff"] - tiny_run.labels[:, 0]) / 20.0
-    rows = [i for i in chosen if evidence.columns["snr"][i] >= 100]
+    pull = (evidence.stars.columns["teff"] - tiny_run.labels[:, 0]) / 20.0
+    rows = [i for i in chosen if evidence.stars.columns["snr"][i] >= 100]
     assert f"over 100 {len(rows)}" in text
     assert f"{figures.spread(pull[rows]).scatter:.3g}" in text
 
@@ -230,9 +239,7 @@ def test_truth_is_joined_by_obsid_in_any_order(evidence, tiny_run, tmp_path):
     teff = np.concatenate([tiny_run.labels[:, 0], np.full(10, 5000.0)])[order]
     url = str(tmp_path / "other.parquet")
     pq.write_table(pa.table({"obsid": 2**55 + order, "teff": teff}), url)
-    other = Evidence(
-        with_table(evidence.config, "report", truth=url), evidence.columns, evidence.planned
-    )
+    other = replace(evidence, config=with_table(evidence.config, "report", truth=url))
     first, second = (Reader(truth(one)).text for one in (evidence, other))
     line = first[first.index("Teff [K] over 100") :].partition(" log g")[0]
     assert line in second
@@ -241,25 +248,25 @@ def test_truth_is_joined_by_obsid_in_any_order(evidence, tiny_run, tmp_path):
 def test_a_truth_table_without_obsid_is_an_error_of_the_run_file(evidence):
     bare = with_table(evidence.config, "report", truth=evidence.config.crossmatch["apogee"].catalog)
     with pytest.raises(ConfigError, match="has no column obsid"):
-        truth(Evidence(bare, evidence.columns, evidence.planned))
+        truth(replace(evidence, config=bare))
 
 
 def test_examples_are_of_each_kind(evidence):
-    places = pick_examples(evidence)
-    logg = evidence.columns["logg"]
-    assert logg[places["A giant"]] < 3.5 < logg[places["A dwarf"]]
-    assert places["A label at the edge of the model"] == 6
-    assert places["A broken file"] == 3
-    quality = evidence.columns["chi2"] / evidence.columns["n_used"]
-    assert places["The worst χ²"] == np.nanargmax(quality)
-    snr = np.where(evidence.fitted, evidence.columns["snr"], np.inf)
-    assert places["The lowest S/N with labels"] == np.argmin(snr)
+    rows = {kind: among.columns["row"][i] for kind, (among, i) in pick_examples(evidence).items()}
+    stars = evidence.stars
+    logg = stars.columns["logg"]
+    assert logg[rows["A giant"]] < 3.5 < logg[rows["A dwarf"]]
+    assert rows["A label at the edge of the model"] == 6
+    assert rows["A broken file"] == 3
+    assert rows["The worst χ²"] == np.nanargmax(stars.columns["chi2"] / stars.columns["n_used"])
+    snr = np.where(stars.fitted, stars.columns["snr"], np.inf)
+    assert rows["The lowest S/N with labels"] == np.argmin(snr)
 
 
 def test_the_best_fit_flux_of_the_truth_is_the_data_but_for_noise(evidence, tiny_run):
     spectra = read_spectra(evidence.store, 0, 20)
     best = {n: tiny_run.labels[:, k] for k, n in enumerate(("teff", "logg", "fe_h"))}
-    best |= {name: evidence.columns[name] for name in ("model", "rv_residual")}
+    best |= {name: evidence.stars.columns[name] for name in ("model", "rv_residual")}
     flux = best_fit_flux(evidence.models, spectra, best)
     assert np.isnan(flux[3]).all()
     pull = (flux - spectra["flux"].to_numpy()) * np.sqrt(spectra["ivar"].to_numpy())
@@ -272,25 +279,23 @@ def test_the_mean_residual_is_drawn_of_the_good_stars(evidence):
     assert "Weighted mean of 19 stars" in mean_residual(evidence)
 
 
-def test_a_run_without_one_fitted_star_has_its_page(config, tiny_run):
-    evidence = read_evidence(config)
+def test_a_run_without_one_fitted_star_has_its_page(config, columns):
     nothing = {
         name: np.full(20, np.nan) if values.dtype.kind == "f" and name != "snr" else values
-        for name, values in evidence.columns.items()
+        for name, values in columns.items()
     }
     nothing["fit_status"] = np.full(20, FitStatus.BAD_SPECTRUM, np.uint32)
-    empty = changed(evidence, **nothing)
+    empty = gathered(config, nothing)
     assert "0 with labels" in Reader(summary(empty)).text
     assert "No star was fitted" in mean_residual(empty)
-    assert set(pick_examples(empty).values()) == {None, 3}
+    assert [kind for kind, one in pick_examples(empty).items() if one] == ["A broken file"]
     assert "No star with labels" in references(empty)
     Reader(truth(empty))
 
 
 def test_a_run_without_truth_and_references_says_so(config):
     plain = with_table(config, "report", truth="").model_copy(update={"crossmatch": None})
-    plain = plain.model_copy(update={"report": plain.report})
-    evidence = Evidence(plain, read_evidence(config).columns, 20)
+    evidence = replace(read_evidence(config), config=plain)
     assert "no reference catalog" in references(evidence)
     assert "no table of true labels" in truth(evidence)
 
@@ -301,10 +306,10 @@ def test_a_page_before_anything_is_published_is_an_error(tiny_run):
 
 
 def test_throughput_is_rows_by_seconds(evidence):
-    assert "no record of time" in throughput(evidence)
+    assert "no record of time" in throughput(evidence.config)
     record = {"stage": "fit", "seconds": 4.0, "rows": 20, "workers": 2}
     write_json(paths.join(folders.best_url(evidence.config), "timing.json"), record)
-    assert "fit 20 2 4 5" in Reader(throughput(evidence)).text
+    assert "fit 20 2 4 5" in Reader(throughput(evidence.config)).text
 
 
 def test_the_folders_of_stages_that_never_ran_are_left_out(config):
@@ -381,4 +386,4 @@ def test_the_manifest_and_the_page_agree(config):
     manifest = json.loads(
         paths.read_bytes(paths.join(folders.catalog_url(config), "manifest.json"))
     )
-    assert len(read_evidence(config).columns["row"]) == manifest["rows"]
+    assert read_evidence(config).counts["rows", "all"] == manifest["rows"]

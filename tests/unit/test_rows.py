@@ -212,6 +212,44 @@ def test_pixels_are_placed_and_no_number_changes(start, n):
     assert np.array_equal(ivar, made)
 
 
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_pixels_that_begin_later_leave_the_rest_outside(first):
+    one = np.ones(3 - first, np.float32)
+    part = Pixels(2 * one, one, np.zeros(3 - first, np.uint32), first=first)
+    groups, _ = _survey(lambda *_: Rows({"": part}, KNOWN, {})).read_block([("a", b"")])
+    assert groups[""].flux[0].values.tolist() == [0] * first + [2] * (3 - first)
+    assert groups[""].ivar[0].values.tolist() == [0] * first + [1] * (3 - first)
+    assert groups[""].mask[0].values.tolist() == [MaskBit.OUTSIDE] * first + [0] * (3 - first)
+
+
+@pytest.mark.parametrize("n_good", [1, 2, 3])
+def test_snr_is_the_median_over_pixels_with_information(n_good):
+    flux, ivar = np.array([5.0, -1.0, 3.0], np.float32), np.array([4.0, 9.0, 16.0], np.float32)
+    ivar[n_good:] = 0
+    pixels = Pixels(flux, ivar, np.zeros(3, np.uint32))
+    groups, _ = _survey(lambda *_: Rows({"": pixels}, KNOWN, {})).read_block([("a", b"")])
+    wanted = np.median((flux * np.sqrt(ivar))[:n_good])
+    assert groups[""].snr[0] == wanted  # small whole numbers: exact
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30, -1.0, -0.0, 0.0], ids=str)
+@pytest.mark.parametrize("where", ["flux", "ivar"])
+def test_cleaning_by_sums_is_cleaning_pixel_by_pixel(where, bad):
+    flux, ivar = np.full((2, 50), 2, np.float32)
+    (flux if where == "flux" else ivar)[7] = bad  # the square of 1e30 is no float32
+    found = clean(flux, ivar)
+    for i in range(50):  # the slow, obvious way
+        finite = math.isfinite(flux[i]) and math.isfinite(ivar[i])
+        keeps = finite and ivar[i] > 0
+        wanted = (
+            flux[i] if finite else 0,
+            ivar[i] if keeps else 0,
+            0 if keeps else MaskBit.NO_IVAR if finite else MaskBit.NOT_FINITE,
+        )
+        assert tuple(row[i] for row in found) == wanted
+    assert not np.signbit(found[1]).any()
+
+
 def test_off_the_lattice_flux_is_rebinned_and_conserved():
     grid = 10 ** (3.6 + 1e-4 * (10.4 + np.arange(50)))
     one = np.ones(50, np.float32)
