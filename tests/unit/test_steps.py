@@ -344,8 +344,8 @@ def test_without_a_source_there_must_be_something_to_ingest():
 def test_run_files_in_deploy_are_whole():
     folder = Path(__file__).resolve().parents[2] / "deploy/runs"
     lamost = load_config(folder / "csst-lamost.toml")
-    assert lamost.stages() == ("ingest", "preprocess")
+    assert lamost.stages() == ("ingest", "preprocess", "report")
     assert lamost.preprocess.simulate.snr == 50
     theory = load_config(folder / "csst-theory.toml")
-    assert theory.stages() == ("preprocess",)
+    assert theory.stages() == ("preprocess", "report")
     assert theory.preprocess.simulate.bands == ("GU", "GV", "GI")
