@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from scalespec.config import ContinuumTable, FitTable, InferTable, PreprocessTable
-from scalespec.errors import ConfigError, ModelError, ScalespecError
+from scalespec.errors import ConfigError, ModelError, StoreError
 from scalespec.models.base import Emulator, EmulatorSpec
 from scalespec.optimize.objective import Smoother
 from scalespec.stages.emulators import load_starters, make_ready
@@ -17,7 +17,7 @@ from scalespec.stages.fit import best_labels
 from scalespec.stages.infer import ask, first_labels
 from scalespec.stages.ingest import ingest_block
 from scalespec.stages.preprocess import normalization, preprocess_block
-from scalespec.store import paths
+from scalespec.store.fetch import fetch
 from scalespec.store.model import load_model
 from scalespec.surveys import SURVEYS
 
@@ -110,7 +110,12 @@ def label_files(
     """
     if survey not in SURVEYS:
         raise ConfigError(f"survey '{survey}' is not one of {sorted(SURVEYS)}")
-    pieces = SURVEYS[survey].pieces([(url, _bytes_or_error(url)) for url in files])
+    pieces = SURVEYS[survey].pieces(
+        [
+            (url, found if isinstance(found, StoreError) else found[0])
+            for url, found in zip(files, fetch(files), strict=True)
+        ]
+    )
     groups, index = ingest_block(pieces, survey)
     if arms := [name for name in groups if name]:
         raise ConfigError(
@@ -159,10 +164,3 @@ def preparation_for(spec: EmulatorSpec, wavelength: npt.NDArray[np.float64]) -> 
             "continuum": ContinuumTable(width_angstrom=width, passes=int(known.get("passes", 1))),
         }
     )
-
-
-def _bytes_or_error(url: str) -> bytes | Exception:
-    try:
-        return paths.read_bytes(url)
-    except ScalespecError as error:
-        return error
