@@ -39,6 +39,9 @@ class IngestTable(Table):
     """Folder that the catalog's paths start from."""
     where: str = ""
     """Which rows of the catalog, as ``snrg > 10 and class == 'STAR'``."""
+    source_id: str = ""
+    """Column of the catalog with Gaia DR3 source ids, for files that do not know theirs. Ids of
+    DR2 are others: never name a column of those."""
     limit: int | None = Field(default=None, ge=1)
     """Only the first so many spectra."""
 
@@ -46,8 +49,9 @@ class IngestTable(Table):
     def _one_source(self) -> "IngestTable":
         if bool(self.files) == bool(self.catalog):
             raise ValueError("give either files or catalog")
-        if self.where and not self.catalog:
-            raise ValueError("where selects rows of a catalog: give catalog, too")
+        for name in ("where", "source_id"):
+            if getattr(self, name) and not self.catalog:
+                raise ValueError(f"{name} asks for columns of a catalog: give catalog, too")
         return self
 
 

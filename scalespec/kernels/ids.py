@@ -40,6 +40,31 @@ def identifiers(values: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[np
     return text, text != ""
 
 
+def source_ids(values: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Read Gaia source ids, as numbers or as text; -1 for what is none (0, -9999, nothing).
+
+    Raises
+    ------
+    ValueError
+        If floats are not exact, or a text is no number.
+
+    Examples
+    --------
+    >>> source_ids(["2851858288640", " ", "-9999"])
+    array([2851858288640,            -1,            -1])
+    """
+    ids, there = identifiers(values)
+    if ids.dtype.kind in "UO":
+        numbers = np.full(ids.shape, -1, np.int64)
+        for i in np.flatnonzero(there):
+            try:
+                numbers[i] = int(ids[i])
+            except ValueError:
+                raise ValueError(f"{str(ids[i])!r} is no Gaia source id") from None
+        ids = numbers
+    return np.where(ids > 0, ids, -1)
+
+
 def twomass_ids(values: npt.ArrayLike) -> npt.NDArray[np.str_]:
     """Write 2MASS identifiers in one way, ``00003119+1516179``; '' for what is none of them.
 

@@ -70,8 +70,7 @@ def _piece(item: Any, found: Fetched) -> Piece:
     content = found if isinstance(found, StoreError) else found[0]
     changed = not isinstance(found, StoreError) and differs(item, found[1])
     status = int(SpectrumStatus.CHANGED) if changed else 0
-    source_id = int(getattr(item, "source_id", -1))
-    return Piece(item.file, content, int(item.first), int(item.count), status, source_id)
+    return Piece(item.file, content, int(item.first), int(item.count), status, item.source_id)
 
 
 def _later(item: Any) -> Piece:

@@ -130,6 +130,7 @@ def _part(items: Sequence[Item], base: str) -> bytes:
             "size": pa.array([e.size for e in entries], pa.int64()),
             "modified": pa.array([e.modified for e in entries], pa.float64()),
             "etag": pa.array([e.etag for e in entries], pa.string()),
+            "source_id": pa.array([e.source_id for e in entries], pa.int64()),
             "first": pa.array([item.first for item in items], pa.int64()),
             "count": pa.array([item.n for item in items], pa.int64()),
         }
@@ -140,7 +141,7 @@ def _part(items: Sequence[Item], base: str) -> bytes:
 
 
 def read_items(plan_url: str, block: Block) -> pd.DataFrame:
-    """Return the items of a planned block: url, file, size, modified, etag, first, count.
+    """Return a planned block's items: url, file, size, modified, etag, source_id, first, count.
 
     Raises
     ------

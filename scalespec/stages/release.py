@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from scalespec.config import IngestTable
+from scalespec.errors import ConfigError
+from scalespec.kernels.ids import source_ids
 from scalespec.kernels.sky import healpix_nested
 from scalespec.kernels.where import columns_in, where
 from scalespec.store import paths
@@ -19,6 +20,8 @@ from scalespec.surveys.rows import Survey
 PLAN_ORDER = 6
 """HEALPix order that rows are sorted by when a release catalog gives positions beforehand."""
 BATCH_ROWS = 65_536
+ZONES = 64
+"""Ranges of cells that are sorted one after another."""
 
 
 class _Row(Mapping[str, Any]):
@@ -40,20 +43,35 @@ class _Row(Mapping[str, Any]):
 def iterate_release(table: IngestTable, survey: Survey) -> Iterator[Entry]:
     """Yield the files of a release catalog's selected rows, by HEALPix cell, then path.
 
-    What is known of 10^7 files is held in columns meanwhile: about 1 GB.
+    What is known of 10^7 files is held in columns meanwhile, about 1 GB; they are put in order
+    zone by zone, so that never all of them are copied.
     """
-    batches = [_named(columns, table, survey) for columns in _rows(table, survey)]
-    found = pa.concat_tables(batches)
-    del batches
-    found = found.combine_chunks()
-    order = pc.sort_indices(found, [("cell", "ascending"), ("path", "ascending")])
     base = paths.plain(table.root).rstrip("/") + "/"
     query = table.root[len(paths.plain(table.root)) :]
-    for start in range(0, len(order), BATCH_ROWS):
-        part = found.take(order.slice(start, BATCH_ROWS))
-        columns = (part[name].to_pylist() for name in ("path", "size", "modified", "etag"))
-        for path, size, modified, etag in zip(*columns, strict=True):
-            yield Entry(f"{base}{path}{query}", size, modified, etag)
+    zones: list[list[pa.Table]] = [[] for _ in range(ZONES)]
+    for columns in _rows(table, survey):
+        _sort_into(zones, _named(columns, table, survey))
+    for pieces in zones:
+        if not pieces:
+            continue
+        found = pa.concat_tables(pieces).combine_chunks()
+        found = found.sort_by([("cell", "ascending"), ("path", "ascending")])
+        for start in range(0, len(found), BATCH_ROWS):
+            part = found.slice(start, BATCH_ROWS)
+            lists = (part[name].to_pylist() for name in ("path", *Entry._fields[1:]))
+            for path, *known in zip(*lists, strict=True):
+                yield Entry(f"{base}{path}{query}", *known)
+
+
+def _sort_into(zones: list[list[pa.Table]], rows: pa.Table) -> None:
+    """Put rows into the zones of the sky, ranges of cells, that they belong to."""
+    rows = rows.sort_by("cell")
+    n_cell = 12 * 4**PLAN_ORDER
+    edges = np.arange(len(zones) + 1) * n_cell // len(zones)
+    cuts = np.searchsorted(rows["cell"].to_numpy(), edges)
+    for pieces, start, stop in zip(zones, cuts[:-1], cuts[1:], strict=True):
+        if stop > start:
+            pieces.append(rows.slice(start, stop - start))
 
 
 def _rows(table: IngestTable, survey: Survey) -> Iterator[dict[str, npt.NDArray[Any]]]:
@@ -61,6 +79,7 @@ def _rows(table: IngestTable, survey: Survey) -> Iterator[dict[str, npt.NDArray[
     there = column_names(table.catalog)
     wanted = [*survey.catalog_columns, *columns_in(table.where or "0 == 0")]
     wanted += [name for name in ("ra", "dec") if name in there]
+    wanted += [table.source_id] if table.source_id else []
     for piece in list_pieces(table.catalog, BATCH_ROWS):
         yield from iterate_piece(piece, list(dict.fromkeys(wanted)), BATCH_ROWS)
 
@@ -77,6 +96,9 @@ def _named(columns: Mapping[str, npt.NDArray[Any]], table: IngestTable, survey: 
     cells = np.zeros(len(rows), np.int64)
     if "ra" in columns and "dec" in columns:
         cells = healpix_nested(columns["ra"][rows], columns["dec"][rows], PLAN_ORDER)
+    sources = np.full(len(rows), -1, np.int64)
+    if table.source_id:
+        sources = _source_ids(columns[table.source_id][rows], table)
     return pa.table(
         {
             "path": pa.array(names, pa.large_string()),
@@ -84,5 +106,15 @@ def _named(columns: Mapping[str, npt.NDArray[Any]], table: IngestTable, survey: 
             "size": pa.array([entry.size for entry in known], pa.int64()),
             "modified": pa.array([entry.modified for entry in known], pa.float64()),
             "etag": pa.array([entry.etag for entry in known], pa.large_string()),
+            "source_id": pa.array(sources),
         }
     )
+
+
+def _source_ids(values: npt.NDArray[Any], table: IngestTable) -> npt.NDArray[np.int64]:
+    try:
+        return source_ids(values)
+    except ValueError as error:
+        raise ConfigError(
+            f"ingest: column {table.source_id!r} of {paths.plain(table.catalog)}: {error}"
+        ) from error

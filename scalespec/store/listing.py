@@ -39,6 +39,7 @@ class Entry(NamedTuple):
     size: int  # bytes; -1: not known, or no such object
     modified: float  # seconds since 1970, UTC; 0: not known
     etag: str = ""  # an object store's; a disk has none
+    source_id: int = -1  # of its star, where a release catalog says so; -1: not known
 
 
 def list_files(pattern: str) -> list[Entry]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from scalespec.kernels.ids import identifiers, twomass_ids
+from scalespec.kernels.ids import identifiers, source_ids, twomass_ids
 
 
 @pytest.mark.parametrize("kind", ["i2", "i8", "u1", "u8", "f4", "f8", ">i8", ">f8"])
@@ -63,6 +63,15 @@ def test_there_may_be_none(values):
 def test_what_is_neither_is_refused(values):
     with pytest.raises(ValueError, match="wanted text, got"):
         identifiers(values)
+
+
+def test_gaia_ids_of_any_spelling():
+    assert source_ids(np.array([5, 0, -9999])).tolist() == [5, -1, -1]
+    assert source_ids(np.array([5.0, np.nan])).tolist() == [5, -1]
+    text = np.array([b" 2305843009213693953 ", b"", b"-9999"])
+    assert source_ids(text).tolist() == [2**61 + 1, -1, -1]
+    with pytest.raises(ValueError, match="'Gaia DR3 5' is no Gaia source id"):
+        source_ids(["Gaia DR3 5"])
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,15 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from astropy.table import Table
+from pydantic import ValidationError
 
 from scalespec.config import IngestTable, RunConfig, RunTable
 from scalespec.errors import ConfigError, StoreError, SurveyFileError
 from scalespec.kernels.sky import healpix_nested
 from scalespec.plan import Block
 from scalespec.stages import folders
+from scalespec.stages.ingest import ingest
 from scalespec.stages.inputs import (
     Item,
     as_items,
@@ -158,7 +161,7 @@ def test_a_part_holds_the_items_of_a_block_and_what_identifies_their_files(confi
     blocks = folders.planned_blocks(config)
     assert [(b.start, b.stop) for b in blocks] == [(0, 8), (8, 16), (16, 20)]
     table = read_items(folders.plan_url(config), blocks[2])
-    columns = ["url", "file", "size", "modified", "etag", "first", "count"]
+    columns = ["url", "file", "size", "modified", "etag", "source_id", "first", "count"]
     assert table.columns.tolist() == columns
     for row in table.itertuples():
         stat = Path(row.url).stat()
@@ -344,6 +347,48 @@ def test_rows_that_a_catalog_gains_become_a_segment(release, tmp_path, config_of
     assert plan_inputs(config)["added"] == 3
     assert planned(config)[: len(before)] == before
     assert len({name for part in planned(config) for name in part}) == 6
+
+
+SOURCES = [4295806720, 2**60 + 1, -1, 34361129088, -1, 38655544960]
+
+
+@pytest.mark.parametrize("kind", ["csv", "fits", "parquet"])
+@pytest.mark.parametrize("text", [False, True], ids=["numbers", "text"])
+def test_a_catalog_says_which_star_a_file_is_of(release, tmp_path, config_of, kind, text):
+    catalog, root = release
+    url = f"{tmp_path}/release.{kind}"
+    catalog["gaia_source_id"] = [str(i) if i > 0 else " " for i in SOURCES] if text else SOURCES
+    if kind == "fits":
+        Table.from_pandas(catalog).write(url)
+    else:
+        catalog.to_parquet(url) if kind == "parquet" else catalog.to_csv(url, index=False)
+    config = config_of(size=4, catalog=url, root=str(root), source_id="gaia_source_id")
+    plan_inputs(config)
+    items = pd.concat(
+        [read_items(folders.plan_url(config), b) for b in folders.planned_blocks(config)]
+    )
+    fibers = items["file"].str[-11:-8].astype(int)
+    assert items["source_id"].tolist() == [SOURCES[i] for i in fibers]
+    (stage,) = ingest(config)
+    made = [stage.compute(None, stage.read(block))[0][""] for block in stage.blocks]
+    found = np.concatenate([spectra["source_id"] for spectra in made])
+    assert found.tolist() == items["source_id"].tolist()  # also of files that cannot be read
+
+
+def test_ids_that_lost_digits_are_refused(release, tmp_path, config_of):
+    catalog, root = release
+    catalog["gaia_source_id"] = np.array(SOURCES, float)
+    catalog.to_parquet(f"{tmp_path}/release.parquet")
+    config = config_of(
+        catalog=f"{tmp_path}/release.parquet", root=str(root), source_id="gaia_source_id"
+    )
+    with pytest.raises(ConfigError, match=r"'gaia_source_id' of .*read the column as int64"):
+        plan_inputs(config)
+
+
+def test_stars_are_named_by_catalogs_only():
+    with pytest.raises(ValidationError, match="source_id asks for columns of a catalog"):
+        IngestTable(files="*", source_id="gaia_source_id")
 
 
 def entries(n):
