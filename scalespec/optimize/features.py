@@ -78,7 +78,7 @@ class FeatureObjective:
         pulled = torch.bmm(self.gram, value[:, :, None]).squeeze(-1)
         chi2 = self.rest + (value * (pulled - 2.0 * self.cross)).sum(dim=1)
         gradient = torch.bmm(moves, (pulled - self.cross)[:, :, None]).squeeze(-1)
-        return Point(chi2, gradient, parameters)
+        return Point(chi2, gradient)
 
     def hessian(self, parameters: Tensor) -> Tensor:
         """(n, K) scaled labels -> (n, K, K) J^T W J."""

@@ -160,36 +160,3 @@ def compare(
             _correlate(pad, slopes[s, d], moved)
             gradient[s, d] = _dot(moved, residual)
         _pull(residual, first[s], taps[s], scratch, back[s])
-
-
-@_compiled
-def pull_slopes(
-    flux: Array,
-    stencil: tuple[Integers, Array, Array],
-    weight: Array,
-    rows: Integers,
-    out: tuple[Array, NDArray[np.float64]],
-) -> None:
-    """Weigh the derivatives by line parameters: what the Hessian's last rows are made of.
-
-    `out` is (D, n, P), each derivative times weight pulled back to rest-frame pixels, and
-    (n, D, D), the sums of their products.
-    """
-    first, taps, slopes = stencil
-    back, product = out
-    n, n_pixel = flux.shape
-    size, n_line = taps.shape[1], slopes.shape[1]
-    pad = np.empty(n_pixel + size - 1, flux.dtype)
-    scratch = np.empty((2, n_pixel + 2 * size), flux.dtype)
-    moved = np.empty((n_line, n_pixel), flux.dtype)
-    weighted = np.empty(n_pixel, flux.dtype)
-    for s in range(n):
-        _stretch(flux[s], first[s], pad)
-        for d in range(n_line):
-            _correlate(pad, slopes[s, d], moved[d])
-        for d in range(n_line):
-            for i in range(n_pixel):
-                weighted[i] = weight[rows[s], i] * moved[d, i]
-            for e in range(n_line):
-                product[s, d, e] = _dot(moved[e], weighted)
-            _pull(weighted, first[s], taps[s], scratch, back[d, s])

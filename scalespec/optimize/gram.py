@@ -1,12 +1,14 @@
 """The Hessian of models that end in a linear layer, without a derivative of any pixel.
 
-With flux = W a(x) + b and weights that vary slowly, J^T W J = M^T G M, where M = da/dx is small and
-G = W^T diag(w) W is a sum over blocks of wavelength of each block's mean weight times its own Gram
-matrix, computed once per model. Only the path of a search depends on it, and the covariance by the
-scatter of weights within a block; chi2 and gradient are exact elsewhere.
+With flux = W a(x) + b, its derivatives by labels are W M, M = da/dx, and that by velocity is D W a
++ D b, D the derivative of a shift. Both lie in the span of few spectra E, and with weights that
+vary slowly J^T W J = S^T G S, where S is small and G = E^T diag(w) E is a sum over blocks of
+wavelength of each block's mean weight times its own Gram matrix, computed once per model. Only the
+path of a search depends on it, and the covariance by the scatter of weights within a block; chi2
+and gradient are exact elsewhere.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Self
 
@@ -14,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scalespec.optimize import fused
 from scalespec.optimize.matmul import linear
 from scalespec.optimize.normalization import Renormalization
 from scalespec.optimize.objective import Objective, output_layer
 from scalespec.optimize.shift import Shift
 
-N_BLOCK = 32
+PATH_BLOCKS, ERROR_BLOCKS = 16, 32
+"""Blocks of wavelength that a search, and that errors are made of."""
 _CACHED_STARS = 32  # whose Gram matrices are used while they are in the cache
 _SAMPLES = 64  # label sets all over the box that say in which directions the features move
 PATH_LOSS, ERROR_LOSS = 1e-3, 1e-4
@@ -28,128 +30,154 @@ PATH_LOSS, ERROR_LOSS = 1e-3, 1e-4
 
 
 @dataclass(frozen=True)
-class BlockGram:
-    """Gram matrices of one model's last layer by blocks of wavelength.
+class Span:
+    """Spectra that span derivatives: ``columns @ c`` is about ``basis @ (reduction @ c)``.
 
     Attributes
     ----------
-    layer : torch.nn.Linear
-        The model's last.
-    reduction : (r, H)
-        Takes features to the r combinations of them that matter.
-    grams : (r * r, N_BLOCK)
-        Gram matrix of each block for weight 1.
+    basis : (P, r)
+        Orthonormal, the ones that matter most first.
+    reduction : (r, C)
+    lost : (r,)
+        Part of the squared derivatives that remains when it and all after it are left out.
+    """
+
+    basis: Tensor
+    reduction: Tensor
+    lost: Tensor
+
+    @classmethod
+    def of(cls, columns: Tensor, samples: Tensor) -> Self:
+        """Find what `columns` (P, C) span with the coefficients `samples` (s, C).
+
+        Principal components of the samples' spectra, each of unit length: weak ones count as
+        strong ones do.
+        """
+        samples, gram = samples.double(), (columns.T @ columns).double()
+        length = ((samples @ gram) * samples).sum(dim=1).clamp(min=0).sqrt()
+        samples = samples[length > 0] / length[length > 0, None]
+        values, vectors = torch.linalg.eigh(gram)
+        root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+        tiny = values.max() * 1e-12
+        inverse_root = (vectors * values.clamp(min=tiny).rsqrt()) @ vectors.T
+        moved = samples @ root
+        energy, components = torch.linalg.eigh(moved.T @ moved)
+        energy = energy.clamp(min=0)
+        lost = energy.cumsum(0) / energy.sum()
+        components = components.flip(1)
+        basis = (inverse_root @ components).to(columns)
+        return cls(columns @ basis, (components.T @ root).to(columns), lost.flip(0))
+
+    def kept(self, loss: float) -> Self:
+        """Leave out what carries no more than `loss` of the squared derivatives."""
+        n = int((self.lost > loss).sum())
+        return replace(self, basis=self.basis[:, :n], reduction=self.reduction[:n].contiguous())
+
+
+@dataclass(frozen=True)
+class BlockGram:
+    """Gram matrices of one model's derivatives by blocks of wavelength.
+
+    Attributes
+    ----------
+    by_label : (r, H)
+        Takes derivatives of the features to the r spectra that span those of the flux.
+    by_velocity : (q, H), offset : (q,)
+        Take the features to the q spectra that span its derivative by velocity.
+    grams : ((r + q)^2, B)
+        Gram matrix of each of B blocks for weight 1.
     edges : tuple of int
         Block k is pixels ``[edges[k], edges[k + 1])``.
     """
 
-    layer: torch.nn.Linear
-    reduction: Tensor
+    by_label: Tensor
+    by_velocity: Tensor
+    offset: Tensor
     grams: Tensor
     edges: tuple[int, ...]
 
     @classmethod
-    def of(cls, objective: Objective, *, loss: float = 0.0) -> Self | None:
-        """Return the Gram matrices of an objective; None if its derivatives must be formed.
+    def of(cls, objective: Objective) -> tuple[Self, Self] | None:
+        """Return those for a search, and those for errors; None if derivatives must be formed.
 
-        Features are reduced to combinations that keep all but `loss` of the squared derivatives.
-
-        They must where the model does not end in a linear layer, or where a continuum is
-        marginalized or line widths are free: those change derivatives beyond a weight.
+        Derivatives must be formed where the model does not end in a linear layer, or where a
+        continuum is marginalized or line widths are free: those change them beyond a weight.
         """
         layer = output_layer(objective.model)
         smoothed = isinstance(objective.continuum, Renormalization)
         if layer is None or objective.broadening or not (objective.continuum is None or smoothed):
             return None
-        weight = layer.weight.detach()
-        if isinstance(objective.continuum, Renormalization):
-            weight = _renormalized(objective, objective.continuum, weight)
-        reduction, inverse = _reduction(objective, weight, loss)
-        reduced = weight @ inverse  # (P, r)
-        edges = np.linspace(0, len(weight), min(N_BLOCK, len(weight)) + 1).astype(int)
-        grams = [(reduced[a:b].T @ reduced[a:b]).flatten() for a, b in pairwise(edges)]
+        columns, slopes = _columns(objective, layer)
+        generator = torch.Generator().manual_seed(0)
+        x = torch.rand((_SAMPLES, objective.n_label), generator=generator) - 0.5
+        features, moves = _features_and_moves(objective, x.to(columns))
+        spans = (
+            Span.of(columns, moves.flatten(0, 1)),
+            Span.of(slopes, torch.nn.functional.pad(features, (0, 1), value=1.0)),
+        )
+        return cls.made(spans, PATH_LOSS, PATH_BLOCKS), cls.made(spans, ERROR_LOSS, ERROR_BLOCKS)
+
+    @classmethod
+    def made(cls, spans: tuple[Span, Span], loss: float, n_block: int) -> Self:
+        """Make them of the spectra that keep all but `loss` of the squared derivatives."""
+        by_label, by_velocity = (span.kept(loss) for span in spans)
+        basis = torch.cat([by_label.basis, by_velocity.basis], dim=1)
+        cuts = np.linspace(0, len(basis), min(n_block, len(basis)) + 1).astype(int)
+        edges = tuple(cuts.tolist())
+        grams = [(basis[a:b].T @ basis[a:b]).flatten() for a, b in pairwise(edges)]
         stacked = torch.stack(grams, dim=1).contiguous()
-        return cls(layer, reduction.contiguous(), stacked, tuple(edges.tolist()))
+        rv, offset = by_velocity.reduction[:, :-1].contiguous(), by_velocity.reduction[:, -1]
+        return cls(by_label.reduction, rv, offset.contiguous(), stacked, edges)
 
     def coefficients(self, weight: Tensor) -> Tensor:
-        """(n, P) weights -> (n, N_BLOCK) their means over blocks."""
+        """(n, P) weights -> (n, B) their means over blocks."""
         total = torch.nn.functional.pad(weight.double().cumsum(dim=1), (1, 0))
         edges = torch.tensor(self.edges, device=weight.device)
         width = (edges[1:] - edges[:-1]).to(weight)
         return (total[:, edges[1:]] - total[:, edges[:-1]]).to(weight) / width
 
-    def hessian(self, objective: Objective, parameters: Tensor, rest: Tensor, c: Tensor) -> Tensor:
-        """(n, Q) parameters, flux at rest there, block means -> (n, Q, Q) float64."""
-        n, size = len(parameters), len(self.reduction)
-        moves = _feature_moves(objective, objective.labels(parameters))
-        small = linear(moves.flatten(0, 1), self.reduction).view(n, -1, size)
-        by_label = small.new_empty((n, small.shape[1], small.shape[1]))
-        for begin in range(0, n, _CACHED_STARS):
+    def hessian(self, objective: Objective, parameters: Tensor, c: Tensor) -> Tensor:
+        """(n, Q) parameters and (n, B) mean weights -> (n, Q, Q) float64."""
+        small = self._small(objective, objective.labels(parameters))
+        size = small.shape[2]
+        hessian = small.new_empty((len(small), small.shape[1], small.shape[1]))
+        for begin in range(0, len(small), _CACHED_STARS):
             rows = slice(begin, begin + _CACHED_STARS)
             gram = linear(c[rows], self.grams).view(-1, size, size)
-            torch.bmm(torch.bmm(small[rows], gram), small[rows].mT, out=by_label[rows])
-        crossed, by_line = _line_part(objective, self.layer, objective.shift(parameters), rest)
-        by_both = torch.einsum("nkh,dnh->nkd", moves, crossed)
-        top = torch.cat([by_label, by_both], dim=2)
-        bottom = torch.cat([by_both.transpose(1, 2), by_line], dim=2)
-        return objective.completed(torch.cat([top, bottom], dim=1).double())
+            torch.bmm(torch.bmm(small[rows], gram), small[rows].mT, out=hessian[rows])
+        return objective.completed(hessian.double())
+
+    def _small(self, objective: Objective, x: Tensor) -> Tensor:
+        """(n, K) scaled labels -> (n, K + 1, r + q) derivatives in terms of the spectra."""
+        features, moves = _features_and_moves(objective, x)
+        r, q = len(self.by_label), len(self.by_velocity)
+        small = moves.new_zeros((len(x), moves.shape[1] + 1, r + q))
+        small[:, :-1, :r] = linear(moves.flatten(0, 1), self.by_label).view(len(x), -1, r)
+        by_velocity = torch.addmm(self.offset, features, self.by_velocity.T)
+        small[:, -1, r:] = by_velocity * objective.line_scale()[0]
+        return small
 
 
-def _feature_moves(objective: Objective, x: Tensor) -> Tensor:
-    """(n, K) scaled labels -> (n, K, H) derivatives of the features."""
-    moves: Tensor = objective.model.features_and_jacobian(x, linear)[1]  # type: ignore[attr-defined]
-    return moves
+def _features_and_moves(objective: Objective, x: Tensor) -> tuple[Tensor, Tensor]:
+    """(n, K) scaled labels -> (n, H) features and (n, K, H) their derivatives."""
+    found: tuple[Tensor, Tensor] = objective.model.features_and_jacobian(x, linear)  # type: ignore[attr-defined]
+    return found
 
 
-def _line_part(
-    objective: Objective, layer: torch.nn.Linear, shift: Shift, rest: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return W^T of the weighted velocity derivatives (D, n, H), and their products (n, D, D)."""
-    scale = rest.new_tensor(objective.line_scale())
-    n, n_line = len(rest), len(scale)
-    if rest.device.type == "cpu":
-        back = torch.empty((n_line, *rest.shape), dtype=rest.dtype)
-        product = torch.empty((n, n_line, n_line), dtype=torch.float64)
-        data = (objective.weight.numpy(), objective.rows.numpy())
-        fused.pull_slopes(rest.numpy(), shift.arrays(), *data, (back.numpy(), product.numpy()))
-    else:
-        slopes, (_, weight) = shift.forward_slopes(rest), objective.data()
-        weighted = slopes * weight[:, None]
-        product = torch.bmm(weighted, slopes.transpose(1, 2)).double()
-        back = torch.stack([shift.pull(weighted[:, d]) for d in range(n_line)])
-    crossed = linear(back.flatten(0, 1), layer.weight.T).view(n_line, n, -1)
-    return crossed * scale[:, None, None], product.to(rest) * scale * scale[:, None]
+def _columns(objective: Objective, layer: torch.nn.Linear) -> tuple[Tensor, Tensor]:
+    """Return (P, H) the flux by features, and (P, H + 1) its slope by features and 1.
 
-
-def _renormalized(objective: Objective, continuum: Renormalization, weight: Tensor) -> Tensor:
-    """(P, H) last layer -> its renormalized self, around the spectrum in the middle of the box."""
-    middle = objective.rest(weight.new_zeros((1, objective.n_label)))
-    whole = Renormalization.of(continuum.smoother, torch.ones_like(middle))
-    _, columns = whole.columns(middle, weight.T[None].contiguous(), middle, middle)
-    return columns[0].T.contiguous()
-
-
-def _reduction(objective: Objective, weight: Tensor, loss: float) -> tuple[Tensor, Tensor]:
-    """Return (r, H) and (H, r): down to the feature combinations that derivatives use, and back.
-
-    Principal components of W da/dx over the box, every label's derivative of unit length: weak
-    labels count as strong ones do.
+    Both as the data's normalization leaves them around the spectrum in the middle of the box.
     """
-    if loss == 0:
-        return torch.eye(weight.shape[1]).to(weight), torch.eye(weight.shape[1]).to(weight)
-    generator = torch.Generator().manual_seed(0)
-    x = torch.rand((_SAMPLES, objective.n_label), generator=generator) - 0.5
-    moves = _feature_moves(objective, x.to(weight))
-    moves = moves.flatten(0, 1).double()
-    gram = (weight.T @ weight).double()
-    length = torch.einsum("sh,hg,sg->s", moves, gram, moves).clamp(min=0).sqrt()
-    moves = moves[length > 0] / length[length > 0, None]
-    spread = moves.T @ moves / max(len(moves), 1)  # (H, H)
-    values, vectors = torch.linalg.eigh(gram)
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    energy, components = torch.linalg.eigh(root @ spread @ root)
-    lost = energy.clamp(min=0).cumsum(0) / energy.clamp(min=0).sum()
-    keep = components[:, lost > loss]
-    tiny = values.max() * 1e-12
-    inverse_root = (vectors * values.clamp(min=tiny).rsqrt()) @ vectors.T
-    return (keep.T @ root).to(weight), (inverse_root @ keep).to(weight)
+    columns = layer.weight.detach()
+    bias = columns.new_zeros(len(columns)) if layer.bias is None else layer.bias.detach()
+    whole = torch.cat([columns, bias[:, None]], dim=1).T.contiguous()
+    rest = Shift.by(whole.new_zeros(len(whole)), step=objective.step)
+    slopes = rest.forward_slopes(whole)[:, 0].T.contiguous()
+    if isinstance(objective.continuum, Renormalization):
+        middle = objective.rest(columns.new_zeros((1, objective.n_label)))
+        known = Renormalization.of(objective.continuum.smoother, torch.ones_like(middle))
+        both = torch.cat([columns, slopes], dim=1).T[None].contiguous()
+        _, both = known.columns(middle, both, middle, middle)
+        columns, slopes = both[0].T.contiguous().tensor_split([columns.shape[1]], dim=1)
+    return columns.contiguous(), slopes.contiguous()

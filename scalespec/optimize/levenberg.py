@@ -10,17 +10,17 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from scalespec.optimize.gram import ERROR_LOSS, PATH_LOSS, BlockGram
+from scalespec.optimize.gram import BlockGram
 from scalespec.optimize.objective import Objective
 from scalespec.optimize.quadratic import JITTER, bounded_step, promised_gain
 from scalespec.optimize.result import FitStatus
 
-_FIRST_DAMPING, _LEAST_DAMPING, _MOST_DAMPING = 1e-3, 1e-6, 1e6
-_HELD_DAMPING = 1e-2  # the least after a rejected step: smaller ones change no step
+_FIRST_DAMPING, _LEAST_DAMPING, _MOST_DAMPING = 1e-4, 1e-6, 1e6
+_HELD_DAMPING = 0.1  # the least after a rejected step: smaller ones change no step
 _ACCEPTED, _REJECTED = 0.2, 8.0  # factors on the damping
 _HARMLESS_GAIN = 1.0  # of chi2: what a kink may withhold without a flag
 _SMALL_GAIN = 0.1  # of chi2: what a refused step may leave
-_FRESH_STEPS = 2  # accepted steps after each of which the Hessian is made anew
+_FRESH_STEPS = 3  # accepted steps after each of which the Hessian is made anew
 _HONEST = (0.7, 1.4)  # gain over promise within which an old Hessian still serves
 _ROUNDS = 3  # searches begun again where the last Hessian promises more than the one before
 
@@ -39,7 +39,7 @@ class State:
     """Where each search stands: parameters, chi2 and normal equations there, damping, flags.
 
     `hessian` belongs to the parameters only where `fresh`; `exact` ones come from every pixel's
-    derivatives. `blocks` are the block means of the weights.
+    derivatives. `blocks` are the means of the weights over the blocks of a search's Gram matrices.
     """
 
     parameters: Tensor
@@ -83,10 +83,9 @@ class Search:
     @classmethod
     def of(cls, objective: Objective, options: SearchOptions) -> Self:
         """Prepare searches with one model and one kind of objective."""
-        path = BlockGram.of(objective, loss=PATH_LOSS)
-        smoothed = objective.continuum is not None
-        exact = options.exact_covariance or smoothed
-        return cls(path, None if exact else BlockGram.of(objective, loss=ERROR_LOSS), options)
+        path, last = BlockGram.of(objective) or (None, None)
+        exact = options.exact_covariance or objective.continuum is not None
+        return cls(path, None if exact else last, options)
 
     def run(self, objective: Objective, first: Tensor, lower: Tensor, upper: Tensor) -> State:
         """Step every star until it is done; stars that are done leave the batch.
@@ -119,7 +118,7 @@ class Search:
         blocks = first.new_zeros((len(first), 0))
         if self.gram is not None:
             blocks = self.gram.coefficients(objective.data()[1])
-            hessian = self.gram.hessian(objective, first, point.rest, blocks)
+            hessian = self.gram.hessian(objective, first, blocks)
         else:
             hessian = objective.hessian(first)
         counter = torch.zeros(len(first), dtype=torch.int32, device=first.device)
@@ -194,16 +193,10 @@ class Search:
         )
         wanted = accepted & ((state.n_fresh < _FRESH_STEPS) | ~honest | state.exact)
         rows = torch.nonzero((wanted | stale) & ~done).squeeze(1)
-        if len(rows):
-            at_trial = accepted[rows]
-            rest = point.rest[rows]
-            if not bool(at_trial.all()):
-                back = torch.nonzero(~at_trial).squeeze(1)
-                rest[back] = objective.rest(objective.labels(new.parameters[rows[back]]))
-            self._refresh(objective, new, rows, rest)
+        self._refresh(objective, new, rows)
         return new, done
 
-    def _refresh(self, objective: Objective, state: State, rows: Tensor, rest: Tensor) -> None:
+    def _refresh(self, objective: Objective, state: State, rows: Tensor) -> None:
         """Make the Hessian of `rows` anew, in place."""
         if not len(rows):
             return
@@ -211,7 +204,7 @@ class Search:
         if self.gram is not None and not bool(exact.all()):
             some = rows[~exact]
             state.hessian[some] = self.gram.hessian(
-                objective.take(some), state.parameters[some], rest[~exact], state.blocks[some]
+                objective.take(some), state.parameters[some], state.blocks[some]
             )
         if bool(exact.any()):
             some = rows[exact]
@@ -228,11 +221,11 @@ class Search:
         stale = rows[~(part.exact & part.fresh)]
         if self.last_gram is None:
             part.exact[:] = True
-            self._refresh(objective, part, stale, part.parameters[:0])
+            self._refresh(objective, part, stale)
         else:
             some, chosen = part.parameters[stale], objective.take(stale)
-            rest = chosen.rest(chosen.labels(some))
-            part.hessian[stale] = self.last_gram.hessian(chosen, some, rest, part.blocks[stale])
+            blocks = self.last_gram.coefficients(chosen.data()[1])
+            part.hessian[stale] = self.last_gram.hessian(chosen, some, blocks)
             part.fresh[stale] = True
         state.put(active, part)
         here = part.parameters.double()

@@ -11,7 +11,8 @@ _ONE_DNN = torch.backends.mkldnn.is_available() and hasattr(  # type: ignore[no-
     torch.ops.mkldnn, "_linear_pointwise"
 )
 _SMALL = 20_000  # multiplications under which a call costs more than its product
-_ROWS = 32  # rows come in multiples: every new shape is compiled, for some milliseconds
+ROWS = 32
+"""Rows come in multiples of it: every new shape is compiled, for some milliseconds."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -29,7 +30,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if on_cpu and not wanted and x.numel() * len(weight) > _SMALL:
         multiply = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001 - torch has no public name for it
         n = len(x)
-        rows = torch.nn.functional.pad(x, (0, 0, 0, -n % _ROWS)) if n > _ROWS else x
+        spare = -n % ROWS if n > ROWS else 0
+        rows = torch.nn.functional.pad(x, (0, 0, 0, spare)) if spare else x
         result: Tensor = multiply(rows, weight, bias, "none", [], "")
         return result[:n]
     return torch.nn.functional.linear(x, weight, bias)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scalespec.optimize import fused
-from scalespec.optimize.matmul import linear
+from scalespec.optimize.matmul import ROWS, linear
 from scalespec.optimize.normalization import Continuum, Renormalization, Smoother, as_rows
 from scalespec.optimize.shift import Broadening, Shift, log_step, stencil_span
 
@@ -128,13 +128,10 @@ class Point:
         With the prior's part.
     gradient : (n, Q) float64
         Half its gradient: chi2(p + d) is about chi2 + 2 g.d + d.H.d.
-    rest : (n, P)
-        The model's flux at rest.
     """
 
     chi2: Tensor
     gradient: Tensor
-    rest: Tensor
 
 
 @dataclass(frozen=True)
@@ -190,10 +187,12 @@ class Objective:
         """Weigh `flux` and `ivar` (n, P) of stars with first velocities `rv_start` (n,)."""
         step, n_pixel = log_step(model.spec.wavelength), flux.shape[1]
         mask = ivar > 0
-        scatter = Shift.by(rv_start, step=step).forward(model.scatter.repeat(len(flux), 1))
-        weight = torch.where(mask, ivar / (1.0 + ivar * scatter**2), 0.0)
         reach = 0 if broadening is None else broadening.reach(log_pixel(step))
-        weight = weight * _inside(rv_start, rv_range, step=step, n_pixel=n_pixel, reach=reach)
+        inside = _inside(rv_start, rv_range, step=step, n_pixel=n_pixel, reach=reach)
+        weight = torch.where(mask & inside, ivar, 0.0)
+        if bool(model.scatter.any()):
+            scatter = Shift.by(rv_start, step=step).forward(model.scatter.repeat(len(flux), 1))
+            weight /= 1.0 + weight * scatter.square()
         data = torch.where(mask, flux, 0.0)
         continuum = None if smoother is None else Renormalization.of(smoother, mask.to(flux))
         rows = torch.arange(len(flux), device=flux.device)
@@ -283,6 +282,11 @@ class Objective:
     @torch.no_grad()
     def evaluate(self, parameters: Tensor) -> Point:
         """(n, Q) parameters -> chi2 and its exact gradient: two products with the last layer."""
+        spare = -len(parameters) % ROWS if len(parameters) > ROWS and self.continuum is None else 0
+        if spare:  # rows that fill up the products' shapes: cheaper than copies of their inputs
+            rows = torch.arange(len(parameters) + spare).to(self.rows) % len(parameters)
+            point = self.take(rows).evaluate(parameters[rows])
+            return Point(point.chi2[:-spare], point.gradient[:-spare])
         x = self.labels(parameters).detach().clone().requires_grad_()
         layer = output_layer(self.model)
         with torch.enable_grad():
@@ -298,7 +302,7 @@ class Objective:
         if self.tie is not None:
             by_label = by_label @ self.tie.matrix.double()
         scale = by_line.new_tensor(self.line_scale())
-        return Point(chi2, torch.cat([by_label, by_line * scale], dim=1), rest)
+        return Point(chi2, torch.cat([by_label, by_line * scale], dim=1))
 
     def _compare(self, shift: Shift, rest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return chi2 (n,), half its gradient by pixels at rest (n, P) and by km/s (n, D)."""
@@ -378,5 +382,6 @@ def _inside(rv: Tensor, rv_range: float, *, step: float, n_pixel: int, reach: in
     """
     lowest, _ = stencil_span(rv + rv_range, step=step, reach=reach)
     _, highest = stencil_span(rv - rv_range, step=step, reach=reach)
-    pixel = torch.arange(n_pixel, device=rv.device)
-    return (pixel + lowest[:, None] >= 0) & (pixel + highest[:, None] <= n_pixel)
+    pixel = torch.arange(n_pixel, device=rv.device, dtype=torch.int32)
+    first, last = (-lowest).int()[:, None], (n_pixel - highest).int()[:, None]
+    return (pixel >= first) & (pixel <= last)

@@ -199,9 +199,18 @@ def promised_gain(hessian: Tensor, gradient: Tensor, step: Tensor) -> Tensor:
 
 
 def inverse(hessian: Tensor, free: Tensor) -> Tensor:
-    """Invert the free part of `hessian` (n, Q, Q); rows and columns of the others are 0."""
+    """Invert the free part of `hessian` (n, Q, Q); rows and columns of the others are 0.
+
+    Eigenvalues, of a unit diagonal, count as at least `JITTER`.
+    """
     matrix, scale = unit_diagonal(hessian)
-    values, vectors = torch.linalg.eigh(free_part(matrix, free))
-    found = (vectors / values.clamp(min=JITTER)[:, None, :]) @ vectors.transpose(1, 2)
+    matrix = free_part(matrix, free)
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    found = torch.cholesky_inverse(factor)
+    trace = found.diagonal(dim1=1, dim2=2).sum(dim=1)
+    weak = torch.nonzero((info != 0) | ~(trace < 1 / JITTER)).squeeze(1)  # all others are above it
+    if len(weak):
+        values, vectors = torch.linalg.eigh(matrix[weak])
+        found[weak] = (vectors / values.clamp(min=JITTER)[:, None, :]) @ vectors.mT
     found = found / (scale[:, :, None] * scale[:, None, :])
     return torch.where(free[:, :, None] & free[:, None, :], found, 0.0)
