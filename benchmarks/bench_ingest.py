@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import obstore
 from astropy.io import fits
+from isal import isal_zlib
 
 from scalespec.config import IngestTable, RunConfig, RunTable
 from scalespec.plan import Stage
@@ -39,9 +40,15 @@ def make_files(layout: str, n: int) -> list[bytes]:
     rng = np.random.default_rng(0)
     header = fits.Header({"OBSID": 1, "RA": 10.0, "DEC": 41.0, "Z": 1e-4, "CLASS": "STAR"})
     header.update({"COEFF0": 3.5682, "COEFF1": 1e-4, "DATE-OBS": "2011-10-24T12:30:00"})
+    header.update({"MJD": 55858, "LMJD": 55859, "PLANID": "F5902", "SPID": 1, "FIBERID": 1})
     header.extend((f"CARD{i}", i / 7, "one of many that nobody asks for") for i in range(100))
     files = []
-    for _ in range(n):
+    for i in range(n):
+        ra, dec, z = rng.uniform([0, -10, -1e-3], [360, 60, 1e-3]).round(6).tolist()
+        own = {"OBSID": 3703110 + i, "FIBERID": i, "RA": ra, "DEC": dec, "Z": z, "SNRG": 30 + ra}
+        header.update(
+            own | {"DESIG": f"LAMOST J{i:06d}", "DATE-OBS": f"2011-10-24T12:30:{i:06.3f}"}
+        )
         flux = np.round(rng.normal(1000, 20, N_PIXEL), 2)  # real flux compresses to 0.45
         rows = [flux, 1 / flux, WAVELENGTH, np.zeros(N_PIXEL), np.zeros(N_PIXEL), flux / 1000]
         file = io.BytesIO()
@@ -80,6 +87,11 @@ def read_astropy(path: Path) -> list[np.ndarray]:
             return [hdus[0].data.astype(np.float32)]
         table = hdus[1].data
         return [table[name].astype(np.float32) for name in table.columns.names]
+
+
+def one_shot(data: bytes) -> bytes:
+    """Gunzip as the fastest call there is does that trusts the size in the trailer."""
+    return isal_zlib.decompress(data, 31, int.from_bytes(data[-4:], "little"))
 
 
 def rate(function: Callable[[Any], Any], items: Sequence[Any], seconds: float) -> float:
@@ -159,7 +171,7 @@ def bench_layout(
     source: str, layout: str, files: list[bytes], seconds: float, bucket: str
 ) -> list[dict]:
     """Measure one kind of file."""
-    limit = rate(gunzip, files, seconds)
+    limit = max(rate(gunzip, files, seconds), rate(one_shot, files, seconds))
     rows = BLOCK_ROWS
     with tempfile.TemporaryDirectory() as folder:
         there = [Path(folder) / f"{i}.fits.gz" for i in range(len(files))]
@@ -172,7 +184,7 @@ def bench_layout(
             "to the survey grid, masks, scalars": rate(
                 lambda data: read_lrs(data, ""), files, seconds
             ),
-            "whole block: read, parse, write, commit": bench_block(folder, files, rows, 3),
+            "whole block: read, parse, write, commit": bench_block(folder, files, rows, 5),
             "astropy": recipe,
         }
         if importlib.util.find_spec("fitsio"):

@@ -63,8 +63,8 @@ class StoreTable(Table):
     """
 
     codec: Literal["blosc", "pcodec", "lz4", "none"] = "blosc"
-    """Of flux, ivar and mask: Zstandard behind bit shuffling; pcodec is smaller and slower (and
-    wants the package pcodec), lz4 faster and larger."""
+    """Of flux, ivar and mask: LZ4 behind bit shuffling; pcodec is smaller and slower (and wants the
+    package pcodec), lz4, behind byte shuffling, faster and larger."""
     lossy_bits: int | None = Field(default=None, ge=4, le=22)
     """Keep so many bits of the mantissa of flux and ivar: 12 are good to 1.2e-4 and halve what is
     stored. Recorded in the store's attributes. By default every bit is kept."""

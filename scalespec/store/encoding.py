@@ -24,8 +24,8 @@ class Encoding:
     Attributes
     ----------
     codec : {"blosc", "pcodec", "lz4", "none"}
-        blosc: Zstandard 1 behind bit shuffling; lz4: LZ4 behind byte shuffling; pcodec: of flux and
-        ivar, the rest by blosc.
+        blosc: LZ4 behind bit shuffling; lz4: LZ4 behind byte shuffling; pcodec: of flux and ivar,
+        the rest by blosc.
     lossy_bits : int, optional
         Bits of the mantissa that flux and ivar keep; all 23 by default.
     """
@@ -56,7 +56,8 @@ class Encoding:
             return attrs, {"compressors": BloscCodec(cname="lz4", clevel=5, shuffle="shuffle")}
         if self.codec == "pcodec" and pixels:
             return attrs, {"serializer": _pcodec(), "compressors": None}
-        return attrs, {"compressors": BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle")}
+        # Of bits shuffled Zstandard 1 makes 1 to 3 % less, in four times the time.
+        return attrs, {"compressors": BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")}
 
 
 def _pcodec() -> Any:

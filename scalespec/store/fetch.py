@@ -23,6 +23,8 @@ PROMPT_S = 2e-4
 PATIENCE_S = 0.01
 """Time by which a disk may fall behind that before threads are started."""
 
+_MORE = 2**20  # bytes
+
 Fetched = tuple[bytes, Entry] | StoreError
 """An object's content and identity, or why there is none."""
 
@@ -37,12 +39,24 @@ def read_entry(url: str) -> tuple[bytes, Entry]:
     """
     with paths.explained(url):
         if not paths.is_remote(url):
-            with open(url.removeprefix("file://"), "rb", buffering=0) as file:  # noqa: PTH123 - fast
-                stat = os.fstat(file.fileno())
-                return file.read(), Entry(url, stat.st_size, stat.st_mtime)
+            return _read_file(url)
         store, key = paths.opened(url)
         found = obstore.get(store, key)
         return bytes(found.bytes()), as_entry(url, found.meta)
+
+
+def _read_file(url: str) -> tuple[bytes, Entry]:
+    """Read a file by four system calls: a file object makes nine, and most files are small."""
+    file = os.open(url.removeprefix("file://"), os.O_RDONLY)
+    try:
+        stat = os.fstat(file)
+        data = os.read(file, stat.st_size + 1)  # one more, lest it has grown
+        if len(data) != stat.st_size:  # it has, or this is but a part of a very large one
+            while more := os.read(file, max(stat.st_size - len(data), _MORE)):
+                data += more
+    finally:
+        os.close(file)
+    return data, Entry(url, stat.st_size, stat.st_mtime)
 
 
 def fetch(urls: Sequence[str], in_flight: int | None = None) -> list[Fetched]:

@@ -18,7 +18,8 @@ import numpy.typing as npt
 from scalespec.errors import SurveyFileError
 from scalespec.schema import C_KMS, MaskBit
 from scalespec.surveys.cards import made_id, number, position, survey_bits
-from scalespec.surveys.fits import HDU, Value, read_fits
+from scalespec.surveys.fits import HDU, read_fits
+from scalespec.surveys.headers import Value
 from scalespec.surveys.inflate import gunzip
 from scalespec.surveys.lattice import Lattice, check_increasing, clean, inverse_variance
 from scalespec.surveys.rows import Arm, Pixels, Rows, Survey

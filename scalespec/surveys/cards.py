@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scalespec.schema import C_KMS, MaskBit
-from scalespec.surveys.fits import Value
+from scalespec.surveys.headers import Value
 
 FASTEST_Z = 0.01
 """Beyond the Galaxy's fastest stars: a QSO, a galaxy or a failed fit."""

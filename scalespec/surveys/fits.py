@@ -7,44 +7,39 @@ either right or not used. Byte layout: FITS Standard 4.0 (2018), sections 3, 4 a
 import math
 import re
 import warnings
-from collections.abc import Collection
-from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from scalespec.errors import SurveyFileError
+from scalespec.surveys.headers import (
+    TEXT,
+    Cards,
+    Header,
+    UnsupportedFITS,
+    Value,
+    find_header,
+    padded,
+    parse_card,
+)
 from scalespec.surveys.inflate import LIMIT_BYTES
 
-Value = str | bool | int | float | None
-Cards = Collection[str] | None
-
-CARD, BLOCK = 80, 2880  # bytes
-_END = b"END".ljust(CARD)
 _IMAGE_DTYPES = {-64: ">f8", -32: ">f4", 8: "u1", 16: ">i2", 32: ">i4", 64: ">i8"}
 _COLUMN_DTYPES = {"E": ">f4", "D": ">f8", "I": ">i2", "J": ">i4", "K": ">i8", "B": "u1", "L": "u1"}
 _COLUMN_DTYPES |= {"A": "S"}
-_TEXT = (b"", b"COMMENT", b"HISTORY")
-_REFUSED = frozenset((b"BSCALE  ", b"BZERO   ", b"BLANK   ", b"HIERARCH", b"THEAP   "))
-_REFUSED_COLUMNS = frozenset((b"TSCA", b"TZER"))
-_VALUE = re.compile(
-    rb"=  *(?:'((?:[^']|'')*)'|([TF])|([+-]?\d+)|([+-]?(?:\d+\.?\d*|\.\d+)(?:[ED][+-]?\d+)?))?"
-    rb" *(?:/.*)?",
-    re.DOTALL,
+_REFUSED_COLUMNS = (b"TSCA", b"TZER")
+_FIELD = ("TTYPE", "TFORM", "TDIM", "TNULL")
+_MOST_FIELDS = 999  # that the standard allows
+_STRUCTURE = (
+    *("SIMPLE", "XTENSION", "BITPIX", "NAXIS", "NAXIS1", "NAXIS2", "NAXIS3"),
+    *("PCOUNT", "GCOUNT", "EXTNAME"),
 )
-_STRING, _LOGICAL, _INTEGER = 1, 2, 3  # groups of _VALUE
-_CONTINUED = re.compile(rb"  *'((?:[^']|'')*)' *(?:/.*)?", re.DOTALL)
 _TFORM = re.compile(r"(\d*)([A-Z])\Z")
 
 
-class UnsupportedFITS(ValueError):  # noqa: N818 - no error: it only says who must read the file
-    """The file may be good FITS, but is not of the subset the strict parser knows."""
-
-
-@dataclass(frozen=True, slots=True)
-class HDU:
+class HDU(NamedTuple):
     """One header and its data.
 
     Attributes
@@ -126,148 +121,72 @@ def parse_fits(data: bytes, *, cards: Cards = None) -> list[HDU]:
     return hdus
 
 
-@dataclass(frozen=True, slots=True)
-class _Header:
-    """Where the cards of one header lie; values are parsed when asked for."""
-
-    data: bytes
-    start: int
-    offsets: dict[bytes, int]  # padded keyword -> its first card, from `start` on
-
-    def value(self, keyword: str) -> Value:
-        offset = self.offsets.get(keyword.encode().ljust(8))
-        return None if offset is None else self._at(self.start + offset)
-
-    def _at(self, offset: int) -> Value:
-        """Return the value of the card that begins at `offset`."""
-        value = _parse_card(self.data[offset : offset + CARD])
-        return _unquoted(self._long(value, offset)) if isinstance(value, bytes) else value
-
-    def _long(self, text: bytes, offset: int) -> bytes:
-        """Return a string with what the CONTINUE cards after its card add to it."""
-        while text.endswith(b"&") and self.data.startswith(b"CONTINUE", offset + CARD):
-            offset += CARD
-            found = _CONTINUED.fullmatch(self.data, offset + 8, offset + CARD)
-            if found is None:
-                raise UnsupportedFITS(f"card {self.data[offset : offset + CARD]!r}")
-            text = text[:-1] + found[1]
-        return text
-
-    def integer(self, keyword: str, missing: int | None = None) -> int:
-        value = self.value(keyword)
-        if value is None and missing is not None:
-            return missing
-        if type(value) is not int or abs(value) > 2**40:  # a bool is no integer here
-            raise UnsupportedFITS(f"{keyword} = {value!r}, wanted an integer")
-        return value
-
-    def string(self, keyword: str) -> str:
-        value = self.value(keyword)
-        if not isinstance(value, str):
-            raise UnsupportedFITS(f"{keyword} = {value!r}, wanted a string")
-        return value
-
-    def values(self, cards: Cards) -> dict[str, Value]:
-        """Return the values of `cards` as far as the header has them, or of every card."""
-        if cards is None:
-            cards = [
-                keyword.decode().rstrip()
-                for keyword, offset in reversed(self.offsets.items())
-                if self.data.startswith(b"= ", self.start + offset + 8)
-                and keyword.strip() not in _TEXT
-            ]
-        start, at = self.start, self.offsets
-        return {card: self._at(start + at[key]) for card, key in _keys(tuple(cards)) if key in at}
+def _integer(cards: dict[str, Value], keyword: str, missing: int | None = None) -> int:
+    value = cards.get(keyword)
+    if value is None and missing is not None:
+        return missing
+    if type(value) is not int or abs(value) > 2**40:  # a bool is no integer here
+        raise UnsupportedFITS(f"{keyword} = {value!r}, wanted an integer")
+    return value
 
 
-@lru_cache(maxsize=64)
-def _keys(cards: tuple[str, ...]) -> tuple[tuple[str, bytes], ...]:
-    """Return cards with their padded keywords."""
-    return tuple((card, card.encode().ljust(8)) for card in cards)
+def _string(cards: dict[str, Value], keyword: str) -> str:
+    value = cards.get(keyword)
+    if not isinstance(value, str):
+        raise UnsupportedFITS(f"{keyword} = {value!r}, wanted a string")
+    return value
 
 
-@lru_cache(maxsize=128)  # what files of one plate have in common; what is a file's own passes by
-def _parse_card(card: bytes) -> Value | bytes:
-    """Return a card's value; as bytes, a string that the next card goes on with."""
-    found = _VALUE.fullmatch(card, 8)
-    if found is None:
-        raise UnsupportedFITS(f"card {card!r}")
-    if (group := found.lastindex) is None:
-        return None
-    text: bytes = found[group]
-    if group == _STRING:
-        return text if text.endswith(b"&") else _unquoted(text)
-    if group == _LOGICAL:
-        return text == b"T"
-    return int(text) if group == _INTEGER else float(text.replace(b"D", b"E"))
+class _Structure(NamedTuple):
+    """What a header says of its data."""
+
+    is_table: bool
+    dtype: str
+    shape: tuple[int, ...]
+    n_bytes: int
+    name: str
 
 
-def _unquoted(text: bytes) -> str:
-    return text.decode().replace("''", "'").rstrip()
-
-
-def _find_cards(data: bytes, start: int) -> tuple[_Header, int]:
-    """Return the header that begins at `start`, and where its data begin."""
-    end = data.find(_END, start)
-    while end >= 0 and (end - start) % CARD:
-        end = data.find(_END, end + 1)
-    if end < 0:
-        raise SurveyFileError("the file ends before its header does: no END card", "truncated")
-    text = np.frombuffer(data, np.uint8, end - start, start)
-    if end > start and not (text.min() >= ord(" ") and text.max() <= ord("~")):
-        raise UnsupportedFITS("a header that is not printable ASCII")
-    keywords = np.ndarray(((end - start) // CARD,), "S8", data, start, (CARD,)).tobytes()
-    return _Header(data, start, _offsets(keywords)), start + _padded(end + CARD - start)
-
-
-@lru_cache(maxsize=128)  # files of one release have their cards in one order
-def _offsets(keywords: bytes) -> dict[bytes, int]:
-    """Return where the first card of each keyword lies in a header with these, 8 bytes each."""
-    # from the last card to the first: of a repeated keyword the first card counts, as in astropy
-    offsets = {keywords[8 * i : 8 * i + 8]: CARD * i for i in reversed(range(len(keywords) // 8))}
-    if not _REFUSED.isdisjoint(offsets):
-        raise UnsupportedFITS(f"card {min(_REFUSED.intersection(offsets))!r}")
-    return offsets
-
-
-def _padded(n_bytes: int) -> int:
-    return -(-n_bytes // BLOCK) * BLOCK
+@lru_cache(maxsize=128)  # files of one release are built alike
+def _structure(names: tuple[str, ...], cards: tuple[bytes, ...], first: bool) -> _Structure:
+    """Return what the cards `_STRUCTURE`, as far as there, say of the data behind a header."""
+    values = dict(zip(names, map(parse_card, cards), strict=True))
+    kind = "IMAGE" if first else _string(values, "XTENSION")
+    if kind not in ("IMAGE", "BINTABLE") or (first and values.get("SIMPLE") is not True):
+        raise UnsupportedFITS(f"an HDU of kind {kind!r}")
+    bitpix, naxis = _integer(values, "BITPIX"), _integer(values, "NAXIS")
+    known = bitpix in _IMAGE_DTYPES and 0 <= naxis <= 3
+    if not known or (kind == "BINTABLE" and (bitpix, naxis) != (8, 2)):
+        raise UnsupportedFITS(f"BITPIX = {bitpix}, NAXIS = {naxis}")
+    shape = tuple(_integer(values, f"NAXIS{axis}") for axis in range(naxis, 0, -1))
+    odd = _integer(values, "PCOUNT", 0) or _integer(values, "GCOUNT", 1) != 1
+    if min(shape, default=1) < 1 or odd:
+        raise UnsupportedFITS(f"shape {shape} with a heap, groups or no elements")
+    n_bytes = abs(bitpix) // 8 * math.prod(shape) if shape else 0
+    name = str(values.get("EXTNAME", ""))
+    return _Structure(kind == "BINTABLE", _IMAGE_DTYPES[bitpix], shape, n_bytes, name)
 
 
 def _parse_hdu(data: bytes, start: int, cards: Cards) -> tuple[HDU, int]:
     """Return the HDU that begins at `start`, and where the next one does."""
-    header, body = _find_cards(data, start)
-    kind = header.string("XTENSION") if start else "IMAGE"
-    if kind not in ("IMAGE", "BINTABLE") or not (start or header.value("SIMPLE") is True):
-        raise UnsupportedFITS(f"an HDU of kind {kind!r}")
-    bitpix, naxis = header.integer("BITPIX"), header.integer("NAXIS")
-    known = bitpix in _IMAGE_DTYPES and 0 <= naxis <= 3
-    if not known or (kind == "BINTABLE" and (bitpix, naxis) != (8, 2)):
-        raise UnsupportedFITS(f"BITPIX = {bitpix}, NAXIS = {naxis}")
-    shape = tuple(header.integer(f"NAXIS{axis}") for axis in range(naxis, 0, -1))
-    if min(shape, default=1) < 1 or header.integer("PCOUNT", 0) or header.integer("GCOUNT", 1) != 1:
-        raise UnsupportedFITS(f"shape {shape} with a heap, groups or no elements")
-    n_bytes = abs(bitpix) // 8 * math.prod(shape) if shape else 0
+    header, body = find_header(data, start)
+    is_table, dtype, shape, n_bytes, name = _structure(*header.cards(_STRUCTURE), start == 0)
     if body + n_bytes > len(data):
         raise SurveyFileError(
             f"HDU at byte {start} wants {body + n_bytes} bytes of file, got {len(data)}",
             "truncated",
         )
     array: np.ndarray | dict[str, np.ndarray] | None = None
-    if kind == "BINTABLE":
-        array = _parse_table(header, start, body, shape)
+    if is_table:
+        array = _parse_table(header, body, shape)
     elif shape:
-        flat = np.frombuffer(data, _IMAGE_DTYPES[bitpix], math.prod(shape), body)
-        array = flat.reshape(shape)
-    name = header.value("EXTNAME") if b"EXTNAME " in header.offsets else ""
-    return HDU(str(name), header.values(cards), array), body + _padded(n_bytes)
+        array = np.frombuffer(data, dtype, math.prod(shape), body).reshape(shape)
+    return HDU(name, header.values(cards), array), body + padded(n_bytes)
 
 
-def _parse_table(
-    header: _Header, start: int, body: int, shape: tuple[int, ...]
-) -> dict[str, np.ndarray]:
-    """Return the columns, by name, of the binary table whose header begins at `start`."""
-    columns, dtype = _table_layout(header.data[start:body])
+def _parse_table(header: Header, body: int, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Return the columns, by name, of the binary table whose data begin at `body`."""
+    columns, dtype = _table_layout(header.data[header.start : body])
     if dtype.itemsize != shape[1]:
         raise UnsupportedFITS(f"a table of shape {shape} whose columns take {dtype.itemsize} bytes")
     rows = np.frombuffer(header.data, dtype, shape[0], body)
@@ -277,23 +196,28 @@ def _parse_table(
 @lru_cache(maxsize=64)  # files of one release have tables of one header
 def _table_layout(text: bytes) -> tuple[tuple[tuple[str, str], ...], np.dtype[np.void]]:
     """Return names and forms of a table's columns, and the dtype of a row."""
-    header, _ = _find_cards(text, 0)
-    if not _REFUSED_COLUMNS.isdisjoint([keyword[:4] for keyword in header.offsets]):
+    header, _ = find_header(text, 0)
+    keywords = range(0, len(header.keywords), 8)
+    if any(header.keywords.startswith(_REFUSED_COLUMNS, i) for i in keywords):
         raise UnsupportedFITS("a table with scaled columns")
-    fields = range(1, header.integer("TFIELDS") + 1)
-    names = tuple(header.string(f"TTYPE{i}") for i in fields)
-    forms = tuple(header.string(f"TFORM{i}") for i in fields)
+    n = _integer(header.values(["TFIELDS"]), "TFIELDS")
+    if n > _MOST_FIELDS:
+        raise UnsupportedFITS(f"TFIELDS = {n}")
+    fields = range(1, n + 1)
+    cards = header.values([f"{what}{i}" for i in fields for what in _FIELD])
+    names = tuple(_string(cards, f"TTYPE{i}") for i in fields)
+    forms = tuple(_string(cards, f"TFORM{i}") for i in fields)
     for i, form in zip(fields, forms, strict=True):
-        _check_shape(header, i, form)
+        _check_shape(cards, i, form)
     return tuple(zip(names, forms, strict=True)), _row_dtype(names, forms)
 
 
-def _check_shape(header: _Header, i: int, form: str) -> None:
+def _check_shape(cards: dict[str, Value], i: int, form: str) -> None:
     """Refuse a column of arrays, or of numbers that stand for none and are no integers."""
-    shape = header.value(f"TDIM{i}")
+    shape = cards.get(f"TDIM{i}")
     if shape is not None and shape != f"({form[:-1]})":
         raise UnsupportedFITS(f"TDIM{i} = {shape!r} of TFORM {form!r}")
-    if f"TNULL{i}".encode().ljust(8) in header.offsets and form[-1:] not in "BIJK":
+    if f"TNULL{i}" in cards and form[-1:] not in "BIJK":
         raise UnsupportedFITS(f"TNULL{i} of TFORM {form!r}")
 
 
@@ -368,7 +292,7 @@ def _from_astropy(hdu: Any, cards: Cards) -> HDU:
 
     header: dict[str, Value] = {}
     for card in hdu.header.cards:
-        if card.keyword.encode() not in _TEXT and (cards is None or card.keyword in cards):
+        if card.keyword.encode() not in TEXT and (cards is None or card.keyword in cards):
             header.setdefault(card.keyword, _card_value(card))
     name = str(hdu.header.get("EXTNAME", ""))
     if hdu.is_image and isinstance(hdu, fits.CompImageHDU):

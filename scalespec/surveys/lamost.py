@@ -22,7 +22,8 @@ from scalespec.errors import SurveyFileError
 from scalespec.kernels.wavelength import log_grid
 from scalespec.schema import MaskBit, SpectrumStatus
 from scalespec.surveys.cards import made_id, number, position, velocity
-from scalespec.surveys.fits import HDU, Value, read_fits
+from scalespec.surveys.fits import HDU, read_fits
+from scalespec.surveys.headers import Value
 from scalespec.surveys.inflate import gunzip
 from scalespec.surveys.lattice import Lattice, check_increasing
 from scalespec.surveys.rows import Arm, Pixels, Rows, Survey
@@ -145,7 +146,8 @@ def read_lrs(data: bytes, name: str) -> Spectrum:
     continuum), andmask, ormask; or a table whose one row holds the vectors FLUX, IVAR, WAVELENGTH,
     ANDMASK, ORMASK.
     """
-    rows = _read(data, name, 0, 1)
+    with np.errstate(over="ignore", invalid="ignore"):  # files hold NaN, and beyond float32
+        rows = _read(data, name, 0, 1)
     part = rows.arms[""]
     ours = slice(part.first, part.first + len(part.flux))
     flux, ivar = np.zeros((2, N_PIXEL), np.float32)
@@ -155,7 +157,6 @@ def read_lrs(data: bytes, name: str) -> Spectrum:
     return Spectrum(flux, ivar, mask, scalars, strings, part.status, rows.fallback)
 
 
-@np.errstate(over="ignore", invalid="ignore")  # files hold NaN, and float64 beyond float32
 def _read(data: bytes, name: str, first: int, count: int) -> Rows:  # noqa: ARG001 - one spectrum
     hdus, fallback = read_fits(gunzip(data), cards=CARDS)
     header = hdus[0].header
@@ -276,7 +277,7 @@ def lamost_bits(values: np.ndarray, shift: int) -> MaskArray:
     """
     bits = np.zeros(len(values), np.uint32)
     raw = values.view(f"u{values.itemsize}")  # faster, and says of any byte order what is not 0
-    if raw.any():
+    if np.count_nonzero(raw):
         where = np.flatnonzero(raw)
         some = values[where]
         bits[where] = _BITS[np.where((some >= 0) & (some < 256), some, 0).astype(np.intp)]

@@ -49,8 +49,7 @@ class Piece(NamedTuple):
     source_id: int = -1
 
 
-@dataclass(frozen=True, slots=True)
-class Pixels:
+class Pixels(NamedTuple):
     """One arm of n spectra of a file: arrays ``(n, n_pixel)``, or ``(n_pixel,)`` of one.
 
     Attributes
@@ -78,8 +77,7 @@ class Pixels:
     first: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(NamedTuple):
     """What a piece of a file holds: n spectra.
 
     Attributes
@@ -253,14 +251,11 @@ class _Filled:
             if self.lsf_sigma is not None and pixels.lsf_sigma is not None:
                 self.lsf_sigma[rows] = pixels.lsf_sigma
         for row in range(rows.start, rows.stop):
-            flux, ivar = self.flux[row], self.ivar[row]
-            if not ivar.min() > 0:
-                good = ivar > 0
-                flux, ivar = flux[good], ivar[good]
-            if len(ivar):
-                self.snr[row] = _median_snr(flux, ivar)
-            else:
+            snr = _median_snr(self.flux[row], self.ivar[row])
+            if snr is None:
                 self.status[row] |= SpectrumStatus.NO_PIXELS
+            else:
+                self.snr[row] = snr
 
     def dataset(
         self, columns: Mapping[str, npt.NDArray[Any]], attrs: Mapping[str, Any]
@@ -289,15 +284,20 @@ class _Filled:
         )
 
 
-def _median_snr(flux: FloatArray, ivar: FloatArray) -> float:
-    """Return the median of flux·√ivar; finite, though damaged flux may be near the largest."""
+def _median_snr(flux: FloatArray, ivar: FloatArray) -> float | None:
+    """Return the median of flux·√ivar where ivar > 0, as a finite number; None if it is nowhere."""
+    good = ivar > 0
+    if not (n := int(np.count_nonzero(good))):
+        return None
     snr = np.sqrt(ivar)
     snr *= flux
-    half = len(snr) // 2
+    if n < len(snr):
+        np.copyto(snr, np.inf, where=~good)  # behind all others: faster than to take it out
+    half = n // 2
     snr.partition(half)  # at one place: two places cost eight times as much
     high = float(snr[half])
-    low = high if len(snr) % 2 else float(snr[:half].max())
-    middle = (low + high) / 2
+    low = high if n % 2 else float(snr[:half].max())
+    middle = (low + high) / 2  # of damaged flux near the largest it may be infinite
     return min(max(middle, -_LARGEST), _LARGEST)
 
 

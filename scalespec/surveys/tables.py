@@ -23,7 +23,7 @@ def named(hdus: Sequence[HDU], *names: str) -> HDU:
     SurveyFileError
         With reason ``bad_layout``, if there is none.
     """
-    by_name = {hdu.name.upper(): hdu for hdu in reversed(hdus)}
+    by_name: dict[str, HDU] = {hdu.name.upper(): hdu for hdu in reversed(hdus)}
     for name in names:
         if name in by_name:
             return by_name[name]

@@ -1,6 +1,7 @@
 """Many objects at once: in order, with their identity, each with its own error."""
 
 import threading
+import types
 
 import pytest
 
@@ -17,6 +18,27 @@ def test_a_file_comes_with_what_identifies_it(tmp_path):
     assert found == entry(f"{tmp_path}/x")
     with pytest.raises(StoreError, match=f"{tmp_path}/y: not found"):
         read_entry(f"{tmp_path}/y")
+
+
+@pytest.mark.parametrize("most", [1, 7, 2**20])
+@pytest.mark.parametrize("size", [0, 5, 10, 12])
+def test_all_of_a_file_is_read_whatever_its_size_was_and_one_call_gives(
+    tmp_path, monkeypatch, size, most
+):
+    content = b"0123456789"
+    (tmp_path / "x").write_bytes(content)
+    stat, read = fetch.os.fstat, fetch.os.read
+    when = types.SimpleNamespace(st_size=size, st_mtime=1.5)  # while it was being written
+    monkeypatch.setattr(fetch.os, "fstat", lambda file: when if stat(file) else None)
+    monkeypatch.setattr(fetch.os, "read", lambda file, n: read(file, min(n, most)))
+    found, known = read_entry(f"{tmp_path}/x")
+    assert found == content
+    assert (known.size, known.modified) == (size, 1.5)
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(StoreError, match="Is a directory"):
+        read_entry(str(tmp_path))
 
 
 def test_files_stay_in_order_and_one_that_is_missing_is_its_error(tmp_path):

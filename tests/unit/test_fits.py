@@ -9,12 +9,8 @@ from astropy.io import fits
 from isal import igzip_lib
 
 from scalespec.errors import SurveyFileError
-from scalespec.surveys.fits import (
-    UnsupportedFITS,
-    parse_fits,
-    parse_fits_astropy,
-    read_fits,
-)
+from scalespec.surveys.fits import parse_fits, parse_fits_astropy, read_fits
+from scalespec.surveys.headers import UnsupportedFITS
 from scalespec.surveys.inflate import gunzip
 
 
@@ -193,6 +189,12 @@ def test_every_cut_inside_declared_bytes_is_truncated(data, n_bytes):
             parse_fits(data[:stop])
         assert caught.value.reason == "truncated"
     assert len(parse_fits(data[:end])) == len(parse_fits(data))
+
+
+@pytest.mark.parametrize("n", [10**12, 1000, 8, "'7'"])
+def test_odd_numbers_of_columns_are_refused_at_once(n):
+    with pytest.raises(UnsupportedFITS):
+        parse_fits(_patch(TABLE, "TFIELDS", f"TFIELDS = {n}"))
 
 
 @pytest.mark.parametrize("form", ["99999999999999999999E", "9999999999999A", "E3", "3PE", "", "0E"])

@@ -111,6 +111,26 @@ def test_an_error_marks_every_arm():
     assert index.reason.item() == "bad_layout: no such layout"
 
 
+@pytest.mark.parametrize("n", [1, 2, 7, 40])
+@pytest.mark.parametrize("bad", [0.0, 0.5, 0.95, 1.0])
+def test_signal_to_noise_is_the_median_over_pixels_that_say_something(n, bad):
+    rng = np.random.default_rng(int(100 * bad) + n)
+    flux = rng.normal(0, 9, (5, n)).astype(np.float32)
+    ivar = np.where(rng.random((5, n)) < bad, 0, rng.gamma(1, 1, (5, n))).astype(np.float32)
+
+    def read(data, name, first, count):
+        return Rows({"": Pixels(flux, ivar, np.zeros((5, n), np.uint32))}, KNOWN, {})
+
+    arm = Arm("", GRID[0] + np.arange(n), n, {})
+    groups, _ = Survey("made_up", "*", (arm,), ATTRS, read=read).read_block([Piece("a", b"", 0, 5)])
+    for row, found in enumerate(groups[""]["snr"].to_numpy()):
+        good = ivar[row] > 0
+        wanted = np.median((flux[row] * np.sqrt(ivar[row]))[good]) if good.any() else 0.0
+        assert found == pytest.approx(wanted, rel=1e-6)  # a mean of two in float32 or float64
+        empty = bool(groups[""]["status"].to_numpy()[row] & SpectrumStatus.NO_PIXELS)
+        assert empty == (not good.any())
+
+
 def test_own_grids_are_padded():
     def read(data, name, first, count):
         one = np.ones((count, 2), np.float32)
