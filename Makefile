@@ -9,12 +9,14 @@ export OPENBLAS_NUM_THREADS := 1
 export OMP_WAIT_POLICY := passive
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help env demo test check nightly clean
+.PHONY: help env demo test check nightly chaos sbom clean
 
 help:
 	@echo "make demo     a mock survey through the whole line: catalog and report in $(DEMO)/"
 	@echo "make test     format, lint, types, walls and the test suite"
 	@echo "make nightly  what is too long for every day"
+	@echo "make chaos    kills at random, EVENTS=200 of them, and the catalog must not show"
+	@echo "make sbom     what the environment is made of: sbom.json"
 	@echo "make clean    remove $(DEMO)/ and the environment"
 
 env: $(READY)
@@ -47,6 +49,14 @@ test: check
 
 nightly: check
 	$(BIN)/python -m pytest -m "not gpu" -n 0 --timeout 3600
+
+chaos: env
+	$(BIN)/python benchmarks/chaos.py --events $(or $(EVENTS),200) --stores disk s3
+
+sbom: env
+	$(PYTHON) -m venv .sbom
+	.sbom/bin/pip install --quiet cyclonedx-bom
+	.sbom/bin/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --output-reproducible -o sbom.json
 
 clean:
 	rm -rf $(DEMO) $(VENV)

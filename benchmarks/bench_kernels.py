@@ -2,9 +2,9 @@
 
 Run: ``OMP_NUM_THREADS=1 python benchmarks/bench_kernels.py [--quick] [--json F] [--peers DIR]``.
 CPU time of this process, the best of several passes, ours and the recipe in turn on the same
-arrays. ``--peers`` is a site-packages folder that holds spectres, laspec and specutils; without it
-their rows say so. TheCannon is not on PyPI: its published algorithms stand for it, written here as
-they are described (one matrix over all pixels; one weighted fit a spectrum; a Python loop).
+arrays. ``--peers`` is a site-packages folder that holds spectres, laspec, specutils, TheCannon and
+annieslasso (module thecannon). Where one is absent its row says so; for TheCannon its published
+algorithm then stands, as it is described (one matrix over all pixels; a fit a spectrum; a loop).
 """
 
 import os
@@ -13,7 +13,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import argparse
+import contextlib
 import importlib
+import io
 import json
 import logging
 import sys
@@ -32,6 +34,7 @@ from scalespec.kernels.continuum_robust import running_quantile
 from scalespec.kernels.continuum_spline import spline_continuum
 from scalespec.kernels.fold import fold
 from scalespec.kernels.lsf import degrade_operator
+from scalespec.kernels.lsf_levels import LevelOperators
 from scalespec.kernels.mask import spikes
 from scalespec.kernels.resample import rebin_operator, shift_pixels
 from scalespec.kernels.rv import cross_correlate
@@ -82,14 +85,63 @@ def in_turn(ours: Callable[[], Any], n: int, recipe: Recipe, seconds: float) -> 
     return [min(mine), min(theirs) if theirs else float("nan")]
 
 
-def cannon_gaussian(flux: np.ndarray, ivar: np.ndarray) -> Callable[[], Any]:
-    """Return Ho et al. 2017's smoothing: the whole matrix made at each call, ivar weights."""
+def quietly(function: Callable[[], Any]) -> Callable[[], Any]:
+    """Return a call that prints nothing: TheCannon says at each what it does."""
 
-    def run() -> np.ndarray:
+    def run() -> Any:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return function()
+
+    return run
+
+
+def cannon_gaussian_recipe(flux: np.ndarray, ivar: np.ndarray) -> Recipe:
+    """Return Ho et al. 2017's normalization: the whole matrix made at each call, ivar weights."""
+    cannon = peer("TheCannon.normalization")
+
+    def described() -> np.ndarray:
         kernel = np.exp(-0.5 * (np.subtract.outer(WAVELENGTH, WAVELENGTH) / WIDTH) ** 2)
         return np.dot(flux * ivar, kernel.T) / np.dot(ivar, kernel.T)
 
-    return run
+    def run() -> Any:
+        matrix = cannon.gaussian_weight_matrix(WAVELENGTH, WIDTH)
+        level = cannon._find_cont_gaussian_smooth(WAVELENGTH, flux, ivar, matrix)  # noqa: SLF001 - it has no other
+        return cannon._cont_norm(flux, ivar, level)  # noqa: SLF001 - it has no other
+
+    if cannon is None:
+        return f"TheCannon's smoothing as described, {len(flux):,} a call", described, len(flux)
+    return f"TheCannon, {len(flux):,} spectra a call", quietly(run), len(flux)
+
+
+def cannon_chebyshev_recipe(flux: np.ndarray, ivar: np.ndarray, degree: int) -> Recipe:
+    """Return TheCannon's fit to all pixels, or the same by numpy."""
+    cannon, every = peer("TheCannon.normalization"), np.ones(WAVELENGTH.size, bool)
+    if cannon is None:
+        run = one_by_one_chebyshev(flux, ivar, degree)
+        return "numpy chebfit and chebval, a spectrum at a time", run, len(flux)
+    run = lambda: cannon._find_cont_fitfunc(flux, ivar, every, degree, "chebyshev")  # noqa: E731, SLF001
+    return "TheCannon, a spectrum and a pixel at a time", quietly(run), len(flux)
+
+
+def cannon_quantile_recipe(flux: np.ndarray, ivar: np.ndarray) -> Recipe:
+    """Return TheCannon's running quantile, or the same as described."""
+    cannon = peer("TheCannon.normalization")
+    if cannon is None:
+        return "TheCannon's loop as described", running_quantile_loop(flux, ivar), len(flux)
+    run = lambda: cannon._find_cont_running_quantile(  # noqa: E731, SLF001
+        WAVELENGTH, flux, ivar, 0.9, WIDTH, verbose=False
+    )
+    return "TheCannon, a loop over pixels", quietly(run), len(flux)
+
+
+def sines_recipe(flux: np.ndarray, ivar: np.ndarray) -> Recipe:
+    """Return Casey et al. 2016's sines and cosines on continuum pixels."""
+    function = peer("thecannon.continuum", "sines_and_cosines")
+    if function is None:
+        return "annieslasso (absent)", None, 1
+    pixels = np.arange(0, WAVELENGTH.size, 10)  # one in ten is continuum
+    run = lambda: function(WAVELENGTH, flux.astype(float), ivar.astype(float), pixels)  # noqa: E731
+    return "annieslasso sines_and_cosines, order 3", run, len(flux)
 
 
 def one_by_one_chebyshev(flux: np.ndarray, ivar: np.ndarray, degree: int) -> Callable[[], Any]:
@@ -184,13 +236,18 @@ def laspec_convolution_recipe(flux: np.ndarray) -> Recipe:
     return "laspec qconv.conv_spec_Gaussian, no errors", run, 1
 
 
-def specutils_recipe(flux: np.ndarray) -> Recipe:
-    """Return specutils' continuum fit."""
+def specutils_recipe(flux: np.ndarray, *, linear: bool) -> Recipe:
+    """Return specutils' continuum fit, a Chebyshev polynomial of degree 3."""
     fitting, units = peer("specutils.fitting", "fit_generic_continuum"), peer("astropy.units")
     spectrum = peer("specutils", "Spectrum") or peer("specutils", "Spectrum1D")
     if fitting is None or spectrum is None:
         return "specutils (absent)", None, 1
-    one = spectrum(flux=flux[0].astype(float) * units.Jy, spectral_axis=WAVELENGTH * units.AA)
+    # About 1: the default fitter, not a linear one, takes half as many steps again for thousands.
+    level = flux[0].astype(float) / 1000
+    one = spectrum(flux=level * units.Jy, spectral_axis=WAVELENGTH * units.AA)
+    if linear:
+        fitter = peer("astropy.modeling.fitting").LinearLSQFitter()
+        return "specutils, told to fit linearly", lambda: fitting(one, fitter=fitter), 1
     return "specutils fit_generic_continuum", lambda: fitting(one), 1
 
 
@@ -209,6 +266,8 @@ def operations(n: int) -> list[tuple[str, Callable[[], Any], int, Recipe, str]]:
     smoothing = gaussian_smoothing(WAVELENGTH, WIDTH)
     degrade = degrade_operator(EDGES, COARSE, 1800.0, 200.0)
     rebin = rebin_operator(EDGES, COARSE)
+    levels = LevelOperators(EDGES, COARSE, 200.0)
+    powers = np.random.default_rng(2).uniform(1500, 2100, n)[:, np.newaxis] * np.ones(353)
     absent: Recipe = ("", None, 1)
     error = dense_error(few[0], few[1], smoothing)
     jacobian = np.repeat(flux[:20, np.newaxis] / 1000, 10, axis=1)
@@ -216,8 +275,7 @@ def operations(n: int) -> list[tuple[str, Callable[[], Any], int, Recipe, str]]:
     norm, weight, _, _ = normalize(flux, ivar, smoothing)
     templates = norm[:24]
     folded = flux[:, :3904]
-    gaussian: Recipe = ("TheCannon's smoothing, 2,000 spectra a call", None, 1)
-    gaussian = (gaussian[0], cannon_gaussian(flux, ivar), n)
+    gaussian = cannon_gaussian_recipe(flux, ivar)
     return [
         (
             "continuum, Gaussian L = 50 Å: flux, ivar, continuum, bad",
@@ -237,14 +295,21 @@ def operations(n: int) -> list[tuple[str, Callable[[], Any], int, Recipe, str]]:
             "continuum, Chebyshev degree 6",
             lambda: chebyshev_continuum(flux, ivar, degree=6, chips=[(0, 3909)]),
             n,
-            ("numpy chebfit and chebval, a spectrum at a time", one_by_one_chebyshev(*few, 6), 8),
+            cannon_chebyshev_recipe(*few, 6),
             "continuum and bad",
+        ),
+        (
+            "continuum, Chebyshev degree 6, against sines and cosines",
+            lambda: chebyshev_continuum(flux, ivar, degree=6, chips=[(0, 3909)]),
+            n,
+            sines_recipe(*few),
+            "another method",
         ),
         (
             "continuum, running quantile 0.9, 50 Å",
             lambda: running_quantile(*some, WAVELENGTH, half_width_angstrom=WIDTH),
             200,
-            ("TheCannon's loop over pixels", running_quantile_loop(flux[:1], ivar[:1]), 1),
+            cannon_quantile_recipe(flux[:1], ivar[:1]),
             "",
         ),
         (
@@ -255,11 +320,18 @@ def operations(n: int) -> list[tuple[str, Callable[[], Any], int, Recipe, str]]:
             "3 clips",
         ),
         (
-            "continuum, clipped spline, against specutils",
-            lambda: spline_continuum(*some, n_coefficient=110, rounds=3),
-            200,
-            specutils_recipe(flux),
-            "another method",
+            "continuum, Chebyshev degree 3, against specutils",
+            lambda: chebyshev_continuum(flux, ivar, degree=3, chips=[(0, 3909)]),
+            n,
+            specutils_recipe(flux, linear=False),
+            "its default fitter",
+        ),
+        (
+            "continuum, Chebyshev degree 3, against its linear fit",
+            lambda: chebyshev_continuum(flux, ivar, degree=3, chips=[(0, 3909)]),
+            n,
+            specutils_recipe(flux, linear=True),
+            "",
         ),
         (
             "R 1800 -> 200, flux alone",
@@ -274,6 +346,13 @@ def operations(n: int) -> list[tuple[str, Callable[[], Any], int, Recipe, str]]:
             n,
             spectres_recipe(flux, ivar),
             "",
+        ),
+        (
+            "R of each spectrum -> 200, flux, variance and mask",
+            lambda: levels.apply(flux, ivar, powers),
+            n,
+            absent,
+            "as the row above, from line spreads between R 1500 and 2100",
         ),
         (
             "rebinning, flux, variance and mask",

@@ -1,8 +1,8 @@
 """Crossmatch of a million by a million rows: our matcher beside scipy's bare tree and the peers.
 
-Run: ``python benchmarks/bench_match.py [--quick] [--json F] [--lsdb-python P]``. CPU time of this
-process (and of its workers, for Dask), so a shared machine shows little; the best of some passes,
-ours and the tree's by turns. LSDB runs in a Python of its own, if that is given.
+Run: ``python benchmarks/bench_match.py [--quick] [--json F] [--lsdb-python P] [--part PART]``. CPU
+time of this process (and of its workers, for Dask), so a shared machine shows little; the best of
+some passes, ours and the tree's by turns. LSDB runs in a Python of its own, if that is given.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -37,6 +37,8 @@ from scalespec.store.tables import write_table
 
 RADIUS = 3.0
 EPOCH = 2016.0
+PARTS = ("match", "field", "verb", "lsdb", "memory")
+"""What is measured: all of it takes some eight minutes; parts add to the same ``--json`` file."""
 
 LSDB_SCRIPT = """
 import json, sys, time
@@ -360,27 +362,38 @@ def dask_match(sky: Sky, client: object) -> int:
     return sum(client.gather(futures))
 
 
-def measure(*, quick: bool, lsdb_python: str) -> Iterator[dict]:
+def measure(parts: Sequence[str], *, quick: bool, lsdb_python: str) -> Iterator[dict]:
     """Yield the lines of the table, as they are measured."""
     n, passes = (200_000, 2) if quick else (1_000_000, 3)
     sky = make_sky(n)
-    kernel = bench_kernel(sky, f"{n:.0e} x {n:.0e}", passes)
-    tree = kernel[0]["value"]
-    yield from kernel
-    yield bench_dask_arrays(sky, tree)
-    yield bench_stages(sky, tree, dask=False)
-    yield bench_stages(sky, tree, dask=True)
-    different = brute_force_differences(sky, 200)
-    yield row("pairs that differ from brute force, 200 spectra", different, "pairs")
-    if lsdb_python:
+    if "match" in parts:
+        kernel = bench_kernel(sky, f"{n:.0e} x {n:.0e}", passes)
+        yield from kernel
+        yield bench_dask_arrays(sky, kernel[0]["value"])
+        different = brute_force_differences(sky, 100)
+        yield row("pairs that differ from brute force, 100 spectra", different, "pairs")
+    if "field" in parts:
+        yield from bench_kernel(make_sky(n, field_deg=2.0), f"{n:.0e} x {n:.0e} in 4 deg2", passes)
+    tree = spent_by([lambda: bare_tree(sky)], 2)[0][0] if {"verb", "lsdb"} & set(parts) else 0.0
+    if "verb" in parts:
+        yield bench_stages(sky, tree, dask=False)
+        yield bench_stages(sky, tree, dask=True)
+    if "lsdb" in parts and lsdb_python:
         yield from bench_lsdb(sky, tree, lsdb_python)
-    else:
+    elif "lsdb" in parts:
         print("LSDB: not measured; give --lsdb-python the Python of an environment with lsdb")
-    yield from bench_kernel(make_sky(n, field_deg=2.0), f"{n:.0e} x {n:.0e} in 4 deg2", passes)
-    for size in (100_000, 400_000) if quick else (250_000, 1_000_000, 4_000_000):
-        peak, before = peak_megabytes(100_000, size)
-        note = f"one process, everything; imports alone {before:.0f} MB"
-        yield row(f"peak memory, 1e5 spectra x {size:.1e} rows", peak, "MB", note=note)
+    if "memory" in parts:
+        for size in (100_000, 400_000) if quick else (250_000, 1_000_000, 2_000_000):
+            peak, before = peak_megabytes(100_000, size)
+            note = f"one process, everything; imports alone {before:.0f} MB"
+            yield row(f"peak memory, 1e5 spectra x {size:.1e} rows", peak, "MB", note=note)
+
+
+def kept(file: Path, rows: list[dict]) -> list[dict]:
+    """Return the rows of a file that were measured before, those of now in their place."""
+    before = json.loads(file.read_text()) if file.exists() else []
+    now = {one["name"]: one for one in rows}
+    return [now.pop(one["name"], one) for one in before] + list(now.values())
 
 
 def main() -> None:
@@ -389,6 +402,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file to write the rows to")
     parser.add_argument("--quick", action="store_true", help="under a minute")
     parser.add_argument("--lsdb-python", default="", help="Python that has lsdb installed")
+    parser.add_argument("--part", choices=PARTS, action="append", help="only this; may repeat")
     parser.add_argument("--match", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.match:
@@ -396,13 +410,14 @@ def main() -> None:
         return
     print(f"{'':50s} {'value':>9s} {'unit':6s} {'of tree':>8s}")
     rows = []
-    for one in measure(quick=options.quick, lsdb_python=options.lsdb_python):
+    parts = options.part or PARTS
+    for one in measure(parts, quick=options.quick, lsdb_python=options.lsdb_python):
         rows.append(one)
         share = f"{one['value'] / one['limit']:8.2f}" if one["limit"] else " " * 8
         figure = f"{one['value']:9.2f} {one['unit']:6s} {share}"
         print(f"{one['name']:50s} {figure}  {one['note'] or ''}", flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+        if options.json:  # a run that is cut short has said something, too
+            options.json.write_text(json.dumps(kept(options.json, rows), indent=1) + "\n")
 
 
 if __name__ == "__main__":

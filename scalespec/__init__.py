@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from scalespec.optimize.fit import fit_labels as fit_labels
     from scalespec.optimize.information import information as information
     from scalespec.run import run as run
+    from scalespec.stages.inference import infer_labels as infer_labels
     from scalespec.stages.label import label_files as label_files
     from scalespec.stages.label import prepare as prepare
     from scalespec.store.catalog import open_catalog as open_catalog
     from scalespec.store.model import load_model as load_model
+    from scalespec.store.regressor import load_regressor as load_regressor
     from scalespec.store.spectra import open_spectra as open_spectra
     from scalespec.surveys import read_survey as read_survey
 
@@ -35,10 +37,12 @@ _HOMES = {
     "Cannon": "scalespec.models.cannon",
     "Payne": "scalespec.models.payne",
     "fit_labels": "scalespec.optimize.fit",
+    "infer_labels": "scalespec.stages.inference",
     "information": "scalespec.optimize.information",
     "label_files": "scalespec.stages.label",
     "load_config": "scalespec.config",
     "load_model": "scalespec.store.model",
+    "load_regressor": "scalespec.store.regressor",
     "open_catalog": "scalespec.store.catalog",
     "open_spectra": "scalespec.store.spectra",
     "prepare": "scalespec.stages.label",

@@ -10,7 +10,6 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import json
 import logging
-import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -18,33 +17,24 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
 
 from scalespec import __version__
 from scalespec.config import STAGES, load_config
 from scalespec.errors import ConfigError, ScalespecError
+from scalespec.terminal import (
+    Stopping,
+    drawn,
+    err,
+    out,
+    plan_table,
+    probe_table,
+    say,
+    status_table,
+)
 
 OK, FAILED, WRONG, PARTLY = 0, 1, 2, 3
 """Exit codes: done; failed or stopped; the command or run file is wrong; some blocks failed."""
-
-out = Console()
-err = Console(stderr=True)
-
-
-def _say(text: object, *, to: Console = out, style: str | None = None) -> None:
-    """Print text as it is: nothing in it is markup, and no path in it is broken by a line's end."""
-    to.print(str(text), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 class Order(click.Group):
@@ -63,10 +53,10 @@ def _explained(command: Callable[..., Any]) -> Callable[..., Any]:
         try:
             code = command(*args, **kwargs)
         except ConfigError as error:
-            _say(error, to=err, style="red")
+            say(error, to=err, style="red")
             sys.exit(WRONG)
         except (ScalespecError, ValueError) as error:
-            _say(f"{type(error).__name__}: {error}", to=err, style="red")
+            say(f"{type(error).__name__}: {error}", to=err, style="red")
             sys.exit(FAILED)
         sys.exit(code or OK)
 
@@ -79,6 +69,8 @@ engine_option = click.option(
 )
 retry_option = click.option("--retry-failed", is_flag=True, help="Take failed blocks again.")
 limit_option = click.option("--limit", type=click.IntRange(1), help="Only the first N spectra.")
+log_option = click.option("--log", type=click.Path(), help="JSON lines are appended: one a block.")
+metrics_option = click.option("--metrics", type=click.Path(), help="Counts for Prometheus.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -114,9 +106,9 @@ def mock(folder: str, labels: str | None, recipe: tuple[str, ...], **options: An
     if labels:
         options["labels"] = tuple(labels.split(","))
     options["recipe"] = _fractions(recipe)
-    with _drawn() as listener:
+    with drawn() as listener:
         made = write_mock(folder, listener=listener, **options)
-    _say(made)
+    say(made)
 
 
 def _fractions(recipe: tuple[str, ...]) -> dict[str, float]:
@@ -135,26 +127,63 @@ def _fractions(recipe: tuple[str, ...]) -> dict[str, float]:
 @run_file
 @limit_option
 @json_option
+@click.option("--probe", is_flag=True, help="Run a few blocks: time, memory, requests, cost.")
+@engine_option
+@click.option("--workers", type=click.IntRange(1), help="Of the run; else as the probe has.")
+@click.option("--prices", default="", help="As worker_hour=,gb_month=,put_1000=,get_1000=.")
 @_explained
-def plan(run_file: str, limit: int | None, as_json: bool) -> None:
-    """Say what would run: blocks, bytes, memory per worker; touch nothing."""
+def plan(run_file: str, limit: int | None, as_json: bool, probe: bool, **options: Any) -> None:
+    """Say what would run: blocks, bytes, memory per worker; touch nothing but with --probe."""
+    config = _config(run_file, limit)
+    if probe:
+        _probe(config, as_json, **options)
+        return
     from scalespec.status import plan_run
 
-    facts = plan_run(_config(run_file, limit))
-    out.print_json(json.dumps(facts)) if as_json else out.print(_plan_table(facts))
+    facts = plan_run(config)
+    out.print_json(json.dumps(facts)) if as_json else out.print(plan_table(facts))
+
+
+def _probe(config: Any, as_json: bool, *, prices: str, workers: int | None, engine: Any) -> None:
+    from scalespec.probe import Prices, priced, probe_run
+
+    asked = Prices.parse(prices)
+    found = priced(probe_run(config, engine=engine, workers=workers), asked, workers, config)
+    out.print_json(json.dumps(found)) if as_json else out.print(probe_table(found))
 
 
 def _verb(name: str) -> None:
     """Declare one stage's verb."""
+    only_train = click.option(
+        "--search", is_flag=True, hidden=name != "train", help="Try [train.search]; keep the best."
+    )
 
     @main.command(name, help=f"Run the {name} stage, skipping what is done.")
     @run_file
     @engine_option
     @retry_option
     @limit_option
+    @log_option
+    @metrics_option
+    @only_train
     @_explained
-    def command(run_file: str, engine: Any, retry_failed: bool, limit: int | None) -> int:
-        return _run(run_file, (name,), engine, retry_failed, limit)
+    def command(run_file: str, *, search: bool, **options: Any) -> int:
+        if search:
+            return _search(run_file, name)
+        return _run(run_file, (name,), **options)
+
+
+def _search(run_file: str, verb: str) -> int:
+    """Draw, train and print the table of trials, best first."""
+    from scalespec.run import search
+
+    if verb != "train":
+        raise ConfigError(f"--search is of train, not of {verb}")
+    for row in search(load_config(run_file)):
+        found = row["validation_rms"]
+        said = row["error"] if found is None else f"validation rms {found:.5f}"
+        say(f"trial {row['trial']}: {said}  {row['settings'] or 'as the run file says'}")
+    return OK
 
 
 @main.command()
@@ -162,14 +191,38 @@ def _verb(name: str) -> None:
 @engine_option
 @retry_option
 @limit_option
+@log_option
+@metrics_option
 @_explained
-def run(run_file: str, engine: Any, retry_failed: bool, limit: int | None) -> int:
+def run(run_file: str, **options: Any) -> int:
     """Run every stage in order, skipping what is done."""
-    return _run(run_file, (), engine, retry_failed, limit)
+    return _run(run_file, (), **options)
 
 
 for _name in STAGES:
-    _verb(_name)
+    if _name != "compare":
+        _verb(_name)
+
+
+@main.command()
+@run_file
+@engine_option
+@retry_option
+@limit_option
+@log_option
+@metrics_option
+@_explained
+def compare(run_file: str, **options: Any) -> int:
+    """Compare models on one split, with all that it takes; print the tables."""
+    from scalespec.stages.folders import compare_url
+    from scalespec.stages.verdict import read_tables
+
+    config = load_config(run_file)
+    needed = ("ingest", "preprocess", "crossmatch", "compare")
+    verbs = tuple(verb for verb in needed if verb in config.stages() or verb == "compare")
+    code = _run(run_file, verbs, **options)
+    say(read_tables(compare_url(config)))
+    return code
 
 
 @main.command()
@@ -181,24 +234,33 @@ def status(run_file: str, as_json: bool) -> None:
     from scalespec.status import stage_states
 
     states = stage_states(load_config(run_file))
-    out.print_json(json.dumps(states)) if as_json else out.print(_status_table(states))
+    out.print_json(json.dumps(states)) if as_json else out.print(status_table(states))
 
 
 @main.command()
 @run_file
 @json_option
+@click.option("--deep", is_flag=True, help="Decode every block, too, and look at its values.")
 @_explained
-def verify(run_file: str, as_json: bool) -> int:
+def verify(run_file: str, as_json: bool, deep: bool) -> int:
     """Read back: schema, counts, checksums, ledger against store."""
+    from scalespec.audit import audit_run
     from scalespec.status import verify_run
 
-    problems, checked = verify_run(load_config(run_file))
+    config = load_config(run_file)
+    problems, checked = verify_run(config)
+    decoded = 0
+    if deep:
+        more, decoded = audit_run(config)
+        problems = problems + more
     if as_json:
-        out.print_json(json.dumps({"checked": checked, "problems": problems}))
-    else:
-        for problem in problems:
-            _say(problem, style="red")
-        _say(f"{checked} objects checked, {len(problems)} problems")
+        facts = {"checked": checked, "problems": problems}
+        out.print_json(json.dumps(facts | ({"decoded": decoded} if deep else {})))
+        return FAILED if problems else OK
+    for problem in problems:
+        say(problem, style="red")
+    said = f", {decoded} blocks decoded" if deep else ""
+    say(f"{checked} objects checked{said}, {len(problems)} problems")
     return FAILED if problems else OK
 
 
@@ -212,8 +274,8 @@ def clean(run_file: str, yes: bool) -> None:
 
     removed = clean_run(load_config(run_file), remove=yes)
     for url in removed:
-        _say(url)
-    _say(f"{len(removed)} {'removed' if yes else 'to remove: say --yes'}")
+        say(url)
+    say(f"{len(removed)} {'removed' if yes else 'to remove: say --yes'}")
 
 
 @main.command()
@@ -226,11 +288,11 @@ def inspect(url: str, obsid: int | None, output: str | None) -> None:
     from scalespec.stages.inspect import draw_star, inspect_url
 
     if obsid is None:
-        _say(inspect_url(url))
+        say(inspect_url(url))
         return
     target = output or f"{obsid}.png"
-    _say(draw_star(load_config(url), obsid, target))
-    _say(target)
+    say(draw_star(load_config(url), obsid, target))
+    say(target)
 
 
 @main.command()
@@ -246,8 +308,8 @@ def label(files: tuple[str, ...], models: tuple[str, ...], output: str, survey: 
     table = label_files(files, models=models, survey=survey)
     table.to_parquet(output, index=False)
     shown = table[[c for c in table.columns if c in _SHOWN]].head(20)
-    _say(shown.to_string(index=False))
-    _say(f"{len(table)} rows: {output}")
+    say(shown.to_string(index=False))
+    say(f"{len(table)} rows: {output}")
 
 
 _SHOWN = ("file", "teff", "teff_err", "logg", "logg_err", "fe_h", "m_h", "rv", "chi2", "fit_status")
@@ -267,10 +329,10 @@ def information_verb(model: str, labels: tuple[str, ...], output: str | None, **
     from scalespec.stages.information import Survey, bounds_figure, measurable, parse_labels
 
     table = measurable(model, parse_labels(labels), Survey(**kind))
-    _say(table.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
+    say(table.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
     if output:
         Path(output).write_bytes(to_png(bounds_figure(table, model)))
-        _say(output)
+        say(output)
 
 
 def _config(path: str, limit: int | None) -> Any:
@@ -281,113 +343,42 @@ def _config(path: str, limit: int | None) -> Any:
     return config.model_copy(update={"ingest": ingest})
 
 
-def _run(path: str, verbs: tuple[str, ...], engine: Any, retry: bool, limit: int | None) -> int:
+def _run(
+    path: str,
+    verbs: tuple[str, ...],
+    *,
+    limit: int | None,
+    log: str | None,
+    metrics: str | None,
+    **options: Any,
+) -> int:
+    from scalespec.journal import Journal
     from scalespec.run import run as run_config
 
     config = _config(path, limit)
-    stopping = _Stopping()
-    with _drawn() as listener:
-        summary = run_config(
-            config, verbs=verbs, engine=engine, retry_failed=retry, listener=listener, stop=stopping
-        )
+    stopping = Stopping()
+    with drawn() as draw, Journal(config.run.name, log=log or "", metrics=metrics or "") as keep:
+
+        def listener(progress: Any) -> None:
+            draw(progress)
+            keep(progress)
+
+        summary = run_config(config, verbs=verbs, listener=listener, stop=stopping, **options)
     for stage, blocks in summary.failed.items():
         for index, why in sorted(blocks.items()):
-            _say(f"{stage}: block {index} failed: {why}", to=err, style="red")
+            say(f"{stage}: block {index} failed: {why}", to=err, style="red")
     if summary.failed:
-        _say("the rest is stored; run again with --retry-failed to take these again", to=err)
+        say("the rest is stored; run again with --retry-failed to take these again", to=err)
     if summary.stopped:
         left = f"stopped, {summary.left} blocks of this stage left"
-        _say(f"{left}; the same command goes on from here", to=err)
+        say(f"{left}; the same command goes on from here", to=err)
     done = f"{summary.resumed} blocks were done, {summary.done} done now"
-    _say(f"{done}: {config.run.workspace}")
+    say(f"{done}: {config.run.workspace}")
     if "report" in (verbs or config.stages()) and not summary.stopped:
         from scalespec.stages.folders import report_url
 
-        _say(f"report: {report_url(config)}/index.html")
+        say(f"report: {report_url(config)}/index.html")
     return summary.exit_code
-
-
-class _Stopping:
-    """Ctrl-C or SIGTERM: the blocks in flight are finished, no new one is begun."""
-
-    def __init__(self) -> None:
-        self._asked = False
-        for name in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(name, self._ask)
-
-    def _ask(self, number: int, frame: Any) -> None:  # noqa: ARG002 - the signal's signature
-        if self._asked:
-            raise KeyboardInterrupt
-        self._asked = True
-        _say("finishing the blocks in flight; once more to leave at once", to=err)
-
-    def __call__(self) -> bool:
-        return self._asked
-
-
-class _drawn:  # noqa: N801 - used as a `with` statement's verb
-    """Draws progress, rate and time left per stage while a run goes on."""
-
-    def __init__(self) -> None:
-        self._bars = Progress(
-            TextColumn("{task.description:<11}"),
-            BarColumn(bar_width=28),
-            MofNCompleteColumn(),
-            TextColumn("blocks"),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=err,
-        )
-        self._task: TaskID | None = None
-        self._rows = 0
-
-    def __enter__(self) -> Callable[[Any], None]:
-        self._bars.__enter__()
-        return self._listen
-
-    def __exit__(self, *exc: Any) -> None:
-        self._bars.__exit__(*exc)
-
-    def _listen(self, progress: Any) -> None:
-        if progress.report is None:
-            self._rows = 0
-            self._task = self._bars.add_task(progress.stage, total=progress.planned, rate="")
-            # Said after the bar began: one that was done before stops its clock at once.
-            self._bars.update(self._task, completed=progress.done_before)
-            return
-        if self._task is None:
-            return
-        self._rows += progress.report.block.size
-        elapsed = self._bars.tasks[self._task].elapsed or 1e-9
-        rate = f"{self._rows / elapsed:,.0f} rows/s" if self._rows else ""
-        self._bars.update(self._task, advance=1, rate=rate)
-
-
-def _status_table(states: list[dict[str, Any]]) -> Table:
-    table = Table("stage", "blocks", "done", "failed", "left", "rows", "by status")
-    for state in states:
-        counts = ", ".join(f"{k} {v:,}" for k, v in state["counts"].items() if v)
-        numbers = (state["blocks"], state["done"], state["failed"], state["left"], state["rows"])
-        table.add_row(
-            state["stage"], *(f"{n:,}" if n is not None else "?" for n in numbers), counts
-        )
-    return table
-
-
-def _plan_table(facts: list[dict[str, Any]]) -> Table:
-    table = Table("stage", "engine", "blocks", "spectra", "bytes to store", "memory per worker")
-    for fact in facts:
-        table.add_row(
-            fact["stage"],
-            fact["engine"],
-            f"{fact['blocks']:,}",
-            f"{fact['spectra']:,}",
-            f"{fact['bytes'] / 1e6:,.0f} MB",
-            f"{fact['memory_bytes'] / 2**20:,.0f} MiB",
-        )
-    return table
 
 
 if __name__ == "__main__":

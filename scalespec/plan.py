@@ -75,6 +75,8 @@ class BlockReport:
     result: BlockResult | None
     error: str = ""
     seconds: float = 0.0
+    worker: str = ""  # machine and process that did it
+    memory_bytes: int = 0  # most that the process has held so far
 
     @property
     def ok(self) -> bool:

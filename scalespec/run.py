@@ -251,3 +251,23 @@ def _write_provenance(config: RunConfig) -> None:
         "versions": versions,
     }
     write_json(paths.join(config.run.workspace, "run.json"), record)
+
+
+def search(config: RunConfig) -> list[dict[str, Any]]:
+    """Try the settings of ``[train.search]`` on Ray, keep the best model, and say how all did.
+
+    Raises
+    ------
+    ScalespecError
+        If there is nothing to try or to learn from, or every trial failed.
+    """
+    from scalespec.engines.ray import RayEngine
+    from scalespec.stages.search import keep_best, search_trials
+
+    settings, trial = search_trials(config)
+    engine = RayEngine(config.engine.ray)
+    try:
+        outcomes = engine.search("train-search", len(settings), trial)
+    finally:
+        engine.close()
+    return keep_best(config, settings, outcomes)

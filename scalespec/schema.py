@@ -53,6 +53,7 @@ class MaskBit(IntFlag):
     EDGE = 1 << 28  # the rest-frame shift moved the edge of the data in
     NO_CONTINUUM = 1 << 29  # smoothed flux is not positive
     SPIKE = 1 << 30  # normalized flux far above the continuum: a cosmic ray or sky residual
+    COARSE = 1 << 31  # resolves less than the run wants: not to be sharpened
 
 
 class SpectrumStatus(IntFlag):
@@ -71,6 +72,7 @@ class SpectrumStatus(IntFlag):
     CHANGED = 1 << 11  # the file is not the one that was planned: another size, time or etag
     PADDING = 1 << 12  # no spectrum was planned here: between two segments of a run
     NO_SIGNAL = 1 << 13  # median S/N per pixel below 1 in an arm: a failed exposure, or very faint
+    COARSE = 1 << 14  # resolves, here or there, less than the run wants: no information there
 
 
 UNREADABLE = SpectrumStatus(0x7F)

@@ -5,16 +5,23 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from scalespec.config import RunConfig
+from scalespec.config import PreprocessTable, RunConfig
 from scalespec.errors import ScalespecError, StoreError
 from scalespec.schema import check_spectra
 from scalespec.stages import folders
 from scalespec.stages.inputs import count_inputs
 from scalespec.stages.reader import survey_of
+from scalespec.stages.regrid import theory_grid
 from scalespec.store import paths
 from scalespec.store.fixed import is_recorded, verify_fixed
 from scalespec.store.ledger import Ledger, current, read_json
-from scalespec.store.spectra import arm_names, memory_bytes, open_spectra
+from scalespec.store.spectra import (
+    arm_names,
+    count_spectra,
+    memory_bytes,
+    open_spectra,
+    read_spectra,
+)
 
 ENGINES = {
     "ingest": "dask",
@@ -23,8 +30,12 @@ ENGINES = {
     "train": "ray",
     "infer": "ray",
     "fit": "ray",
+    "calibrate": "dask",
+    "derive": "ray",
+    "ages": "dask",
     "publish": "dask",
     "report": "driver",
+    "compare": "ray",
 }
 ROW_BYTES = {"ingest": 12, "preprocess": 12}
 """Bytes per pixel that a stage stores: flux, ivar, mask."""
@@ -65,15 +76,22 @@ def _stage_folders(config: RunConfig, stage: str) -> list[tuple[str, Callable[[]
                 for part in folders.PIXEL_PARTS
             ]
         return [*found, ("train", partial(folders.model_url, config))]
+    if stage == "preprocess" and config.preprocess is not None and config.preprocess.library:
+        theory = partial(folders.theory_url, config)
+        found.append(("preprocess library", theory))
     simple = {
         "ingest": folders.raw_url,
         "preprocess": folders.spectra_url,
         "infer": folders.first_url,
         "fit": folders.best_url,
+        "calibrate": folders.calibrated_url,
+        "derive": folders.derived_url,
+        "ages": folders.ages_url,
         "publish": folders.catalog_url,
         "report": folders.report_url,
+        "compare": folders.compare_url,
     }
-    return [(stage, partial(simple[stage], config))]
+    return [*found, (stage, partial(simple[stage], config))]
 
 
 def _known(call: Callable[[], str]) -> str | None:
@@ -146,9 +164,9 @@ def verify_run(config: RunConfig) -> tuple[list[str], int]:
 
 def _verify_folder(config: RunConfig, stage: str, url: str) -> tuple[list[str], int]:
     if stage == "train":
-        from scalespec.store.model import load_model  # with torch: seconds
+        from scalespec.store.regressor import open_model  # with torch: seconds
 
-        return _verified(lambda: load_model(url)), 1
+        return _verified(lambda: open_model(url)), 1
     if stage == "report":
         return _verified(lambda: paths.read_bytes(paths.join(url, "index.html"))), 1
     record = _current(config, url)
@@ -175,7 +193,7 @@ def _verify_folder(config: RunConfig, stage: str, url: str) -> tuple[list[str], 
 
 def _verify_rows(stage: str, index: int, rows: int, planned: int) -> list[str]:
     """Every planned spectrum has its row; matches are as many as there are."""
-    if stage.startswith("crossmatch"):
+    if stage.startswith(("crossmatch", "compare")):  # a split has the rows that it has
         return []
     return [f"block {index} holds {rows} rows, planned were {planned}"]
 
@@ -223,7 +241,7 @@ def _verify_manifest(url: str) -> list[str]:
     return [
         line
         for key, wanted in objects.items()
-        for line in _verify_object(paths.join(url, key), wanted, -1)
+        for line in _verify_object(paths.join(url, paths.below(key)), wanted, -1)
     ]
 
 
@@ -232,22 +250,42 @@ def plan_run(config: RunConfig) -> list[dict[str, Any]]:
     n, n_bytes = count_inputs(config)
     size = config.run.spectra_per_block
     n_pixel = survey_of(config.ingest).n_pixel if config.ingest else 0
-    rows = min(size, n)
     memory = {  # as the stages themselves say it to their engine
-        "ingest": memory_bytes(rows, n_pixel, rows * n_bytes // max(n, 1)),
-        "preprocess": 2 * memory_bytes(rows, n_pixel),
+        "ingest": memory_bytes(min(size, n), n_pixel, min(size, n) * n_bytes // max(n, 1))
     }
+    counts = dict.fromkeys(config.stages(), (n, n_pixel))
+    if config.preprocess is not None and (config.preprocess.source or config.preprocess.library):
+        there = _count_source(config.preprocess)
+        counts |= {stage: there for stage in counts if stage not in ("ingest", "crossmatch")}
+    n, n_pixel = counts.get("preprocess", (0, 0))
+    memory["preprocess"] = 2 * memory_bytes(min(size, n), n_pixel)
     return [
         {
             "stage": stage,
             "engine": ENGINES[stage],
-            "blocks": 1 if stage in ("train", "report") else -(-n // size),
+            "blocks": _count_blocks(config, stage, n),
             "spectra": n,
             "bytes": n * n_pixel * ROW_BYTES.get(stage, 0),
             "memory_bytes": memory.get(stage, 0),
         }
-        for stage in config.stages()
+        for stage, (n, n_pixel) in counts.items()
     ]
+
+
+def _count_blocks(config: RunConfig, stage: str, n: int) -> int:
+    if stage == "compare" and config.compare is not None:
+        return len(config.compare.models) * config.compare.seeds
+    return 1 if stage in ("train", "report") else -(-n // config.run.spectra_per_block)
+
+
+def _count_source(table: PreprocessTable) -> tuple[int, int]:
+    """Return spectra and pixels, of all arms, of what is preprocessed instead of a survey."""
+    if table.library is not None:
+        return table.library.n_spectra, len(theory_grid(table.library))
+    url = table.source
+    urls = [url, *(paths.join(url, arm) for arm in arm_names(url))]
+    heads = [read_spectra(one, 0, 0) for one in urls]
+    return count_spectra(url), sum(one["flux"].shape[1] for one in heads if "flux" in one)
 
 
 def clean_run(config: RunConfig, *, remove: bool) -> list[str]:

@@ -3,6 +3,19 @@
 Below this a value is taken as good. Every field says under itself what it means.
 """
 
+from scalespec.config.ages import AgesTable
+from scalespec.config.calibrate import (
+    CalibrateTable,
+    ClustersTable,
+    PairsTable,
+    ReferenceTable,
+)
+from scalespec.config.compare import (
+    CandidatesTable,
+    CompareModel,
+    CompareTable,
+    LeakageTable,
+)
 from scalespec.config.crossmatch import (
     KEY_KINDS,
     MATCH_NAMES,
@@ -11,12 +24,12 @@ from scalespec.config.crossmatch import (
     MagnitudeTable,
     TrainingSetTable,
 )
+from scalespec.config.derive import DeriveTable
 from scalespec.config.inputs import BUCKET_OPTIONS, IngestTable, RunTable, StoreTable
 from scalespec.config.models import FitKind, FitTable, InferTable, TrainTable
 from scalespec.config.outputs import (
     DaskTable,
     EngineTable,
-    PublishTable,
     RayTable,
     ReportTable,
 )
@@ -25,11 +38,14 @@ from scalespec.config.preprocess import (
     SURVEY_BITS,
     ContinuumTable,
     GridTable,
+    LibraryTable,
     PreprocessTable,
     SimulateTable,
     StepName,
     VelocityTable,
+    VisitsTable,
 )
+from scalespec.config.publish import ProductTable, PublishTable
 from scalespec.config.run_file import STAGES, RunConfig, digest, load_config, parse_config
 from scalespec.config.table import Table
 
@@ -41,19 +57,31 @@ __all__ = [
     "STAGES",
     "STEPS",
     "SURVEY_BITS",
+    "AgesTable",
+    "CalibrateTable",
+    "CandidatesTable",
+    "ClustersTable",
+    "CompareModel",
+    "CompareTable",
     "ContinuumTable",
     "CrossmatchTable",
     "DaskTable",
+    "DeriveTable",
     "EngineTable",
     "FitKind",
     "FitTable",
     "GridTable",
     "InferTable",
     "IngestTable",
+    "LeakageTable",
+    "LibraryTable",
     "MagnitudeTable",
+    "PairsTable",
     "PreprocessTable",
+    "ProductTable",
     "PublishTable",
     "RayTable",
+    "ReferenceTable",
     "ReportTable",
     "RunConfig",
     "RunTable",
@@ -64,6 +92,7 @@ __all__ = [
     "TrainTable",
     "TrainingSetTable",
     "VelocityTable",
+    "VisitsTable",
     "digest",
     "load_config",
     "parse_config",

@@ -4,29 +4,48 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from scalespec.config.regressors import NetworkName, NetworkTable
+from scalespec.config.search import SearchTable
 from scalespec.config.table import Table
+from scalespec.config.transformer import TransformerTable
+
+STUDENTS = ("payne", "phdlspec", "transformer")
+"""Models that learn from a teacher's spectra."""
 
 
 class TrainTable(Table):
-    """``[train]``: spectra and labels to an emulator."""
+    """``[train]``: spectra and labels to a model."""
 
-    model: Literal["payne", "cannon"] = "payne"
-    """Which model."""
+    model: Literal["payne", "hotpayne", "cannon", "transformer", "phdlspec"] | NetworkName = "payne"
+    """Which model: emulators (HotPayne is a Payne that learns log Teff), or, from ``residual`` on,
+    regressors, flux to labels."""
     labels: tuple[str, ...]
     """Label columns of the library or matched catalog, in the model's order."""
     library: str = ""
     """A library of theoretical spectra in our raw schema with ``labels`` (`scalespec mock`)."""
     catalog: str = ""
     """Instead of a library: the ``[crossmatch.NAME]`` whose matched stars are learned from."""
+    teacher: str = ""
+    """Instead of a library: an emulator (a folder of ours or The Payne's npz) whose spectra, at
+    labels drawn from its box, are learned from; ``labels`` are its own, in its order. Derivatives
+    at ``gradient_references`` of them are matched with ``gradient_strength``."""
+    teacher_spectra: int = Field(default=4096, ge=1)
+    """Spectra that a teacher makes per epoch."""
     snr_min: float = Field(default=0.0, ge=0)
     """Observed spectra below this S/N are not learned from."""
     order: int = Field(default=2, ge=1, le=4)
     """Degree of The Cannon's polynomial."""
+    logarithmic: tuple[str, ...] = ()
+    """Labels whose logarithm is in The Cannon's polynomial, as Teff from cool stars to hot ones."""
     l1: float = Field(default=0.0, ge=0)
     """Weight of The Cannon's coefficients' absolute values against χ²/2; 0: maximum likelihood."""
+    latent_rounds: int = Field(default=0, ge=0)
+    """Over 0: labels that are missing, or noisy by the catalog's ``<label>_err``, are inferred with
+    the model in so many rounds (`models/latent.py`); 5 will do. 0: only stars with all labels are
+    learned from, as if these were exact."""
     windows: dict[str, tuple[tuple[float, float], ...]] = Field(default_factory=dict)
-    """Wavelengths [Å] that know of a label, ``{ c_fe = [[4280, 4330]] }``, for The Cannon; a label
-    not named is known everywhere."""
+    """Wavelengths [Å] that know of a label, ``{ c_fe = [[4280, 4330]] }``, for The Cannon and
+    the Bayesian network; a label not named is known everywhere."""
     gradients: str = ""
     """Derivatives at reference stars that the model's must be like: an npz of them
     (`stages/gradients.py` says its arrays), or a model that serves as teacher."""
@@ -44,17 +63,44 @@ class TrainTable(Table):
     """Spectra per step of Adam and worker."""
     learning_rate: float = Field(default=3e-4, gt=0)
     """Of Adam, at its height."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Of Adam: what keeps a few spectra from being learned by heart."""
+    gradients_per_step: int = Field(default=16, ge=1)
+    """Reference gradients, drawn anew, that a step of Adam looks at."""
+    gradient_ramp: float = Field(default=0.0, ge=0, le=1)
+    """Share of the epochs over which the reference gradients' weight rises from nothing."""
     checkpoint_every: int = Field(default=5, ge=1)
     """Epochs between checkpoints; every round is kept, too."""
+    transformer: TransformerTable = TransformerTable()
+    """Sizes of ``transformer`` and ``phdlspec``."""
+    network: NetworkTable = NetworkTable()
+    """How regressors are made and learn."""
+
+    search: SearchTable | None = None
+    """What ``scalespec train --search`` tries."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "TrainTable":
-        if bool(self.library) == bool(self.catalog):
-            raise ValueError("give either library or catalog")
+        if sum(map(bool, (self.library, self.catalog, self.teacher))) != 1:
+            raise ValueError("give either library or catalog, or a teacher")
         if len(set(self.labels)) != len(self.labels) or not self.labels:
             raise ValueError("labels must be a list of different names")
         if strange := sorted(set(self.windows) - set(self.labels)):
             raise ValueError(f"windows name {strange}, which are not among the labels")
+        if strange := sorted(set(self.logarithmic) - set(self.labels)):
+            raise ValueError(f"logarithmic names {strange}, which are not among the labels")
+        if self.latent_rounds and self.model not in ("payne", "hotpayne", "cannon"):
+            raise ValueError(f"latent_rounds: labels are never latent for model = '{self.model}'")
+        if both := sorted(set(self.network.inputs) & set(self.labels)):
+            raise ValueError(f"network.inputs name {both}, which are labels")
+        return self
+
+    @model_validator(mode="after")
+    def _can_learn(self) -> "TrainTable":
+        if self.model == "transformer" and not self.epochs:
+            raise ValueError("a transformer learns by epochs: set train.epochs, as 200")
+        if self.teacher and self.model not in STUDENTS:
+            raise ValueError(f"a teacher teaches {', '.join(STUDENTS)}, not {self.model}")
         return self
 
 
@@ -71,6 +117,16 @@ class InferTable(Table):
     """Velocities searched, either side of the survey's own."""
     templates: int = Field(default=48, ge=1)
     """Template spectra per model for the cross-correlation."""
+    spectra_per_batch: int = Field(default=0, ge=0)
+    """Spectra that a regressor takes at a time; 0: the fastest of a short probe, kept with its
+    results."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of a regressor's products; bfloat16 only if it moves labels by less than a tenth of their
+    errors, which is measured first."""
+    inputs: str = ""
+    """The ``[crossmatch.NAME]`` whose columns are a regressor's inputs beside the spectrum."""
+    out_of_domain: float = Field(default=3.0, gt=0)
+    """Score from which a regressor's labels get the status OUT_OF_DOMAIN."""
 
 
 class FitKind(Table):

@@ -5,13 +5,6 @@ from pydantic import Field
 from scalespec.config.table import Table
 
 
-class PublishTable(Table):
-    """``[publish]``: one catalog."""
-
-    columns: tuple[str, ...] = ()
-    """Columns of the catalog; empty: all of them. ``labels`` and ``label_cov`` stand for groups."""
-
-
 class ReportTable(Table):
     """``[report]``: one page a person can look at."""
 
@@ -23,24 +16,36 @@ class ReportTable(Table):
     """Which stars are compared with the truth, by columns of its table, as ``binary == 0``."""
     snr_min: float = Field(default=30.0, ge=0)
     """The pulls and scatters quoted are of spectra above this S/N."""
+    isochrones: str = ""
+    """Isochrones to draw over Kiel diagrams: a grid as of ``[ages]``, or MIST's CSV of one age."""
+    isochrone_gyr: float = Field(default=7.0, gt=0)
+    """Their age, as near as the file has it."""
+    isochrone_fe_h: tuple[float, ...] = (-1.0, 0.0)
+    """Their metallicities, as near as the file has them; empty: all."""
 
 
 class DaskTable(Table):
     """``[engine.dask]``: without an address, a local cluster of real processes."""
 
     address: str = ""
-    """Of a running scheduler, as ``tcp://host:8786``, or a scheduler file, ``file:///...json``."""
+    """Of a running scheduler, as ``tcp://host:8786`` (``tls://`` where it encrypts), or a scheduler
+    file, ``file:///...json``; ``auto`` takes the address that ``DASK_SCHEDULER_ADDRESS`` says."""
     workers: int = Field(default=2, ge=1)
-    """Local worker processes, one thread each."""
+    """Local worker processes, one thread each; at an address, threads to wait for."""
+    wait_seconds: float = Field(default=0.0, ge=0)
+    """How long to wait at an address until so many workers have joined."""
 
 
 class RayTable(Table):
     """``[engine.ray]``: without an address, a local Ray."""
 
     address: str = ""
-    """Of a running head, as ``host:6379``, or ``auto``."""
+    """Of a running head, as ``host:6379``; ``auto`` takes the Ray that ``RAY_ADDRESS`` says, or the
+    one that runs on this machine."""
     workers: int = Field(default=2, ge=1)
     """Actors, and training workers."""
+    wait_seconds: float = Field(default=0.0, ge=0)
+    """How long to wait at an address until the nodes that have joined hold so many workers."""
     gpus_per_worker: float = Field(default=0.0, ge=0)
     """GPUs each actor or training worker holds."""
 

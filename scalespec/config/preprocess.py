@@ -1,8 +1,9 @@
 """``[preprocess]`` and its tables: raw spectra to what models see."""
 
+import re
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from scalespec.config.table import Table
 
@@ -127,7 +128,61 @@ class SimulateTable(Table):
         return self
 
 
-StepName = Literal["mask", "velocity", "regrid", "rest", "cut", "simulate", "normalize"]
+class LibraryTable(Table):
+    """``[preprocess.library]``: theory that is made first, and then preprocessed as a survey is.
+
+    Of our own line synthesis, not for science: in the ultraviolet the edges of metals are missing.
+    """
+
+    n_spectra: int = Field(ge=1)
+    """Stars, drawn over the range of labels."""
+    labels: tuple[str, ...] = ("teff", "logg", "fe_h")
+    """What differs between them."""
+    min_angstrom: float = Field(default=2500.0, gt=0)
+    """First wavelength, vacuum; lines are known from 2480 to 17060."""
+    max_angstrom: float = Field(default=10_150.0, gt=0)
+    """What the last does not pass."""
+    resolving_power: float = Field(default=2000.0, gt=0)
+    """λ/FWHM, everywhere."""
+    pixels_per_fwhm: float = Field(default=2.0, gt=0)
+    """Pixels per resolution element, even in log10(λ)."""
+
+    @model_validator(mode="after")
+    def _some_range(self) -> "LibraryTable":
+        if self.min_angstrom >= self.max_angstrom:
+            raise ValueError("min_angstrom must be below max_angstrom")
+        return self
+
+
+class VisitsTable(Table):
+    """``[preprocess.visits]``: after all steps, the spectra of each star put together.
+
+    Below the folder of the spectra come to lie ``visits/<digest>/spectra.zarr``, a row per star,
+    and tables of which spectra those are and how far velocities of plates are off each other.
+    """
+
+    star: str = "source_id"
+    """Column, of the store or its index, that is the same for all spectra of a star. A spectrum
+    without it is a star of its own."""
+    plate: str = ""
+    """Regular expression on file names whose first group names the plate; given, the plates' zero
+    points are found and taken out of the stars' velocities: ``"spec-(.+)-\\d+.fits"``."""
+    clip_sigma: float = Field(default=5.0, gt=0)
+    """A pixel so far from the median of at least three visits is left out."""
+
+    @field_validator("plate")
+    @classmethod
+    def _one_group(cls, value: str) -> str:
+        try:
+            groups = re.compile(value).groups
+        except re.error as error:
+            raise ValueError(f"no regular expression: {error}") from error
+        if value and groups < 1:
+            raise ValueError("wanted is a regular expression with a (group) that names the plate")
+        return value
+
+
+StepName = Literal["mask", "velocity", "regrid", "rest", "cut", "simulate", "normalize", "features"]
 STEPS: tuple[StepName, ...] = ("mask", "rest", "cut", "normalize")
 
 
@@ -136,10 +191,12 @@ class PreprocessTable(Table):
 
     source: str = ""
     """Instead of what [ingest] read: a spectra store in our schema, as a library of theory."""
+    library: LibraryTable | None = None
     steps: tuple[StepName, ...] = STEPS
     """What is done, in this order: bad pixels lose their weight; velocities are measured; pixels
     and resolution changed; the star brought to rest by whole pixels; the limits below applied; a
-    space telescope simulated; the continuum divided out."""
+    space telescope simulated; the continuum divided out; line windows measured and spectra folded
+    into images."""
     wavelength_min_angstrom: float = Field(default=3750.0, gt=0)
     """First wavelength kept, vacuum."""
     wavelength_max_angstrom: float = Field(default=8950.0, gt=0)
@@ -159,6 +216,14 @@ class PreprocessTable(Table):
     velocity: VelocityTable | None = None
     grid: GridTable | None = None
     simulate: SimulateTable | None = None
+    line_windows: tuple[str, ...] = ()
+    """For step "features": windows of `kernels.features.AIR_WINDOWS`, as CH_G, the G band, whose
+    equivalent widths become columns ``ew_<name>`` [Å] and ``ew_<name>_ivar``, 0 where most of a
+    window is lost."""
+    fold_width: int = Field(default=0, ge=0)
+    """For step "features": pixels per line of the image ``image`` that each spectrum is folded
+    into, every other line backwards; 64 by 64 of 4,096 pixels. 0 makes none."""
+    visits: VisitsTable | None = None
     resolving_power: float | None = Field(default=None, gt=0)
     """R of the data, where you know better than their reader; models are brought to it."""
     spike_sigma: float = Field(default=6.0, gt=0)
@@ -168,7 +233,8 @@ class PreprocessTable(Table):
     statistics: bool = False
     """Sum up what was made: S/N, coverage, cost of masks, mean spectrum per class."""
     components: int = Field(default=0, ge=0)
-    """With `statistics`: so many principal components of the normalized spectra."""
+    """With `statistics`: so many principal components of the normalized spectra, and each
+    spectrum's coordinates along them."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "PreprocessTable":
@@ -186,4 +252,10 @@ class PreprocessTable(Table):
             raise ValueError("each step may be taken once")
         if self.components and not self.statistics:
             raise ValueError("components want statistics = true")
+        if ("features" in self.steps) != bool(self.line_windows or self.fold_width):
+            raise ValueError("step 'features' goes with line_windows or fold_width")
+        if self.source and self.library:
+            raise ValueError("give one of source and library")
+        if self.visits and self.visits.plate and (self.source or self.library):
+            raise ValueError("visits.plate is read of file names, and a source has none")
         return self

@@ -12,15 +12,23 @@ from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ValidationError, model_validator
 
+from scalespec.config.ages import AgesTable
+from scalespec.config.calibrate import CalibrateTable
+from scalespec.config.compare import CompareTable
 from scalespec.config.crossmatch import CrossmatchTable
+from scalespec.config.derive import DeriveTable
 from scalespec.config.inputs import BUCKET_OPTIONS, IngestTable, RunTable, StoreTable
 from scalespec.config.models import FitTable, InferTable, TrainTable
-from scalespec.config.outputs import EngineTable, PublishTable, ReportTable
+from scalespec.config.outputs import EngineTable, ReportTable
 from scalespec.config.preprocess import PreprocessTable
+from scalespec.config.publish import PublishTable
 from scalespec.config.table import Table
 from scalespec.errors import ConfigError
 
-STAGES = ("ingest", "preprocess", "crossmatch", "train", "infer", "fit", "publish", "report")
+STAGES = (
+    *("ingest", "preprocess", "crossmatch", "train", "infer", "fit"),
+    *("calibrate", "publish", "report", "compare"),
+)
 """The verbs that `scalespec run` knows, in the order of the data."""
 
 
@@ -35,8 +43,12 @@ class RunConfig(Table):
     train: TrainTable | None = None
     infer: InferTable | None = None
     fit: FitTable | None = None
+    calibrate: CalibrateTable | None = None
+    derive: DeriveTable | None = None
+    ages: AgesTable | None = None
     publish: PublishTable | None = None
     report: ReportTable | None = None
+    compare: CompareTable | None = None
     engine: EngineTable = EngineTable()
 
     @model_validator(mode="after")
@@ -46,10 +58,13 @@ class RunConfig(Table):
             "crossmatch": ("ingest",),
             "infer": ("preprocess",),
             "fit": ("infer",),
+            "calibrate": ("fit",),
+            "derive": ("fit",),
+            "ages": ("fit",),
             "publish": ("fit",),
             "report": ("publish",) if self.fit is not None else ("preprocess",),
         }
-        if self.preprocess is not None and self.preprocess.source:
+        if self.preprocess is not None and (self.preprocess.source or self.preprocess.library):
             wanted["preprocess"] = ()
         for stage, needs in wanted.items():
             for need in needs:
@@ -63,8 +78,23 @@ class RunConfig(Table):
         if named and self.preprocess is None:
             raise ValueError("[train] on matched stars wants a [preprocess] table")
         self._report_is_possible()
+        for name in self.calibrate.references if self.calibrate else ():
+            if name not in (self.crossmatch or {}):
+                raise ValueError(f"calibrate.references.{name} wants a [crossmatch.{name}] table")
+        self._comparison_has_spectra()
         self._sources_come_before()
         return self
+
+    def _comparison_has_spectra(self) -> None:
+        table = self.compare
+        if table is None or table.source:
+            return
+        if self.preprocess is None:
+            raise ValueError("[compare] wants a source, or a [preprocess] table")
+        if table.catalog and table.catalog not in (self.crossmatch or {}):
+            raise ValueError(
+                f"compare.catalog = '{table.catalog}' wants [crossmatch.{table.catalog}]"
+            )
 
     def _report_is_possible(self) -> None:
         if self.report is None:
@@ -183,8 +213,18 @@ def parse_config(text: str, name: str = "run file") -> RunConfig:
 
 
 PATH_KEYS = frozenset(
-    {"workspace", "files", "catalog", "root", "library", "models", "truth", "source"}
+    {
+        *("workspace", "files", "catalog", "root", "library", "models", "truth", "source"),
+        *("description", "teacher", "gradients"),
+    }
 )
+INNER_PATHS = (
+    ("preprocess", "velocity", ("templates",)),
+    ("calibrate", "pairs", ("catalog",)),
+    ("calibrate", "clusters", ("catalog",)),
+    ("compare", "leakage", ("broken",)),
+)
+"""Tables within tables that hold paths, and under which keys."""
 
 
 def _absolute(value: Any, base: Path, query: str) -> Any:
@@ -226,12 +266,12 @@ def _resolve(tables: dict[str, Any], base: Path, query: str) -> dict[str, Any]:
                 k: _resolve_table(t, base, query, PATH_KEYS) for k, t in table.items()
             }
         else:  # in [train], `catalog` is the name of a crossmatch table, not a path
-            keys = PATH_KEYS - {"catalog"} if name == "train" else PATH_KEYS
+            keys = PATH_KEYS - {"catalog"} if name in ("train", "compare") else PATH_KEYS
             resolved[name] = _resolve_table(table, base, query, keys)
-    velocity = resolved.get("preprocess", {}).get("velocity")
-    if velocity:
-        part = _resolve_table(velocity, base, query, frozenset({"templates"}))
-        resolved["preprocess"] = resolved["preprocess"] | {"velocity": part}
+    for stage, part, names in INNER_PATHS:
+        if inner := resolved.get(stage, {}).get(part):
+            made = _resolve_table(inner, base, query, frozenset(names))
+            resolved[stage] = resolved[stage] | {part: made}
     return resolved
 
 

@@ -13,7 +13,15 @@ import dask
 from distributed import Client, LocalCluster, as_completed
 
 from scalespec.config import DaskTable
-from scalespec.engines.worker import THREAD_LIMITS, Call, Ended, run_blocks, run_calls
+from scalespec.engines.worker import (
+    THREAD_LIMITS,
+    Call,
+    Ended,
+    await_workers,
+    light,
+    run_blocks,
+    run_calls,
+)
 from scalespec.errors import StageError
 from scalespec.plan import Block, BlockReport, Stage
 
@@ -48,23 +56,27 @@ class DaskEngine:
                     silence_logs=logging.ERROR,
                 )
         self._client = _connect(self._cluster, table)
-        if not self._client.scheduler_info(n_workers=-1)["workers"]:
+        if table.address and table.wait_seconds:
+            await_workers(table, self._threads, "the Dask scheduler")
+        if not self._threads():
             log.warning(
                 "the Dask scheduler at %s has no workers yet: blocks wait until one joins "
                 "(dask worker %s)",
-                table.address,
-                self._client.scheduler.address,
+                *(self._client.scheduler.address,) * 2,
             )
 
     @property
     def workers(self) -> int:
         """Worker threads the scheduler has now; at least one."""
+        return max(1, self._threads())
+
+    def _threads(self) -> int:
         infos = self._client.scheduler_info(n_workers=-1)["workers"].values()
-        return max(1, sum(int(info["nthreads"]) for info in infos))
+        return sum(int(info["nthreads"]) for info in infos)
 
     def map(self, stage: Stage, blocks: Iterable[Block]) -> Iterator[BlockReport]:
         """Yield one report per block, as they finish."""
-        run = partial(self._run, stage)
+        run = partial(self._run, light(stage))
         return run_calls(stage, blocks, run, CALLS_PER_WORKER * self.workers)
 
     def _run(self, stage: Stage, calls: Iterator[Call], in_flight: int) -> Iterator[Ended]:
@@ -112,13 +124,18 @@ def _deaf() -> Iterator[None]:
 def _connect(cluster: LocalCluster | None, table: DaskTable) -> Client:
     if cluster is not None:
         return Client(cluster)
+    address = table.address
+    if address == "auto":
+        address = dask.config.get("scheduler-address", "")
+        if not address:
+            raise StageError("engine.dask.address = 'auto' wants DASK_SCHEDULER_ADDRESS to be set")
     try:
-        if table.address.startswith("file://"):
-            return Client(scheduler_file=table.address.removeprefix("file://"), timeout=ANSWER_S)
-        return Client(table.address, timeout=ANSWER_S)
+        if address.startswith("file://"):
+            return Client(scheduler_file=address.removeprefix("file://"), timeout=ANSWER_S)
+        return Client(address, timeout=ANSWER_S)
     except OSError as error:
         raise StageError(
-            f"no Dask scheduler answers at {table.address} ({error}); "
+            f"no Dask scheduler answers at {address} ({error}); "
             "start one with: dask scheduler, and workers with: dask worker ADDRESS"
         ) from error
 

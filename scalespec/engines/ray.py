@@ -6,7 +6,7 @@ import signal
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import cycle, islice
@@ -19,7 +19,9 @@ from scalespec.engines.worker import (
     THREAD_LIMITS,
     Call,
     Ended,
+    await_workers,
     last_line,
+    light,
     run_blocks,
     run_calls,
 )
@@ -90,6 +92,8 @@ class RayEngine:
                 f"no Ray answers at '{table.address}' ({error}); start one with: "
                 "ray start --head, and more nodes with: ray start --address HOST:6379"
             ) from error
+        if table.address and table.wait_seconds:
+            await_workers(table, lambda: self._room(1.0), "Ray")
 
     @property
     def workers(self) -> int:
@@ -104,7 +108,7 @@ class RayEngine:
             for _ in range(self._fitting(stage))
         ]
         try:
-            run = partial(_run, stage, actors)
+            run = partial(_run, ray.put(light(stage)), actors)
             yield from run_calls(stage, blocks, run, CALLS_PER_ACTOR * len(actors))
         finally:
             for actor in actors:
@@ -112,11 +116,9 @@ class RayEngine:
 
     def _fitting(self, stage: Stage) -> int:
         """Actors the cluster has room for: one that never starts would keep its blocks waiting."""
-        resources = ray.cluster_resources()
-        room = int(resources.get("CPU", 1) / max(stage.cpus, 1e-9))
-        if self._table.gpus_per_worker:
-            room = min(room, int(resources.get("GPU", 0) / self._table.gpus_per_worker))
+        room = self._room(stage.cpus)
         if room < 1:
+            resources = ray.cluster_resources()
             raise StageError(
                 f"{stage.name}: Ray has {resources.get('CPU', 0):g} CPUs and "
                 f"{resources.get('GPU', 0):g} GPUs, one actor wants {stage.cpus:g} and "
@@ -124,6 +126,14 @@ class RayEngine:
             )
         calls = -(-max(len(stage.blocks), 1) // stage.blocks_per_call)
         return min(self._table.workers, room, calls)
+
+    def _room(self, cpus: float) -> int:
+        """Return how many actors of so many CPUs the nodes that have joined can hold."""
+        resources = ray.cluster_resources()
+        room = int(resources.get("CPU", 0) / max(cpus, 1e-9))
+        if self._table.gpus_per_worker:
+            room = min(room, int(resources.get("GPU", 0) / self._table.gpus_per_worker))
+        return room
 
     def train(self, training: Training) -> None:
         """Run the loop on Ray Train workers; a lost one brings all back to the last checkpoint."""
@@ -152,6 +162,33 @@ class RayEngine:
         except Exception as error:  # whatever a worker died of ends the stage
             raise StageError(f"{training.name}: {last_line(error)}") from error
 
+    def search(self, name: str, n: int, trial: Callable[[int], float]) -> dict[int, float | str]:
+        """Run `n` trials on Ray Tune; return what each measured, or why it did not."""
+        from ray import tune  # seconds: only a search needs it
+
+        def trainable(drawn: dict[str, Any]) -> None:
+            tune.report({"loss": trial(drawn["trial"])})
+
+        gpus = self._table.gpus_per_worker
+        wants = {"CPU": 1.0, **({"GPU": gpus} if gpus else {})}
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, wants),
+            param_space={"trial": tune.grid_search(list(range(n)))},
+            tune_config=tune.TuneConfig(max_concurrent_trials=self._table.workers),
+            run_config=tune.RunConfig(
+                name=f"{name}-{uuid.uuid4().hex[:8]}",
+                storage_path=tempfile.mkdtemp(prefix="scalespec-search-"),
+                verbose=0,
+            ),
+        )
+        outcomes: dict[int, float | str] = {}
+        for one in tuner.fit():
+            found = (one.metrics or {}).get("loss")
+            failed = last_line(one.error) if one.error else "it reported nothing"
+            drawn = one.config or {}
+            outcomes[int(drawn["trial"])] = failed if found is None else float(found)
+        return outcomes
+
     def close(self) -> None:
         """Leave Ray; a Ray that was started here ends."""
         ray.shutdown()
@@ -168,8 +205,8 @@ def _own_sigterm() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def _run(stage: Stage, actors: list[Any], calls: Iterator[Call], in_flight: int) -> Iterator[Ended]:
-    """Give every actor its next call when it has ended one."""
+def _run(stage: Any, actors: list[Any], calls: Iterator[Call], in_flight: int) -> Iterator[Ended]:
+    """Give every actor its next call when it has ended one; `stage` is a reference to it."""
     pending: dict[Any, tuple[Any, Call]] = {}
     for actor, call in zip(islice(cycle(actors), in_flight), calls, strict=False):
         pending[actor.run.remote(stage, call)] = (actor, call)

@@ -1,10 +1,15 @@
 """What every worker does with the blocks it is given: read ahead, compute, write behind."""
 
 import logging
+import os
+import platform
+import resource
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -93,6 +98,29 @@ def run_calls(
             yield from ended
 
 
+def light(stage: Stage) -> Stage:
+    """Return a stage as it travels with every call: without the list of all its blocks."""
+    return replace(stage, blocks=())
+
+
+def await_workers(table: Any, joined: Callable[[], int], place: str) -> None:
+    """Wait as long as the run file says until its number of workers has joined a cluster.
+
+    Parameters
+    ----------
+    table : DaskTable or RayTable
+    joined : callable
+        Says how many there are now.
+    place : str
+        What to call the cluster.
+    """
+    end = time.monotonic() + table.wait_seconds
+    while (found := joined()) < table.workers and time.monotonic() < end:
+        time.sleep(PAUSE_S)
+    if found < table.workers:
+        log.warning("%s has %d workers, the run file wants %d", place, found, table.workers)
+
+
 def last_line(error: Exception) -> str:
     """Return what happened, without a cluster's frames."""
     return ([line for line in str(error).splitlines() if line.strip()] or [""])[-1]
@@ -140,8 +168,16 @@ def _report(block: Block, written: "Future[BlockResult]", started: float) -> Blo
         result = written.result()
     except Exception as error:  # noqa: BLE001 - as above
         log.debug("block %d failed:\n%s", block.index, traceback.format_exc())
-        return BlockReport(block, None, f"{type(error).__name__}: {error}", _since(started))
-    return BlockReport(block, result, "", _since(started))
+        why = f"{type(error).__name__}: {error}"
+        return BlockReport(block, None, why, _since(started), *_here())
+    return BlockReport(block, result, "", _since(started), *_here())
+
+
+def _here() -> tuple[str, int]:
+    """Return this machine and process, and the most bytes it has held."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    unit = 1 if sys.platform == "darwin" else 1024
+    return f"{platform.node()}:{os.getpid()}", most * unit
 
 
 def _since(started: float) -> float:

@@ -9,6 +9,7 @@ Niu, Yuan & Liu 2023, ApJ 950, 104 (wide binaries); Huber 1981, Robust Statistic
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntFlag
 from typing import Any, Self
 
 import numpy as np
@@ -23,8 +24,17 @@ HUBER = 1.345
 """Residuals beyond this many standard deviations pull no stronger than at it: 95 % efficient."""
 ROUNDS = 30
 """Most rounds of reweighting; it ends when no coefficient moves by 1e-6."""
+REJECT_SIGMA = 4.0
+"""Differences further off are no repeats of one star: they have no say in error floors."""
 PIN_TEFF = 5772.0
 """Where a correction from pairs alone is 0: the Sun's temperature."""
+
+
+class CalibrationStatus(IntFlag):
+    """Why a star's calibrated labels may be no better than its raw ones; 0 is good."""
+
+    BEYOND_TREND = 1 << 0
+    NO_TREND = 1 << 1
 
 
 @dataclass(frozen=True)
@@ -302,7 +312,7 @@ def error_floor(
     """Return what to add in quadrature to errors so that repeats agree, per group.
 
     The floor maximizes the likelihood of ``difference ~ N(0, sigma² + 2 floor²)``, each of the two
-    measurements having the floor; outliers count as no more than 4 sigma.
+    measurements having the floor; differences beyond 4 sigma of what a median says do not count.
 
     Parameters
     ----------
@@ -349,9 +359,10 @@ def _one_floor(square: FloatArray, variance: FloatArray) -> tuple[float, float]:
     excess = max(float(np.median(square)) / 0.455 - float(np.median(variance)), 0.0)
     for _ in range(ROUNDS):
         total = variance + excess
-        clipped = np.minimum(square, 16 * total)
-        weight = total**-2
-        step = float(np.sum(weight * (clipped - total)) / np.sum(weight))
+        weight = np.where(square <= REJECT_SIGMA**2 * total, total**-2, 0.0)
+        if not weight.any():
+            break
+        step = float(np.sum(weight * (square - total)) / np.sum(weight))
         excess = max(excess + step, 0.0)
         if abs(step) < 1e-9 * (excess + float(np.min(variance))):
             break

@@ -20,7 +20,7 @@ FloatArray = npt.NDArray[np.float64]
 
 IMF_SLOPE = -2.35
 REACH_SIGMA = 5.0
-"""Model stars further than this from the first observable count for nothing."""
+"""Strips of model stars further than this from the first observable count for nothing."""
 QUANTILES = (0.16, 0.5, 0.84)
 
 
@@ -58,18 +58,22 @@ class IsochroneCube:
 
 @dataclass(frozen=True)
 class ModelStars:
-    """Model stars in order of the first observable, each with its prior weight.
+    """Model stars in strips of the first observable, each with its prior weight.
 
     Attributes
     ----------
     names : tuple of str
-        Observables, the first being the one that stars are searched by.
+        Observables, the first two being those that stars are searched by.
     values : (n, n_observable) float64
     age : (n_age,) float64 [Gyr]
     age_index : (n,) int64
         Age of each model star.
     weight : (n,) float64
         Of a uniform prior in age and metallicity and a power-law mass function.
+    strips : (n_strip + 1,) int64
+        Where each strip's models begin, in order of the second observable; and where all end.
+    low, width : float
+        The first strip's lower edge, and the width of all.
     """
 
     names: tuple[str, ...]
@@ -77,6 +81,9 @@ class ModelStars:
     age: FloatArray
     age_index: npt.NDArray[np.int64]
     weight: FloatArray
+    strips: npt.NDArray[np.int64]
+    low: float
+    width: float
 
 
 @dataclass(frozen=True)
@@ -159,7 +166,7 @@ def model_stars(cube: IsochroneCube, names: Sequence[str]) -> ModelStars:
     ----------
     cube : IsochroneCube
     names : sequence of str
-        Observables: columns of the cube, or ``fe_h``. Put the best measured one first.
+        Observables: columns of the cube, or ``fe_h``. Put the best measured ones first.
 
     Raises
     ------
@@ -176,10 +183,29 @@ def model_stars(cube: IsochroneCube, names: Sequence[str]) -> ModelStars:
     columns = [fe_h if name == "fe_h" else cube.columns[name] for name in names]
     values = np.stack([column.ravel() for column in columns], axis=1)
     good = np.isfinite(values).all(axis=1) & np.isfinite(weight.ravel()) & (weight.ravel() > 0)
-    order = np.flatnonzero(good)[np.argsort(values[good, 0], kind="stable")]
+    kept = values[good]
+    strip, low, width = _strips(kept[:, 0]) if len(kept) else (np.zeros(0, np.int64), 0.0, 1.0)
+    second = kept[:, 1] if kept.shape[1] > 1 else kept[:, 0]
+    rows = np.lexsort((second, strip))
+    order = np.flatnonzero(good)[rows]
+    starts = np.searchsorted(strip[rows], np.arange(strip.max(initial=0) + 2))
     return ModelStars(
-        tuple(names), values[order], cube.age, number.ravel()[order], weight.ravel()[order]
+        tuple(names),
+        values[order],
+        cube.age,
+        number.ravel()[order],
+        weight.ravel()[order],
+        starts.astype(np.int64),
+        low,
+        width,
     )
+
+
+def _strips(values: FloatArray) -> tuple[npt.NDArray[np.int64], float, float]:
+    """Return the strip of each model: as many strips as models in one, were they spread evenly."""
+    low, high = float(values.min()), float(values.max())
+    width = (high - low) / max(int(np.sqrt(len(values))), 1) or 1.0
+    return ((values - low) / width).astype(np.int64), low, width
 
 
 def _widths(values: FloatArray) -> FloatArray:
@@ -244,22 +270,23 @@ def age_posterior(
     known = np.isfinite(observed) & np.isfinite(sigma)
     inverse = np.where(known, 1 / np.where(known, sigma, 1.0), 0.0)
     values = np.where(known, observed, 0.0)
-    by_age, chi2, count = _sum_models(
-        stars.values, stars.age_index, stars.weight, len(stars.age), values, inverse
-    )
+    models = (stars.values, stars.age_index, stars.weight)
+    strips = (stars.strips, stars.low, stars.width)
+    by_age, chi2, count = _sum_models(models, strips, len(stars.age), values, inverse)
     return _summarized(stars.age, by_age, chi2, count, np.asarray(quantiles, float))
 
 
 @compiled
 def _sum_models(
-    models: FloatArray,
-    age_index: npt.NDArray[np.int64],
-    weight: FloatArray,
+    tables: tuple[FloatArray, npt.NDArray[np.int64], FloatArray],
+    strips: tuple[npt.NDArray[np.int64], float, float],
     n_age: int,
     observed: FloatArray,
     inverse: FloatArray,
 ) -> tuple[FloatArray, FloatArray, npt.NDArray[np.int64]]:
     """Return posterior mass by age, least chi² and number of model stars, star by star."""
+    models, age_index, weight = tables
+    starts, low, width = strips
     n, d = observed.shape
     by_age = np.zeros((n, n_age))
     best = np.full(n, np.inf)
@@ -268,20 +295,27 @@ def _sum_models(
         if inverse[i, 0] == 0.0:
             continue
         reach = REACH_SIGMA / inverse[i, 0]
-        first = np.searchsorted(models[:, 0], observed[i, 0] - reach)
-        last = np.searchsorted(models[:, 0], observed[i, 0] + reach)
-        for j in range(first, last):
-            chi2 = 0.0
-            for k in range(d):
-                pull = (models[j, k] - observed[i, k]) * inverse[i, k]
-                chi2 += pull * pull
-                if chi2 > 60.0:  # e**-30: nothing beside any likely model
-                    break
-            if chi2 > 60.0:
-                continue
-            count[i] += 1
-            best[i] = min(best[i], chi2)
-            by_age[i, age_index[j]] += weight[j] * np.exp(-0.5 * chi2)
+        first = max(int(np.floor((observed[i, 0] - reach - low) / width)), 0)
+        last = min(int(np.floor((observed[i, 0] + reach - low) / width)), len(starts) - 2)
+        for strip in range(first, last + 1):
+            begin, end = starts[strip], starts[strip + 1]
+            if d > 1 and inverse[i, 1] > 0.0:  # beyond it chi² is above 60
+                far = 7.75 / inverse[i, 1]
+                inside = models[begin:end, 1]
+                end = begin + np.searchsorted(inside, observed[i, 1] + far)
+                begin = begin + np.searchsorted(inside, observed[i, 1] - far)
+            for j in range(begin, end):
+                chi2 = 0.0
+                for k in range(d):
+                    pull = (models[j, k] - observed[i, k]) * inverse[i, k]
+                    chi2 += pull * pull
+                    if chi2 > 60.0:  # e**-30: nothing beside any likely model
+                        break
+                if chi2 > 60.0:
+                    continue
+                count[i] += 1
+                best[i] = min(best[i], chi2)
+                by_age[i, age_index[j]] += weight[j] * np.exp(-0.5 * chi2)
     return by_age, best, count
 
 

@@ -290,7 +290,7 @@ def _apply(
     flux_out, ivar_out = np.zeros((2, n, n_out), flux.dtype)
     squares = weights * weights
     for row in range(n):
-        scale, good, light, noise = _prepared(flux[row], ivar[row])
+        scale, good, light, noise = prepared(flux[row], ivar[row])
         coverage = _dots(good, first, weights)
         total = _dots(light, first, weights)
         variance = _dots(noise, first, squares)
@@ -302,7 +302,7 @@ def _apply(
 
 
 @compiled
-def _prepared(
+def prepared(
     flux: FloatArray, ivar: FloatArray
 ) -> tuple[float, FloatArray, FloatArray, FloatArray]:
     """Return the largest ivar, the mask, the flux on it and the variance times that ivar."""

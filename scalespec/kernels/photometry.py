@@ -46,6 +46,17 @@ def absolute_magnitude(teff: FloatArray, logg: FloatArray, mass: FloatArray) -> 
     return np.asarray(M_BOL_SUN - 2.5 * log_light - _color("bc_g", teff))
 
 
+def bolometric_k(teff: FloatArray) -> FloatArray:
+    """Return the bolometric correction in K: M_K is the bolometric magnitude less this.
+
+    Examples
+    --------
+    >>> bolometric_k(np.array([5772.0])).round(2)
+    array([1.49])
+    """
+    return np.asarray(_color("bc_g", teff) + _color("g_k", teff))
+
+
 def magnitudes(teff: FloatArray, g: FloatArray, ebv: FloatArray) -> dict[str, FloatArray]:
     """Return what a star of apparent, extinguished `g` shows: ``g``, ``bp_rp``, ``j``, ``k``."""
     bare = g - EXTINCTION["g"] * ebv
@@ -56,6 +67,54 @@ def magnitudes(teff: FloatArray, g: FloatArray, ebv: FloatArray) -> dict[str, Fl
         "j": k + _color("j_k", teff) + EXTINCTION["j"] * ebv,
         "k": k + EXTINCTION["k"] * ebv,
     }
+
+
+def reddening(
+    teff: FloatArray, teff_err: FloatArray, color: FloatArray, *, name: str = "bp_rp"
+) -> tuple[FloatArray, FloatArray]:
+    """Return E(B - V) of stars by how much redder they are than dwarfs of their temperature.
+
+    Parameters
+    ----------
+    teff, teff_err : (n,) float64 [K]
+    color : (n,) float64 [mag]
+        As observed.
+    name : {"bp_rp", "j_k", "g_k"}
+
+    Returns
+    -------
+    ebv, ebv_err : (n,) float64 [mag]
+        May be negative by as much as its error; NaN where something is unknown. The error holds
+        that of the temperature and 0.05 mag of the colors themselves.
+
+    Raises
+    ------
+    ValueError
+        If the color is not known.
+
+    Examples
+    --------
+    >>> sun = np.array([5772.0])
+    >>> ebv, error = reddening(sun, np.array([50.0]), np.array([0.82 + 0.13]))
+    >>> ebv.round(2), error.round(2)
+    (array([0.1]), array([0.04]))
+    """
+    if name not in _REDDENINGS:
+        raise ValueError(f"the reddening of {name!r} is not known, only of {sorted(_REDDENINGS)}")
+    slope = (_color(name, teff + 50) - _color(name, teff - 50)) / 100
+    ratio = _REDDENINGS[name]
+    value = (color - _color(name, teff)) / ratio
+    error = np.hypot(slope * teff_err, COLOR_SCATTER) / ratio
+    return value, np.where(np.isnan(value), np.nan, error)
+
+
+_REDDENINGS = {
+    "bp_rp": EXTINCTION["bp_rp"],
+    "j_k": EXTINCTION["j"] - EXTINCTION["k"],
+    "g_k": EXTINCTION["g"] - EXTINCTION["k"],
+}
+COLOR_SCATTER = 0.05
+"""Of stars about the table of colors, mostly by their metals and gravity [mag]."""
 
 
 def _color(name: str, teff: FloatArray) -> FloatArray:

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
-from scipy.sparse.linalg import lsqr
+from scipy.sparse.linalg import splu
 
 FloatArray: TypeAlias = npt.NDArray[np.floating[Any]]
 IntArray: TypeAlias = npt.NDArray[np.int64]
@@ -14,6 +14,8 @@ BoolArray: TypeAlias = npt.NDArray[np.bool_]
 
 HUBER = 1.345
 """Where residuals, in σ, begin to count less: 95 % efficient for a Gaussian (Huber 1981)."""
+COLUMNS_AT_ONCE = 256
+"""Of an inverse whose diagonal alone is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,19 +128,16 @@ def plate_zero_points(
     names, own = np.unique(star[rows], return_inverse=True)
     rows, own = _on_several_plates(rows, own, plate, len(names))
     group = _linked(own, plate[rows], len(names), n_plate)
-    zero, error = np.zeros(n_plate), np.full(n_plate, np.inf)
     if not len(rows):
-        return zero, error, group
+        return np.zeros(n_plate), np.full(n_plate, np.inf), group
     solution, weight = _huber_fit(
-        rv[rows].astype(np.float64), rv_err[rows], (own, plate[rows]), (len(names), n_plate), rounds
+        rv[rows].astype(np.float64), rv_err[rows], (own, plate[rows]), (len(names), group), rounds
     )
-    for number in np.unique(group):
-        plates = np.flatnonzero(group == number)
-        count = np.bincount(plate[rows], minlength=n_plate)[plates]
-        if len(plates) > 1 and count.sum():
-            zero[plates] = solution[plates] - np.average(solution[plates], weights=count)
-    error = _errors(weight, own, plate[rows], (len(names), group))
-    return zero, error, group
+    share = np.bincount(plate[rows], minlength=n_plate).astype(np.float64)
+    share /= np.maximum(np.bincount(group, share), 1)[group]  # of its group's observations
+    zero = solution - np.bincount(group, share * solution)[group]
+    normal, _ = _normal(weight, own, plate[rows], (len(names), n_plate))
+    return np.where(share > 0, zero, 0), _errors(normal, group, share), group
 
 
 def _on_several_plates(
@@ -161,45 +160,72 @@ def _linked(own: IntArray, plate: IntArray, n_star: int, n_plate: int) -> IntArr
     return group.astype(np.int64)
 
 
+def _normal(
+    weight: FloatArray, own: IntArray, plate: IntArray, counts: tuple[int, int]
+) -> tuple[sparse.csc_array, sparse.csr_array]:
+    """Return the normal matrix of plates, stars' velocities eliminated; and what eliminates them.
+
+    The first is a weighted graph's Laplacian: plates that share no star do not touch, so that it is
+    as sparse as the sky is wide.
+    """
+    n_star, n_plate = counts
+    cross = sparse.coo_array((weight, (plate, own)), shape=(n_plate, n_star)).tocsr()
+    total: FloatArray = np.asarray(cross.sum(axis=0)).ravel()
+    scaled = (cross @ sparse.diags_array(1 / np.where(total > 0, total, 1))).tocsr()
+    own_weight: FloatArray = np.asarray(cross.sum(axis=1)).ravel()
+    return (sparse.diags_array(own_weight) - scaled @ cross.T).tocsc(), scaled
+
+
+def _free(group: IntArray) -> IntArray:
+    """Return all plates but the first of each group, which is pinned: differences are known."""
+    _, first = np.unique(group, return_index=True)
+    return np.setdiff1d(np.arange(len(group)), first)
+
+
 def _huber_fit(
     rv: FloatArray,
     error: FloatArray,
     index: tuple[IntArray, IntArray],
-    counts: tuple[int, int],
+    kinds: tuple[int, IntArray],
     rounds: int,
 ) -> tuple[FloatArray, FloatArray]:
     """Return plates' zero points by reweighted least squares, and the last weights."""
     own, plate = index
-    n_star, n_plate = counts
-    rows = np.arange(len(rv))
-    one = np.ones(len(rv))
-    design = sparse.csr_array(
-        (np.r_[one, one], (np.r_[rows, rows], np.r_[plate, n_plate + own])),
-        shape=(len(rv), n_plate + n_star),
-    )
+    n_star, group = kinds
+    free = _free(group)
+    solution: FloatArray = np.zeros(len(group))
     weight = 1 / error.astype(np.float64) ** 2
-    solution = np.zeros(n_plate + n_star)
     for _ in range(rounds):
-        root = np.sqrt(weight)
-        scaled = sparse.diags_array(root) @ design
-        before, solution = solution, lsqr(scaled, root * rv, atol=1e-12, btol=1e-12)[0]
-        pull = np.abs(rv - design @ solution) / error
+        normal, scaled = _normal(weight, own, plate, (n_star, len(group)))
+        light = np.bincount(own, weight * rv, n_star)
+        right = np.bincount(plate, weight * rv, len(group)) - scaled @ light
+        before, solution = solution, np.zeros(len(group))
+        solution[free] = splu(normal[free][:, free]).solve(right[free])
+        total = np.bincount(own, weight, n_star)
+        light = np.bincount(own, weight * (rv - solution[plate]), n_star)
+        star = light / np.where(total > 0, total, 1)  # those on one plate alone take no part
+        pull = np.abs(rv - star[own] - solution[plate]) / error
         weight = np.minimum(1, HUBER / np.maximum(pull, HUBER)) / error**2
         if np.max(np.abs(solution - before)) < 1e-6:
             break
-    return solution[:n_plate], weight
+    return solution, weight
 
 
-def _errors(
-    weight: FloatArray, own: IntArray, plate: IntArray, kinds: tuple[int, IntArray]
-) -> FloatArray:
-    """Return 1σ of zero points whose group's mean is 0: the pseudo-inverse's diagonal."""
-    n_star, group = kinds
-    n_plate = len(group)
-    cross = sparse.coo_array((weight, (plate, own)), shape=(n_plate, n_star)).tocsr()
-    star_weight: FloatArray = np.asarray(cross.sum(axis=0)).ravel()
-    scaled = cross @ sparse.diags_array(1 / np.where(star_weight > 0, star_weight, 1))
-    normal = np.diag(np.asarray(cross.sum(axis=1)).ravel()) - (scaled @ cross.T).toarray()
-    inverse = np.linalg.pinv(normal, rcond=1e-10, hermitian=True)
+def _errors(normal: sparse.csc_array, group: IntArray, share: FloatArray) -> FloatArray:
+    """Return 1σ of zero points whose group's mean, weighted by `share`, is 0.
+
+    With G the inverse of the pinned normal matrix, the covariance is (1 - 1 wᵀ) G (1 - w 1ᵀ).
+    """
+    free = _free(group)
+    factors = splu(normal[free][:, free])
+    diagonal: FloatArray = np.zeros(len(group))
+    mixed: FloatArray = np.zeros(len(group))
+    mixed[free] = factors.solve(share[free])
+    for start in range(0, len(free), COLUMNS_AT_ONCE):
+        here = np.arange(start, min(start + COLUMNS_AT_ONCE, len(free)))
+        unit = np.zeros((len(free), len(here)))
+        unit[here, here - start] = 1
+        diagonal[free[here]] = factors.solve(unit)[here, here - start]
+    variance = diagonal - 2 * mixed + np.bincount(group, share * mixed)[group]
     alone = np.bincount(group)[group] < 2
-    return np.where(alone, np.inf, np.sqrt(np.maximum(np.diag(inverse), 0)))
+    return np.where(alone, np.inf, np.sqrt(np.maximum(variance, 0)))

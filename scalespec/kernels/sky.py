@@ -208,14 +208,14 @@ def cells_with_margin(
     >>> rows, cells
     (array([1, 0, 1, 1, 1]), array([0, 4, 4, 5, 8]))
     """
-    ra, dec = np.asarray(ra, dtype=np.float64), np.asarray(dec, dtype=np.float64)
-    own = healpix_nested(ra, dec, order)
+    finest = healpix_nested(ra, dec, MAX_ORDER)
+    own = finest >> 2 * (MAX_ORDER - order)  # -1 stays -1
     fine_order = np.where(own >= 0, _reach_order(margin_arcsec, order), -1)
     known = np.flatnonzero(own >= 0)
     rows, cells = [known], [own[known]]
     for fine in np.unique(fine_order[known]).tolist():
         near = np.flatnonzero(fine_order == fine)
-        index = healpix_nested(ra[near], dec[near], fine)
+        index = finest[near] >> 2 * (MAX_ORDER - fine)
         at_edge = _at_edge(index, fine - order)
         near, index = near[at_edge], index[at_edge]
         around = _neighbours(index, fine) >> 2 * (fine - order)  # (8, n_near); -1 stays -1

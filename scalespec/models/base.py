@@ -206,9 +206,24 @@ class Emulator(torch.nn.Module):
         """
         return self._forward_mode(self.features, x)
 
-    def forward(self, labels: Tensor) -> Tensor:
-        """Return flux (n, n_pixel) for physical `labels` (n, n_label)."""
-        return self.forward_scaled(self.scale(labels))
+    def forward(
+        self, labels: Tensor, shift: Tensor | None = None, pixels: Tensor | None = None
+    ) -> Tensor:
+        """Return flux for physical `labels` (n, n_label): see `flux_at`."""
+        return self.flux_at(self.scale(labels), shift, pixels)
+
+    def flux_at(
+        self, x: Tensor, shift: Tensor | None = None, pixels: Tensor | None = None
+    ) -> Tensor:
+        """Return flux (n, m) of some pixels, all by default, for scaled labels `x` (n, n_label).
+
+        Lines stand by `shift` (n,) [pixel] to the red. A model that can make some pixels alone
+        overrides it.
+        """
+        flux = self.forward_scaled(x)
+        if shift is not None:
+            flux = shift_flux(flux, shift)
+        return flux if pixels is None else flux[:, pixels]
 
     def scale(self, labels: Tensor) -> Tensor:
         """Return scaled labels in the precision of the weights."""
@@ -218,6 +233,13 @@ class Emulator(torch.nn.Module):
     def unscale(self, x: Tensor) -> Tensor:
         """Return physical labels in the precision of `x`."""
         return ((x.to(self.span.dtype) + 0.5) * self.span + self.minimum).to(x.dtype)
+
+    def label_weight(self) -> tuple[Tensor, int] | None:
+        """Return the weights that labels are first multiplied by, and their axis of labels.
+
+        None if there are none to learn.
+        """
+        return None
 
     def flux_and_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return flux (n, n_pixel) and its derivatives (n, n_label, n_pixel) by scaled labels.

@@ -4,6 +4,7 @@ Ness et al. 2015, ApJ 808, 16; Casey et al. 2016, arXiv 1603.03040 (regularizati
 Labels are scaled as for every emulator; flux is normalized, and so is the scatter.
 """
 
+from collections.abc import Sequence
 from itertools import combinations_with_replacement
 from math import comb
 from typing import Any
@@ -13,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scalespec.models.base import Emulator, EmulatorSpec
+from scalespec.models.base import Emulator, EmulatorSpec, Multiply
+from scalespec.models.logarithmic import Logarithmic
 
 
 def monomials(n_label: int, order: int) -> NDArray[np.int64]:
@@ -64,11 +66,13 @@ class Cannon(Emulator):
         Labels, ranges, grid.
     order : int
         Highest degree; 2 is The Cannon's own.
+    logarithmic : sequence of str
+        Labels whose logarithm is in the polynomial: ``("teff",)`` from cool stars to hot ones.
 
     Raises
     ------
     ValueError
-        If `order` is below 1.
+        If `order` is below 1, or a logarithmic label is none or goes down to 0.
 
     Examples
     --------
@@ -81,8 +85,11 @@ class Cannon(Emulator):
     output: torch.nn.Linear
     _factors: Tensor
 
-    def __init__(self, spec: EmulatorSpec, *, order: int = 2) -> None:
+    def __init__(
+        self, spec: EmulatorSpec, *, order: int = 2, logarithmic: Sequence[str] = ()
+    ) -> None:
         super().__init__(spec)
+        self.bent = Logarithmic.of(spec, logarithmic)
         factors = monomials(spec.n_label, order)
         self.register_buffer("_factors", torch.from_numpy(factors), persistent=False)
         self.output = torch.nn.Linear(len(factors), spec.n_pixel, bias=False)
@@ -98,7 +105,7 @@ class Cannon(Emulator):
     @property
     def options(self) -> dict[str, Any]:
         """Options of the constructor that matter once there are coefficients."""
-        return {"order": self.order}
+        return {"order": self.order, "logarithmic": list(self.bent.names)}
 
     @property
     def coefficients(self) -> Tensor:
@@ -107,7 +114,16 @@ class Cannon(Emulator):
 
     def features(self, x: Tensor) -> Tensor:
         """Return the monomials (n, n_term) of scaled labels."""
-        return design(x, self._factors)
+        return design(self.bent(x), self._factors)
+
+    def features_and_jacobian(
+        self,
+        x: Tensor,
+        multiply: Multiply = torch.nn.functional.linear,  # noqa: ARG002 - it makes no products
+    ) -> tuple[Tensor, Tensor]:
+        """Return the monomials (n, n_term) and their derivatives (n, n_label, n_term)."""
+        slopes = design_slopes(self.bent(x), self._factors)
+        return self.features(x), slopes * self.bent.slopes(x)[:, :, None]
 
     def forward_scaled(self, x: Tensor) -> Tensor:
         """Return flux (n, n_pixel) for scaled labels `x` (n, n_label)."""
@@ -116,12 +132,12 @@ class Cannon(Emulator):
 
     def flux_and_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return flux (n, n_pixel) and its derivatives (n, n_label, n_pixel) by scaled labels."""
-        slopes = design_slopes(x, self._factors)
-        return self.forward_scaled(x), slopes @ self.coefficients.T
+        features, slopes = self.features_and_jacobian(x)
+        return self.output(features), slopes @ self.coefficients.T
 
     def slice_grid(self, start: int, stop: int) -> "Cannon":
         """Return this emulator for pixels ``[start, stop)`` only."""
-        part = Cannon(self.spec.slice(start, stop), order=self.order)
+        part = Cannon(self.spec.slice(start, stop), **self.options)
         part.to(self.scatter.dtype)
         part.load_state_dict({k: v[start:stop] for k, v in self.state_dict().items()})
         return part

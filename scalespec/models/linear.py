@@ -1,5 +1,7 @@
 """Normal equations of linear output layers, and sums over the ranks that train together."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -68,3 +70,18 @@ def joined(
     gram[:-1, :-1] += weighted @ slopes
     right[:-1] += weighted @ target.double()
     return gram, right
+
+
+def smoothed_pixels(rows: Tensor, sigma_pixel: float) -> Tensor:
+    """Return rows (n, n_pixel) smoothed by a Gaussian of `sigma_pixel`; ends repeat.
+
+    Examples
+    --------
+    >>> smoothed_pixels(torch.tensor([[0.0, 0.0, 1.0, 0.0, 0.0]]), 0.5).round(decimals=2)
+    tensor([[0.0000, 0.1100, 0.7900, 0.1100, 0.0000]])
+    """
+    reach = math.ceil(5 * sigma_pixel)
+    offset = torch.arange(-reach, reach + 1, dtype=rows.dtype, device=rows.device)
+    kernel = torch.exp(-0.5 * (offset / sigma_pixel) ** 2)
+    padded = torch.nn.functional.pad(rows[:, None], (reach, reach), mode="replicate")
+    return torch.nn.functional.conv1d(padded, (kernel / kernel.sum())[None, None])[:, 0]

@@ -3,7 +3,6 @@
 Ting et al. 2019, ApJ 879, 69; weights travel in the npz layout of github.com/tingyuansen/The_Payne.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from scalespec.models.base import Emulator, EmulatorSpec, Multiply
+from scalespec.models.linear import smoothed_pixels
 
 ACTIVATIONS = ("silu", "leaky_relu")
 INPUT_GAIN = 2.0
@@ -114,6 +114,10 @@ class Payne(Emulator):
             x = self._activate(z)
         return x, cast("Tensor", slopes)
 
+    def label_weight(self) -> tuple[Tensor, int]:
+        """Return the first layer's weights; labels are their columns."""
+        return self._layers()[0].weight, 1
+
     def flux_and_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return flux (n, n_pixel) and its derivatives (n, n_label, n_pixel) by scaled labels."""
         features, slopes = self.features_and_jacobian(x)
@@ -127,7 +131,7 @@ class Payne(Emulator):
         ValueError
             If the range is empty or leaves the grid.
         """
-        part = Payne(self.spec.slice(start, stop), **self.options).to(self.scatter)
+        part = type(self)(self.spec.slice(start, stop), **self.options).to(self.scatter)
         state = self.state_dict()
         for name in ("output.weight", "output.bias", "scatter"):
             state[name] = state[name][start:stop]
@@ -144,20 +148,11 @@ class Payne(Emulator):
         resolving_power : float
             R of what comes out, for the new specification.
         """
-        reach = math.ceil(5 * sigma_pixel)
-        offset = torch.arange(-reach, reach + 1, dtype=self.scatter.dtype)
-        kernel = torch.exp(-0.5 * (offset / sigma_pixel) ** 2)
-        kernel = (kernel / kernel.sum())[None, None]
-
-        def smooth(rows: Tensor) -> Tensor:
-            padded = torch.nn.functional.pad(rows[:, None], (reach, reach), mode="replicate")
-            return torch.nn.functional.conv1d(padded, kernel)[:, 0]
-
         spec = replace(self.spec, resolving_power=resolving_power)
-        blurred = Payne(spec, **self.options).to(self.scatter)
+        blurred = type(self)(spec, **self.options).to(self.scatter)
         state = self.state_dict()
-        state["output.weight"] = smooth(state["output.weight"].T).T.contiguous()
-        state["output.bias"] = smooth(state["output.bias"][None])[0]
+        state["output.weight"] = smoothed_pixels(state["output.weight"].T, sigma_pixel).T
+        state["output.bias"] = smoothed_pixels(state["output.bias"][None], sigma_pixel)[0]
         blurred.load_state_dict(state)
         return blurred
 

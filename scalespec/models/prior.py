@@ -69,11 +69,6 @@ class GradientPrior:
         moved = (self.x.to(like), self.label.to(like.device), self.gradient.to(like))
         return GradientPrior(*moved, self.known.to(like.device), self.strength)
 
-    def take(self, rows: Tensor) -> "GradientPrior":
-        """Return some of the rows."""
-        parts = (self.x[rows], self.label[rows], self.gradient[rows])
-        return GradientPrior(*parts, self.known, self.strength)
-
     def share(self, pixel: Tensor) -> Tensor:
         """Return the weight (n,) of each row's square error summed over pixels, weighted `pixel`.
 
@@ -113,6 +108,46 @@ class GradientPrior:
         square = (error.square() * (pixel * self.known)).sum(1)
         return self.strength * (self.share(pixel) * square).sum()
 
+    def sampled_loss(
+        self, model: Emulator, share: Tensor, rows: Tensor, pixels: Tensor | None = None
+    ) -> Tensor:
+        """Return what `loss` is on average, all pixels weighing 1, from some rows and pixels.
+
+        Parameters
+        ----------
+        model : Emulator
+            Any that forward-mode differentiation goes through.
+        share : (n,) tensor
+            What `share` gives for pixels of weight 1.
+        rows : (m,) int64 tensor
+            Drawn evenly from all.
+        pixels : (k,) int64 tensor, optional
+            Drawn evenly from all; all by default.
+
+        Examples
+        --------
+        >>> from scalespec.models.base import EmulatorSpec
+        >>> from scalespec.models.payne import Payne
+        >>> model = Payne(EmulatorSpec("m", ("teff", "logg"), [4e3, 0], [6e3, 5], [5e3, 5001.0]))
+        >>> prior = gradient_prior(Payne(model.spec, seed=1), torch.zeros(3, 2))
+        >>> whole, share = prior.loss(model, torch.ones(2)), prior.share(torch.ones(2))
+        >>> rows, parts = torch.arange(6), torch.tensor([[0], [1]])
+        >>> halves = [prior.sampled_loss(model, share, rows, part) for part in parts]
+        >>> torch.isclose(sum(halves) / 2, whole)
+        tensor(True)
+        """
+
+        def flux(x: Tensor) -> Tensor:
+            return model.flux_at(x, None, pixels)
+
+        wanted, known = self.gradient[rows], self.known
+        if pixels is not None:
+            wanted, known = wanted[:, pixels], known[pixels]
+        error = _along(flux, self.x[rows], self.label[rows]) - wanted
+        square = (error.square() * known).sum(1)
+        scale = len(self) / len(rows) * self.gradient.shape[1] / wanted.shape[1]
+        return self.strength * scale * (share[rows] * square).sum()
+
 
 def _along(function: Callable[[Tensor], Tensor], x: Tensor, label: Tensor) -> Tensor:
     """Return the derivative of `function` at each row of `x` by that row's label."""
@@ -141,12 +176,31 @@ def gradient_prior(model: Emulator, x: Tensor, *, strength: float = 1.0) -> Grad
     torch.Size([6, 2])
     """
     with torch.no_grad():
-        _, jacobian = model.flux_and_jacobian(x)  # (n_star, n_label, n_pixel)
-    n_star, n_label, n_pixel = jacobian.shape
+        _, jacobian = model.flux_and_jacobian(x)
+    return prior_of(x, jacobian, strength=strength)
+
+
+def prior_of(x: Tensor, gradient: Tensor, *, strength: float = 1.0) -> GradientPrior:
+    """Return the prior of derivatives by all labels, known in all pixels.
+
+    Parameters
+    ----------
+    x : (n_star, n_label) tensor
+        Scaled labels of the reference stars.
+    gradient : (n_star, n_label, n_pixel) tensor
+        By scaled labels.
+    strength : float
+
+    Examples
+    --------
+    >>> len(prior_of(torch.zeros(3, 2), torch.ones(3, 2, 5)))
+    6
+    """
+    n_star, n_label, n_pixel = gradient.shape
     return GradientPrior(
         x.repeat_interleave(n_label, dim=0),
         torch.arange(n_label, device=x.device).repeat(n_star),
-        jacobian.reshape(n_star * n_label, n_pixel),
+        gradient.reshape(n_star * n_label, n_pixel),
         torch.ones(n_pixel, dtype=torch.bool, device=x.device),
         strength,
     )

@@ -10,15 +10,14 @@ fixed is exact there (envelope theorem).
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from scalespec.models.base import Emulator, shift_flux
 from scalespec.models.linear import RIDGE, all_sum, joined, solve, with_constant, world_size
-from scalespec.models.loss import pixel_weight
 from scalespec.models.prior import GradientPrior
+from scalespec.models.weighed import Spectra, relevance
 
 DECAY = 1e-10
 """Least penalty on the squares of hidden weights, in units of the spectra's variance."""
@@ -35,67 +34,8 @@ GRADIENT_DETAIL = 1e-3
 """Directions of wanted gradients that hold less than this share of them are left out."""
 
 
-@dataclass
-class Spectra:
-    """Training spectra of one rank, all in memory, and how much each counts.
-
-    Attributes
-    ----------
-    x : (n, n_label) float32
-        Scaled labels.
-    flux : (n, n_pixel) float32
-        Observed normalized flux.
-    shift : (n,) float32 [pixel], or None
-        By how much lines in `flux` are displaced; None if none is.
-    trust : (n, n_pixel) float32
-        Weight of a pixel over ``star * pixel``, at most 1; 0 where there is no information.
-    star : (n,) float32
-        Weight of a spectrum.
-    pixel : (n_pixel,) float32
-        Typical weight of a pixel, for a spectrum of weight 1, over all ranks.
-    noise : float
-        Noise variance of ``flux * sqrt(star * pixel)`` where trusted, over all ranks.
-    n_total : int
-        Spectra with weight, over all ranks.
-    """
-
-    x: Tensor
-    flux: Tensor
-    shift: Tensor | None
-    trust: Tensor
-    star: Tensor
-    pixel: Tensor
-    noise: float
-    n_total: int
-
-    @classmethod
-    def weigh(
-        cls, x: Tensor, flux: Tensor, ivar: Tensor, shift: Tensor, scatter_floor: float
-    ) -> "Spectra":
-        """Split the pixel weights of `pixel_weight` into one per spectrum times one per pixel."""
-        weight = pixel_weight(ivar, scatter_floor)
-        used = weight > 0
-        star = weight.sum(1) / used.sum(1).clamp(min=1)
-        relative = weight / torch.where(star > 0, star, 1.0)[:, None]
-        pixel = all_sum(relative.sum(0)) / all_sum(used.sum(0)).clamp(min=1)
-        trust = (relative / torch.where(pixel > 0, pixel, 1.0)).clamp_(max=1)
-        noise = trust.square() / torch.where(used, ivar, torch.inf)
-        sums = torch.stack([((noise * pixel).sum(1) * star).sum(), used.sum(), (star > 0).sum()])
-        noise_sum, n_used, n_total = all_sum(sums.double()).tolist()
-        return cls(
-            x=x,
-            flux=torch.where(used, flux, 0.0),
-            shift=shift if bool(shift.any()) else None,
-            trust=trust,
-            star=star,
-            pixel=pixel,
-            noise=noise_sum / max(n_used, 1),
-            n_total=int(n_total),
-        )
-
-
-def start_at_mean(model: Emulator, spectra: Spectra) -> None:
-    """Make the model's flux the weighted mean spectrum, for all labels."""
+def start_at_mean(model: Emulator, spectra: Spectra, prior: GradientPrior | None = None) -> None:
+    """Make the model's flux the weighted mean spectrum, and labels count as they are relevant."""
     output = _output(model)
     weight = spectra.trust * spectra.star[:, None]
     total = all_sum(weight.sum(0))
@@ -103,6 +43,11 @@ def start_at_mean(model: Emulator, spectra: Spectra) -> None:
     with torch.no_grad():
         output.weight.zero_()
         output.bias.copy_(torch.where(total > 0, mean, output.bias))
+        if found := model.label_weight():
+            weight, axis = found
+            share = relevance(spectra, prior)
+            # Together they move the first layer as much as before.
+            weight.mul_(_along_axis(share / share.square().mean().sqrt(), axis))
 
 
 def project(
@@ -145,6 +90,7 @@ def project(
         target = deviation @ basis
     del deviation
     problem = _Problem(model, spectra, target, wanted)
+    problem.measure(relevance(spectra, prior))
     problem.minimize(evaluations)
     with torch.no_grad():
         weight = problem.solve(model.features(spectra.x), problem.slopes()) @ basis.T
@@ -197,6 +143,11 @@ def solve_output(
             step[:, known] = solve(*joined(gram, right[:, known], slopes, missing[:, known], share))
         output.weight.add_(step[:-1].T.to(output.weight))
         output.bias.add_(step[-1].to(output.bias))
+
+
+def _along_axis(values: Tensor, axis: int) -> Tensor:
+    """Return (n,) values as a column or a row that multiplies a matrix along `axis`."""
+    return values[:, None] if axis == 0 else values[None, :]
 
 
 def _output(model: Emulator) -> torch.nn.Linear:
@@ -290,6 +241,22 @@ class _Problem:
         noise = spectra.noise * self.unit / float(total)
         decay = DECAY + noise / PRIOR_VARIANCE
         self.decay = [decay * (p.shape[-1] if p.ndim > 1 else 1) for p in self.hidden]
+        self.unit_of: list[Tensor | float] = [1.0] * len(self.hidden)
+        self.free = [p.detach().clone() for p in self.hidden]
+
+    def measure(self, relevance: Tensor) -> None:
+        """Search the labels' weights in units of their relevance."""
+        if found := self.model.label_weight():
+            weight, axis = found
+            place = next(i for i, p in enumerate(self.hidden) if p is weight)
+            self.unit_of[place] = _along_axis(relevance, axis)
+            self.free[place] = self.free[place] / self.unit_of[place]
+
+    @torch.no_grad()
+    def set_hidden(self) -> None:
+        """Give the model the weights that the search is at."""
+        for parameter, free, unit in zip(self.hidden, self.free, self.unit_of, strict=True):
+            parameter.copy_(free * unit)
 
     def slopes(self) -> Tensor | None:
         """Return the derivatives of the features that the prior has an opinion on."""
@@ -310,7 +277,8 @@ class _Problem:
         return weight.to(self.target)
 
     def evaluate(self) -> float:
-        """Set the gradients of the hidden layers and return the loss, alike on all ranks."""
+        """Set the gradients of the free weights and return the loss, alike on all ranks."""
+        self.set_hidden()
         features, slopes = self.model.features(self.x), self.slopes()
         weight = self.solve(features.detach(), None if slopes is None else slopes.detach())
         residual = features @ weight[:-1] + weight[-1] - self.target
@@ -325,10 +293,10 @@ class _Problem:
         flat = all_sum(torch.cat([g.flatten() for g in (*gradients, loss.detach())]))
         parts = torch.split(flat, [p.numel() for p in self.hidden] + [1])
         penalty = RIDGE * self.unit * float(weight[:-1].square().sum())
-        for parameter, part, decay in zip(self.hidden, parts, self.decay, strict=False):
-            values = parameter.detach()
-            parameter.grad = part.reshape(values.shape) + 2 * decay * values
-            penalty += decay * float(values.square().sum())
+        searched = zip(self.free, parts, self.decay, self.unit_of, strict=False)
+        for free, part, decay, unit in searched:
+            free.grad = part.reshape(free.shape) * unit + 2 * decay * free
+            penalty += decay * float(free.square().sum())
         return float(parts[-1]) + penalty
 
     def minimize(self, evaluations: int) -> None:
@@ -336,7 +304,7 @@ class _Problem:
         if evaluations < 1 or not self.hidden:
             return
         search = torch.optim.LBFGS(
-            self.hidden,
+            self.free,
             max_iter=evaluations,
             max_eval=evaluations,
             history_size=20,
@@ -345,5 +313,4 @@ class _Problem:
             line_search_fn="strong_wolfe",
         )
         search.step(self.evaluate)  # type: ignore[no-untyped-call]
-        for parameter in self.hidden:
-            parameter.grad = None
+        self.set_hidden()

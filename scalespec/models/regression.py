@@ -1,26 +1,44 @@
 """Training The Cannon: exact maximum likelihood of coefficients and scatter, many pixels at once.
 
 Per pixel, ``ln L = -1/2 sum_n [ w_n (f_n - theta . v_n)² - ln w_n ]``, ``w_n = 1/(1/ivar_n + s²)``.
-For a given scatter the coefficients are weighted least squares; the scatter goes up the profile
-likelihood by Fisher scoring, ``s² += (sum w² r² - sum w) / sum w²``, and is never searched on a
-grid. All normal matrices of a block of pixels come from one matrix product: products of two
-monomials are monomials, of which there are few.
+For a given scatter the coefficients are weighted least squares; for given coefficients the scatter
+goes up the likelihood by Fisher scoring, ``s² += (sum w² r² - sum w) / sum w²``. Coefficients and
+scatter know nothing of each other (their Fisher information is 0), so two or three turns are all it
+takes from unweighted least squares, whose normal matrix all pixels share. All normal matrices of a
+block of pixels come from one matrix product: products of two monomials are monomials, of which
+there are few. They only steer: coefficients move by what the residuals, in float64, ask for, and
+float32 is enough for steering where labels are not nearly degenerate.
 
 Ness et al. 2015, ApJ 808, 16, eq. 10; Casey et al. 2016, arXiv 1603.03040 (L1, censoring).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from scalespec.models.cannon import design, monomials, pair_products
 from scalespec.models.scatter import UNLEARNED
+from scalespec.models.scoring import score
 
 RIDGE = 1e-10
 """Of the mean diagonal: keeps a normal matrix positive when a label does not vary."""
 LEAST_VARIANCE = 1e-14
 """Of flux that is said to have no noise: float32 rounds 1 by 6e-8."""
+STEERING = 1e4
+"""Condition of the labels' normal matrix up to which float32 steers; its Cholesky root is off by
+1e-7 times this."""
+LAST_STEP = 10.0
+"""A pixel is done when a step was smaller than this times the tolerance: the next one is ten times
+smaller, for the weights hardly change from step to step."""
+CACHED = 1 << 16
+"""Numbers per array while pixels are fitted: what a core's own cache holds six of."""
+COMPACT = 0.5
+"""Pixels that are done are left in place until so few are still moving."""
+STALE = 0.1
+"""A normal matrix steers until the weights have changed by this part, or steps gain no less than
+this part of the one before."""
 MAX_SWEEPS = 200
 """Of coordinate descent; it stops when no coefficient moves by 1e-9."""
 
@@ -71,11 +89,41 @@ class _Pixels:
     variance: Tensor  # (p, n), infinite where there is no information
     frozen: Tensor | None  # (p, n_term), terms that are censored
     square: Tensor  # (p,), scatter²
+    theta: Tensor  # (p, n_term)
+    residual: Tensor  # (p, n)
+    factor: Tensor  # (p, n_term, n_term), Cholesky root of the normal matrix of some step
+    spread: Tensor  # (p,), standard error of scatter² then; 0 before the first
+    gain: Tensor  # (p,), of ln L by the last step
 
     def take(self, which: Tensor) -> "_Pixels":
         """Return some of the pixels."""
-        frozen = None if self.frozen is None else self.frozen[which]
-        return _Pixels(self.flux[which], self.variance[which], frozen, self.square[which])
+        taken: dict[str, Any] = {}
+        for item in fields(self):
+            part = getattr(self, item.name)
+            taken[item.name] = None if part is None else part[which]
+        return _Pixels(**taken)
+
+    def score(
+        self, tolerance: float, memory: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """Raise the likelihood of the scatter.
+
+        Returns
+        -------
+        change, error : (p,) tensors
+            Of scatter², and its standard error.
+        weight, pull : (p, n) tensors
+            Weights, and weighted residuals, in `memory`.
+        """
+        weight, pull = (part[: len(self.flux)] for part in memory)
+        change, error = score(
+            self.variance.numpy(),
+            self.residual.numpy(),
+            self.square.numpy(),
+            tolerance,
+            (weight.numpy(), pull.numpy()),
+        )
+        return torch.from_numpy(change), torch.from_numpy(error), (weight, pull)
 
 
 def fit_pixels(
@@ -103,7 +151,7 @@ def fit_pixels(
     tolerance : float
         Largest last step of scatter², in its own standard errors ``sqrt(2 / sum w²)``.
     max_iterations : int
-        Steps of Fisher scoring.
+        Steps of the coefficients.
 
     Returns
     -------
@@ -125,37 +173,60 @@ def fit_pixels(
     """
     penalty = penalty or Penalty()
     _check(x, flux, ivar, penalty)
-    x, flux, ivar = x.double(), flux.double(), ivar.double()
+    x = x.double()
     factors = torch.from_numpy(monomials(x.shape[1], order))
     terms = design(x, factors)
-    products, place = pair_products(x.shape[1], order)
-    normal = _Normal(terms, design(x, torch.from_numpy(products)), torch.from_numpy(place))
+    normal = _Normal.of(x, terms, order)
+    censored = None
+    if penalty.censored is not None:  # terms that a pixel's labels leave it without
+        padded = torch.nn.functional.pad(penalty.censored, (0, 1), value=False)
+        censored = padded[:, factors].any(dim=2)
     n_used = (ivar > 0).sum(0)
     known = n_used >= terms.shape[1]
     result = PixelFit(
         terms.new_zeros(flux.shape[1], terms.shape[1]),
-        flux.new_full((flux.shape[1],), UNLEARNED),
-        flux.new_full((flux.shape[1],), torch.nan),
+        terms.new_full((flux.shape[1],), UNLEARNED),
+        terms.new_full((flux.shape[1],), torch.nan),
         n_used,
     )
     result.coefficients[:, 0] = 1.0
-    moving = torch.nonzero(known)[:, 0]
-    pixels = _pixels(flux, ivar, factors, penalty).take(moving)
+    rows = torch.nonzero(known)[:, 0]
+    for at in torch.split(rows, max(CACHED // len(x), 8)):
+        frozen = None if censored is None else censored[at]
+        low, high = int(at[0]), int(at[-1]) + 1
+        part = slice(low, high) if high - low == len(at) else at  # a slice copies nothing
+        pixels = _pixels(flux[:, part], ivar[:, part], frozen, normal, begin_flat=penalty.l1 > 0)
+        _climb(pixels, normal, penalty.l1, (tolerance, max_iterations), (at, result))
+    return result
+
+
+def _climb(
+    pixels: _Pixels,
+    normal: "_Normal",
+    l1: float,
+    limits: tuple[float, int],
+    place: tuple[Tensor, PixelFit],
+) -> None:
+    """Bring some pixels to their greatest likelihood, and put them at their place in a result."""
+    (tolerance, max_iterations), (at, result) = limits, place
+    memory = (torch.empty_like(pixels.flux, dtype=normal.dtype), torch.empty_like(pixels.flux))
+    moving = torch.ones_like(at, dtype=torch.bool)
     for step in range(max_iterations):
-        theta, change, error = _scoring_step(pixels, normal, penalty.l1)
-        done = change.abs() <= tolerance * error
+        if not bool(moving.any()):
+            break
+        if int(moving.sum()) < COMPACT * len(moving):
+            at, pixels, moving = at[moving], pixels.take(moving), moving[moving]
+        change, error, weighed = pixels.score(tolerance, memory)
+        gain = _move(pixels, weighed, error, normal, l1)
+        done = (change.abs() <= LAST_STEP * tolerance * error) & (gain <= tolerance)
         if step == max_iterations - 1:
             done[:] = True
-        pixels.square += change
-        if bool(done.any()):
-            at, ended = moving[done], pixels.take(done)
-            result.coefficients[at] = theta[done]
-            result.scatter[at] = ended.square.sqrt()
-            result.log_likelihood[at] = _log_likelihood(theta[done], ended, terms, penalty.l1)
-            moving, pixels = moving[~done], pixels.take(~done)
-        if not len(moving):
-            break
-    return result
+        if bool((ended := done & moving).any()):
+            rows = at[ended]
+            result.coefficients[rows] = pixels.theta[ended]
+            result.scatter[rows] = pixels.square[ended].sqrt()
+            result.log_likelihood[rows] = _log_likelihood(pixels, ended, l1)
+            moving &= ~ended
 
 
 def _check(x: Tensor, flux: Tensor, ivar: Tensor, penalty: Penalty) -> None:
@@ -178,15 +249,24 @@ def _check(x: Tensor, flux: Tensor, ivar: Tensor, penalty: Penalty) -> None:
         raise ValueError(f"censored has shape {tuple(penalty.censored.shape)}, wanted {shape}")
 
 
-def _pixels(flux: Tensor, ivar: Tensor, factors: Tensor, penalty: Penalty) -> _Pixels:
-    flux, ivar = flux.T.contiguous(), ivar.T.contiguous()
+def _pixels(
+    flux: Tensor, ivar: Tensor, frozen: Tensor | None, normal: "_Normal", *, begin_flat: bool
+) -> _Pixels:
+    """Begin each pixel of (n, p) with unweighted least squares and no scatter."""
+    flux, ivar = flux.T.contiguous().double(), ivar.T.contiguous().double()
     used = ivar > 0
-    variance = torch.where(used, (1 / ivar).clamp_min(LEAST_VARIANCE), torch.inf)
-    frozen = None
-    if penalty.censored is not None:
-        padded = torch.nn.functional.pad(penalty.censored, (0, 1), value=False)
-        frozen = padded[:, factors].any(dim=2)
-    return _Pixels(torch.where(used, flux, 0.0), variance, frozen, flux.new_zeros(len(flux)))
+    variance = ivar.reciprocal().clamp_(min=LEAST_VARIANCE).masked_fill_(~used, torch.inf)
+    flux = flux.masked_fill(~used, 0.0)
+    theta = normal.unweighted(flux)
+    if not bool(used.all()):  # what is missing is first taken for the star's own, as predicted
+        theta = normal.unweighted(torch.where(used, flux, theta @ normal.terms.T))
+    if frozen is not None or begin_flat:
+        theta = torch.zeros_like(theta)  # what is kept at zero must begin there
+    residual = torch.addmm(flux, theta, normal.terms.T, alpha=-1)
+    zero = flux.new_zeros(3, len(flux))
+    root = flux.new_zeros(len(flux), theta.shape[1], theta.shape[1])
+    gain = zero[2].fill_(torch.inf)
+    return _Pixels(flux, variance, frozen, zero[0], theta, residual, root, zero[1], gain)
 
 
 @dataclass(frozen=True)
@@ -194,44 +274,98 @@ class _Normal:
     """Makes the normal equations of many pixels."""
 
     terms: Tensor  # (n, n_term)
-    products: Tensor  # (n, n_product)
+    products: Tensor  # (n, n_product), float32 if that is enough
     place: Tensor  # (n_term, n_term)
 
-    def equations(
-        self, weight: Tensor, flux: Tensor, frozen: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return matrices (p, n_term, n_term) and right sides (p, n_term)."""
-        matrix = (weight @ self.products)[:, self.place]
-        right = (weight * flux) @ self.terms
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the normal matrices."""
+        return self.products.dtype
+
+    @classmethod
+    def of(cls, x: Tensor, terms: Tensor, order: int) -> "_Normal":
+        """Prepare labels `x` (n, n_label) with their `terms`."""
+        factors, place = pair_products(x.shape[1], order)
+        products = design(x, torch.from_numpy(factors))
+        scale = torch.linalg.vector_norm(terms, dim=0).clamp(min=1e-300)
+        size = torch.linalg.eigvalsh(terms.T @ terms / scale / scale[:, None])
+        if float(size[0]) * STEERING > float(size[-1]):
+            products = products.float()
+        return cls(terms, products, torch.from_numpy(place))
+
+    def unweighted(self, flux: Tensor) -> Tensor:
+        """Return least squares (p, n_term) of pixels (p, n) as if all spectra were alike."""
+        gram = self.terms.T @ self.terms
+        gram.diagonal().add_(RIDGE * gram.diagonal().mean())
+        theta: Tensor = torch.linalg.solve(gram, (flux @ self.terms).T).T
+        return theta
+
+    def matrices(self, weight: Tensor, frozen: Tensor | None) -> Tensor:
+        """Return normal matrices (p, n_term, n_term), in float64."""
+        sums = (weight.to(self.dtype) @ self.products).double()
+        matrix = sums[:, self.place]
         diagonal = matrix.diagonal(dim1=1, dim2=2)
         if frozen is not None:
             matrix.masked_fill_(frozen[:, :, None] | frozen[:, None, :], 0.0)
-            right.masked_fill_(frozen, 0.0)
             diagonal += frozen
         diagonal += RIDGE * diagonal.mean(1, keepdim=True)
-        return matrix, right
+        return matrix
 
 
-def _scoring_step(pixels: _Pixels, normal: _Normal, l1: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return coefficients, the next change of scatter² and its standard error."""
-    weight = (pixels.variance + pixels.square[:, None]).reciprocal_()
-    matrix, right = normal.equations(weight, pixels.flux, pixels.frozen)
-    factor = torch.linalg.cholesky(matrix)
-    theta = torch.cholesky_solve(right[:, :, None], factor)[:, :, 0]
+def _move(
+    pixels: _Pixels, weighed: tuple[Tensor, Tensor], error: Tensor, normal: _Normal, l1: float
+) -> Tensor:
+    """Take a step of the coefficients, and return by how much it raises ln L, (p,)."""
+    weight, residual = weighed
+    pull = residual @ normal.terms
+    if pixels.frozen is not None:
+        pull.masked_fill_(pixels.frozen, 0.0)
     if l1 > 0:
-        theta = _shrink(theta, matrix, right, l1)
-    weighted = torch.addmm(pixels.flux, theta, normal.terms.T, alpha=-1).mul_(weight)
-    information = torch.linalg.vecdot(weight, weight)
-    change = (torch.linalg.vecdot(weighted, weighted) - weight.sum(1)) / information
-    return theta, torch.maximum(change, -pixels.square), (2 / information).sqrt()
+        matrix = normal.matrices(weight, pixels.frozen)
+        right = (matrix @ pixels.theta[:, :, None])[:, :, 0] + pull
+        step = _shrink(pixels.theta, matrix, right, l1) - pixels.theta
+        gain = torch.einsum("pi,pij,pj->p", step, matrix, step)
+    else:
+        stale = torch.nonzero((error - pixels.spread).abs() > STALE * pixels.spread)[:, 0]
+        _refresh(pixels, weight, error, normal, stale)
+        step = torch.cholesky_solve(pull[:, :, None], pixels.factor)[:, :, 0]
+        gain = 0.5 * torch.linalg.vecdot(pull, step)
+        pixels.spread[gain > STALE * pixels.gain] = 0.0  # makes it stale
+        pixels.gain = gain
+    pixels.theta = pixels.theta + step
+    # Where there is no information it may be anything: its weight is 0.
+    torch.addmm(pixels.flux, pixels.theta, normal.terms.T, alpha=-1, out=pixels.residual)
+    return gain
 
 
-def _log_likelihood(theta: Tensor, pixels: _Pixels, terms: Tensor, l1: float) -> Tensor:
-    """Return ln L of each pixel, less the penalty."""
-    weight = 1 / (pixels.variance + pixels.square[:, None])
-    chi2 = (weight * (pixels.flux - theta @ terms.T).square()).sum(1)
-    normalization = torch.where(weight > 0, weight.log(), 0.0).sum(1)
-    return -0.5 * (chi2 - normalization) - l1 * theta[:, 1:].abs().sum(1)
+def _refresh(pixels: _Pixels, weight: Tensor, error: Tensor, normal: _Normal, rows: Tensor) -> None:
+    """Make the normal matrices of some pixels anew."""
+    if len(rows):
+        whole = len(rows) == len(weight)
+        frozen = None if pixels.frozen is None else pixels.frozen[rows]
+        pixels.factor[rows] = _root(normal, weight if whole else weight[rows], frozen)
+        pixels.spread[rows] = error[rows]
+
+
+def _root(normal: _Normal, weight: Tensor, frozen: Tensor | None) -> Tensor:
+    """Return Cholesky roots of the normal matrices."""
+    factor, failed = torch.linalg.cholesky_ex(normal.matrices(weight, frozen))
+    if bool(failed.any()):  # float32 steered astray: nearly degenerate labels where they count
+        exact = _Normal(normal.terms, normal.products.double(), normal.place)
+        factor = torch.linalg.cholesky(exact.matrices(weight, frozen))
+    root: Tensor = factor
+    return root
+
+
+def _log_likelihood(pixels: _Pixels, which: Tensor, l1: float) -> Tensor:
+    """Return ln L of some pixels, less the penalty."""
+    residual = pixels.residual[which]
+    weight = (pixels.variance[which] + pixels.square[which, None]).reciprocal_()
+    chi2 = torch.linalg.vecdot(residual.square_(), weight)
+    normalization = torch.where(weight > 0, weight, 1.0).log_().sum(1)
+    size = pixels.theta[which, 1:].abs().sum(1)
+    found: Tensor = -0.5 * (chi2 - normalization) - l1 * size
+    return found
 
 
 def _shrink(theta: Tensor, matrix: Tensor, right: Tensor, l1: float) -> Tensor:

@@ -150,7 +150,7 @@ class LineSynthesis(Emulator):
         """Return flux (n, n_pixel) for scaled labels `x` (n, n_label)."""
         return self.forward((x.double() + 0.5) * self.span + self.minimum)
 
-    def forward(self, labels: Tensor) -> Tensor:
+    def forward(self, labels: Tensor) -> Tensor:  # type: ignore[override]  # all pixels, at rest
         """Return normalized flux (n, n_pixel) of `labels` (n, n_label) in physical units.
 
         A column for each label is wanted, else a ValueError says so.

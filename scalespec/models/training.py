@@ -18,17 +18,15 @@ from scalespec.models.base import Emulator
 from scalespec.models.linear import all_sum
 from scalespec.models.loss import emulator_loss
 from scalespec.models.prior import GradientPrior
-from scalespec.models.projection import Spectra, project, solve_output, start_at_mean
+from scalespec.models.projection import project, solve_output, start_at_mean
 from scalespec.models.scatter import measure_scatter
 from scalespec.models.validation import VALIDATION_ROWS, Aim, emulate
+from scalespec.models.weighed import Spectra
 
 FloatArray = NDArray[np.float32]
 Batch = tuple[FloatArray, FloatArray, FloatArray, FloatArray]
 """Labels (n, n_label), flux and ivar (n, n_pixel), pixel shift (n,): see `train_emulator`."""
 Arrays = dict[str, NDArray[Any]]
-
-PRIOR_ROWS = 16
-"""Gradients of the prior that a step of Adam looks at."""
 
 
 class Context(Protocol):
@@ -90,6 +88,13 @@ class TrainOptions:
         Epochs between validations and between checkpoints; both follow every round, too.
     scatter_floor : float [flux]
         See `scalespec.models.loss.pixel_weight`.
+    pixels_per_step : int
+        Pixels, drawn anew, that a step of Adam looks at; 0: all. For models that make each pixel
+        by itself.
+    gradients_per_step : int
+        Gradients of the prior, drawn anew, that a step of Adam looks at.
+    gradient_ramp : float
+        Share of the epochs over which the prior's weight rises from nothing.
     """
 
     rounds: tuple[int, ...] = (0, 10, 30, 60, 100)
@@ -103,6 +108,19 @@ class TrainOptions:
     validate_every: int = 1
     checkpoint_every: int = 5
     scatter_floor: float = 0.01
+    pixels_per_step: int = 0
+    gradients_per_step: int = 16
+    gradient_ramp: float = 0.0
+
+    def gradient_weight(self, epoch: int) -> float:
+        """Return the prior's weight in an epoch: 1 when the ramp is behind.
+
+        Examples
+        --------
+        >>> [TrainOptions(epochs=8, gradient_ramp=0.5).gradient_weight(e) for e in (0, 2, 7)]
+        [0.25, 0.75, 1.0]
+        """
+        return min((epoch + 1) / max(self.gradient_ramp * self.epochs, 1.0), 1.0)
 
     @property
     def n_steps(self) -> int:
@@ -208,7 +226,8 @@ def train_emulator(
     -------
     list of dict
         What was reported for each round and epoch: ``step``, ``learning_rate``, for epochs
-        ``loss`` (of training, flux²), where validated ``validation_rms`` (weighted, of flux).
+        ``loss`` (of training, flux²) and, with a prior, ``gradient_loss`` and ``gradient_weight``;
+        where validated ``validation_rms`` (weighted, of flux).
 
     Raises
     ------
@@ -234,7 +253,7 @@ def train_emulator(
             if spectra is None:
                 spectra = _in_memory(model, data, options, context)
             if progress.step == 0:
-                start_at_mean(model, spectra)
+                start_at_mean(model, spectra, aim.prior)
             project(model, spectra, options.rounds[progress.step], aim.prior)
         else:
             if epoch == 0:
@@ -243,7 +262,7 @@ def train_emulator(
             parallel = parallel or context.wrap(model)
             metrics["learning_rate"] = _set_learning_rate(adam, epoch, options)
             batches = data.chunks(epoch, context.rank, context.world_size)
-            metrics["loss"] = _train_epoch((model, parallel), adam, batches, options, aim, epoch)
+            metrics |= _train_epoch((model, parallel), adam, batches, options, aim, epoch)
         progress.step += 1
         if options.is_due(progress.step, options.validate_every):
             loss, measured = aim.validate(model)
@@ -303,13 +322,13 @@ def _train_epoch(
     options: TrainOptions,
     aim: Aim,
     epoch: int,
-) -> float:
-    """Take one pass of steps over `batches` and return their mean loss.
+) -> dict[str, float]:
+    """Take one pass of steps over `batches` and return their mean losses.
 
     `models` are the model itself and what makes its gradients common to all ranks.
     """
     own, parallel = models
-    floor, variance = options.scatter_floor, aim.variance() if aim.prior else 0.0
+    floor, weight = options.scatter_floor, options.gradient_weight(epoch)
     draw = torch.Generator().manual_seed(epoch)  # on every rank the same
     losses = []
     for batch in batches:
@@ -317,20 +336,34 @@ def _train_epoch(
         # Near equal parts: a last batch of three spectra would step as far as a whole one.
         n = max(round(len(tensors[0]) / options.batch_size), 1)
         for labels, flux, ivar, shift in zip(*(t.tensor_split(n) for t in tensors), strict=True):
-            loss = emulator_loss(emulate(parallel, labels, shift), flux, ivar, floor)
-            losses.append(loss.detach())
+            pixels = _some(own.spec.n_pixel, options.pixels_per_step, draw, own.scatter)
+            seen = (flux, ivar) if pixels is None else (flux[:, pixels], ivar[:, pixels])
+            loss = emulator_loss(emulate(parallel, labels, shift, pixels), *seen, floor)
+            gradient = loss.new_zeros(())
             if aim.prior is not None:
-                rows = torch.randint(len(aim.prior), (PRIOR_ROWS,), generator=draw)
-                some = aim.prior.take(rows.to(own.scatter.device))
-                loss = loss + variance * some.loss(own, torch.ones_like(own.scatter))
+                rows = torch.randint(len(aim.prior), (options.gradients_per_step,), generator=draw)
+                rows = rows.to(own.scatter.device)
+                gradient = aim.variance * aim.prior.sampled_loss(own, aim.share, rows, pixels)
+            losses.append(torch.stack([loss.detach(), gradient.detach()]))
             adam.zero_grad()
             # Of order 1: Adam's epsilon and the clip know no units.
-            torch.autograd.backward(loss / floor**2)
+            torch.autograd.backward((loss + weight * gradient) / floor**2)
             torch.nn.utils.clip_grad_norm_(own.parameters(), options.gradient_clip)
             adam.step()
-    sums = torch.stack([torch.stack(losses).sum(), losses[0].new_tensor(float(len(losses)))])
-    total, count = all_sum(sums)
-    return float(total / count)
+    total, gradients, count = all_sum(
+        torch.cat([torch.stack(losses).sum(0), losses[0].new_tensor([float(len(losses))])])
+    ).tolist()
+    metrics = {"loss": total / count}
+    if aim.prior is not None:
+        metrics |= {"gradient_loss": gradients / count, "gradient_weight": weight}
+    return metrics
+
+
+def _some(total: int, n: int, draw: torch.Generator, like: Tensor) -> Tensor | None:
+    """Return `n` of `total` pixels, drawn evenly and in order; None for all of them."""
+    if not 0 < n < total:
+        return None
+    return torch.randperm(total, generator=draw)[:n].sort().values.to(like.device)
 
 
 def _finish_output(

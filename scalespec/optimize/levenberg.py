@@ -16,7 +16,7 @@ from scalespec.optimize.quadratic import JITTER, bounded_step, promised_gain
 from scalespec.optimize.result import FitStatus
 
 _FIRST_DAMPING, _LEAST_DAMPING, _MOST_DAMPING = 1e-4, 1e-6, 1e6
-_HELD_DAMPING = 0.1  # the least after a rejected step: smaller ones change no step
+_HELD_DAMPING = 1e-2  # the least after a rejected step: smaller ones change no step
 _ACCEPTED, _REJECTED = 0.2, 8.0  # factors on the damping
 _HARMLESS_GAIN = 1.0  # of chi2: what a kink may withhold without a flag
 _SMALL_GAIN = 0.1  # of chi2: what a refused step may leave

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from scalespec.kernels.calibration import CalibrationStatus
 from scalespec.optimize.result import FitStatus
 from scalespec.schema import MaskBit, SpectrumStatus
 
@@ -38,6 +39,7 @@ SPECTRUM_STATUS = {
     SpectrumStatus.CHANGED: "the file was changed after it was planned",
     SpectrumStatus.PADDING: "no spectrum was planned here",
     SpectrumStatus.NO_SIGNAL: "hardly any light in an arm: its exposures failed",
+    SpectrumStatus.COARSE: "resolves less, here or there, than the run wants",
 }
 """What each bit of ``spectrum_status`` says; 0 is a good spectrum."""
 
@@ -61,6 +63,7 @@ MASK_BITS = {
     MaskBit.EDGE: "moved in from the edge with the star's velocity",
     MaskBit.NO_CONTINUUM: "no positive continuum",
     MaskBit.SPIKE: "far above the continuum: cosmic ray or sky residual",
+    MaskBit.COARSE: "resolves less than the run wants",
 }
 """What each bit of ``mask`` says; bits 16-23 are 8-15 of any one exposure and cost nothing."""
 
@@ -84,6 +87,20 @@ def mask_bit(bit: int) -> tuple[str, str]:
     return str(flag.name), MASK_BITS[flag]
 
 
+CALIBRATION_STATUS = {
+    CalibrationStatus.BEYOND_TREND: "temperature beyond the trends: that of their end was taken",
+    CalibrationStatus.NO_TREND: "a label has no correction for stars of this luminosity class",
+}
+"""What each bit of ``calibration_status`` says; 0 is good."""
+
+AGE_STATUS = {
+    "1 NOT_SUBGIANT": "not between turn-off and giant branch: none was asked for",
+    "2 UNKNOWN_LABEL": "a label, magnitude or parallax is unknown or not to be trusted",
+    "4 NO_MODEL": "no model star is near",
+    "8 POOR_MATCH": "the nearest model star is far: the age means little",
+}
+"""What each bit of ``age_status`` says."""
+
 COLUMNS = {
     # name: (unit, description)
     "row": ("", "row in the run's spectra store"),
@@ -100,6 +117,19 @@ COLUMNS = {
     "rv_shift": ("km/s", "velocity taken out by whole pixels before the fit"),
     "continuum_median": ("", "median continuum, in the survey's unit of flux"),
     "label_cov": ("", "covariance of the labels: upper triangle, row by row"),
+    "label_corr": ("", "correlation of the labels over 32767: upper triangle without diagonal"),
+    "calibration_status": ("", "bits: why calibrated labels may be no better; 0 is good"),
+    "n_visit": ("", "spectra of this star with a good fit, this one among them"),
+    "rv_scatter": ("km/s", "standard deviation of the star's velocities"),
+    "rv_p_value": ("", "chance that a star of constant velocity scatters as much"),
+    "ebv": ("mag", "E(B-V) by color and temperature"),
+    "anomaly": ("", "robust sigmas by which the residual of the fit is unusual"),
+    "age": ("Gyr", "median of the age's posterior, by isochrones"),
+    "age_err": ("Gyr", "standard deviation of the age's posterior"),
+    "age_p16": ("Gyr", "16th percentile of the age's posterior"),
+    "age_p84": ("Gyr", "84th percentile of the age's posterior"),
+    "m_k": ("mag", "absolute magnitude in K_s, extinction taken off"),
+    "age_status": ("", "bits: why there is no age, or a doubtful one; 0 is good"),
     "rv": ("km/s", "barycentric radial velocity, fitted"),
     "rv_err": ("km/s", "1 sigma of rv"),
     "rv_residual": ("km/s", "fitted velocity relative to rv_shift"),
@@ -144,6 +174,8 @@ LABELS = {
 NOTES = {
     "fit_status": {f"{bit.value} {bit.name}": text for bit, text in FIT_STATUS.items()},
     "spectrum_status": {f"{bit.value} {bit.name}": text for bit, text in SPECTRUM_STATUS.items()},
+    "calibration_status": {f"{b.value} {b.name}": text for b, text in CALIBRATION_STATUS.items()},
+    "age_status": AGE_STATUS,
 }
 """Meanings of coded columns, as manifest and FITS header keep them."""
 
@@ -164,6 +196,9 @@ def describe(name: str, catalogs: Sequence[str] = ()) -> tuple[str, str]:
             return unit, f"{text}, by {catalog}"
     if name in COLUMNS:
         return COLUMNS[name]
+    if name.endswith("_cal"):
+        unit, text = describe(name.removesuffix("_cal"))
+        return unit, f"{text}, calibrated"
     if name.endswith("_err"):
         label = name.removesuffix("_err")
         return describe(label)[0], f"1 sigma of {label}"

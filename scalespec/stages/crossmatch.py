@@ -5,7 +5,6 @@ and into cells of identifiers; a partition is a range of cells, matched by itsel
 they come first; the sky is for rows that no id joined.
 """
 
-import io
 from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -16,12 +15,12 @@ import pyarrow as pa
 
 from scalespec.config import CrossmatchTable, RunConfig, digest
 from scalespec.errors import ConfigError, StageError
-from scalespec.kernels.match import split_by_star
 from scalespec.plan import Block, BlockResult, Stage
 from scalespec.stages import folders
 from scalespec.stages.gather import gather
 from scalespec.stages.ingest import read_index
 from scalespec.stages.label_catalog import key_values
+from scalespec.stages.matches import combine_matches
 from scalespec.stages.matching import (
     ROWS_PER_PIECE,
     WIDEST_ARCSEC,
@@ -29,7 +28,6 @@ from scalespec.stages.matching import (
     choose_matches,
     margin_arcsec,
     match_partition,
-    repeats,
     spectra_entries,
 )
 from scalespec.stages.merged import merge_catalogs
@@ -46,11 +44,6 @@ from scalespec.store.batches import Piece, list_pieces
 from scalespec.store.catalog import write_part
 from scalespec.store.ledger import Ledger
 from scalespec.store.spectra import read_spectra
-
-FRACTIONS = (0.8, 0.1, 0.1)
-"""Stars for training, validation and test."""
-BESIDE = ("right", "mutual", "spectrum_snr")
-"""Columns of a block's matches that the table of best matches leaves out."""
 
 
 def spectra_rows(block: Block, raw_url: str, table: CrossmatchTable) -> pd.DataFrame:
@@ -221,40 +214,6 @@ def _left_margin(url: str, table: CrossmatchTable) -> float:
 def _committed_blocks(config: RunConfig, url: str) -> list[Block]:
     there = Ledger(url).done()
     return [block for block in folders.planned_blocks(config) if block.index in there]
-
-
-def combine_matches(url: str, seed: int, nobody: pd.DataFrame) -> None:
-    """Put the committed parts together, in block order, with the split of their stars.
-
-    Beside ``matches.parquet``, one row per matched spectrum, stand ``pairs.parquet`` with every
-    candidate, where the table asked for all, and ``repeats.parquet``, the spectra of stars that
-    have several: the one of highest S/N is each star's number 0.
-
-    Parameters
-    ----------
-    url : str
-        Folder of the matches.
-    seed : int
-        Of the split.
-    nobody : pd.DataFrame
-        A table of matches without a row: some catalogs match nothing.
-    """
-    parts = [
-        pd.read_parquet(io.BytesIO(paths.read_bytes(paths.join(url, key))))
-        for _, result in sorted(Ledger(url).commits().items())
-        for key in result.objects
-    ]
-    pairs = pd.concat([nobody, *parts], ignore_index=True)
-    pairs["split"] = split_by_star(pairs["star"].to_numpy(), fractions=FRACTIONS, seed=seed)
-    best = pairs[pairs["rank"] == 0].reset_index(drop=True)
-    _write_parquet(paths.join(url, "repeats.parquet"), repeats(best))
-    if (pairs["rank"] > 0).any():
-        _write_parquet(paths.join(url, "pairs.parquet"), pairs.drop(columns="spectrum_snr"))
-    _write_parquet(paths.join(url, "matches.parquet"), best.drop(columns=list(BESIDE)))
-
-
-def _write_parquet(url: str, table: pd.DataFrame) -> None:
-    paths.write_bytes(url, table.to_parquet(index=False, row_group_size=1 << 16))
 
 
 def _piece(block: Block, pieces: Sequence[Piece]) -> Piece:

@@ -229,7 +229,7 @@ def committed_blocks(config: RunConfig) -> list[Block]:
     """Return the blocks whose spectra are preprocessed."""
     url = folders.spectra_url(config)
     done = Ledger(url).done()
-    if config.preprocess and config.preprocess.source:
+    if folders.source_url(config):
         n = count_spectra(paths.join(url, "spectra.zarr"))
         blocks = plan_blocks(n, config.run.spectra_per_block)
     else:
@@ -252,6 +252,9 @@ def stage_folders(config: RunConfig) -> dict[str, str]:
         "model": partial(folders.model_url, config),
         "first": partial(folders.first_url, config),
         "best": partial(folders.best_url, config),
+        "calibrated": partial(folders.calibrated_url, config),
+        "derived": partial(folders.derived_url, config),
+        "ages": partial(folders.ages_url, config),
         "catalog": partial(folders.catalog_url, config),
     }
     known = {}

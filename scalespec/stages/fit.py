@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ from scalespec.optimize.start import start_of_kind
 from scalespec.plan import Block, Stage
 from scalespec.stages import folders
 from scalespec.stages.emulators import Ready, load_ready
-from scalespec.stages.infer import write_labels
+from scalespec.stages.question import write_labels
 from scalespec.store import paths
 from scalespec.store.catalog import read_part
 from scalespec.store.ledger import Ledger
@@ -35,7 +36,7 @@ _RESTARTS_OF_KINKS = 4
 def best_labels(
     spectra: xr.Dataset, first: pd.DataFrame, ready: Sequence[Ready], table: FitTable
 ) -> pd.DataFrame:
-    """Fit every star that has first labels, with every model; the lowest χ² is kept.
+    """Fit every star that has first labels, with every model; the likeliest fit is kept.
 
     Parameters
     ----------
@@ -57,7 +58,9 @@ def best_labels(
     asked = np.flatnonzero(first["first_status"].to_numpy() == 0)
     names = ready[0].labels
     fits = [_fit(spectra, first, asked, one, table) for one in ready]
-    chosen = _lowest(fits) if len(asked) else np.zeros(0, np.int64)
+    ivar = spectra["ivar"].to_numpy()[asked]
+    doubt = [scatter_penalty(doubted(one.model, table.scatter), ivar) for one in ready]
+    chosen = _likeliest(fits, doubt) if len(asked) else np.zeros(0, np.int64)
     best = _merged(fits, chosen)
     n = len(first)
     full = FitResult.empty(n, len(names), n_width=best.widths.shape[1])
@@ -150,11 +153,26 @@ def doubted(model: Emulator, scatter: float) -> Emulator:
     return copy
 
 
-def _lowest(fits: Sequence[FitResult]) -> npt.NDArray[np.int64]:
-    """Return per star the fit with the lowest χ² per pixel: models may use other pixels."""
-    per_pixel = [np.where(f.fitted, f.chi2 / np.maximum(f.n_used, 1), np.inf) for f in fits]
-    lowest: npt.NDArray[np.int64] = np.argmin(per_pixel, axis=0)
-    return lowest
+def scatter_penalty(model: Emulator, ivar: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Return what a model's scatter costs each star's -2 ln L: sum of ln(1 + ivar scatter²), (n,).
+
+    Without it the model that knows least of its pixels would win: more scatter is less χ².
+    """
+    square = model.scatter.cpu().numpy().astype(np.float32) ** 2
+    penalty: npt.NDArray[np.float64] = np.log1p(ivar * square).sum(axis=1, dtype=np.float64)
+    return penalty
+
+
+def _likeliest(
+    fits: Sequence[FitResult], doubt: Sequence[npt.NDArray[np.floating[Any]]]
+) -> npt.NDArray[np.int64]:
+    """Return per star the fit of highest likelihood per pixel: models may use other pixels."""
+    cost = [
+        np.where(f.fitted, (f.chi2 + more) / np.maximum(f.n_used, 1), np.inf)
+        for f, more in zip(fits, doubt, strict=True)
+    ]
+    best: npt.NDArray[np.int64] = np.argmin(cost, axis=0)
+    return best
 
 
 def _merged(fits: Sequence[FitResult], chosen: npt.NDArray[np.int64]) -> FitResult:

@@ -82,11 +82,35 @@ def _bytes(config: RunConfig) -> tuple[str, int | None]:
     return config.store.codec, config.store.lossy_bits
 
 
+def theory_url(config: RunConfig) -> str:
+    """Return the folder of the theory that is made to be preprocessed.
+
+    Raises
+    ------
+    StoreError
+        If the run file asks for none.
+    """
+    if config.preprocess is None or config.preprocess.library is None:
+        raise StoreError("no [preprocess.library] table: there is no theory")
+    size, table = config.run.spectra_per_block, config.preprocess.library
+    name = digest(table, size, config.run.seed, FORMAT_VERSION)
+    return stage_url(config.run.workspace, "theory", name)
+
+
+def source_url(config: RunConfig) -> str:
+    """Return the store that is preprocessed instead of what [ingest] read; "" if none is."""
+    table = config.preprocess
+    if table is None:
+        return ""
+    return paths.join(theory_url(config), "spectra.zarr") if table.library else table.source
+
+
 def spectra_url(config: RunConfig) -> str:
     """Return the folder of the preprocessed spectra."""
-    if config.preprocess and config.preprocess.source:
-        source, size = config.preprocess.source, config.run.spectra_per_block
-        there = identity(paths.join(source, "zarr.json"))
+    if config.preprocess and (source := source_url(config)):
+        made = config.preprocess.library is not None
+        there = _name(theory_url(config)) if made else identity(paths.join(source, "zarr.json"))
+        size = config.run.spectra_per_block
         name = digest(config.preprocess, there, size, config.run.seed, FORMAT_VERSION)
         return stage_url(config.run.workspace, "spectra", name)
     name = digest(config.preprocess, _name(raw_url(config)), FORMAT_VERSION)
@@ -154,8 +178,15 @@ def model_url(config: RunConfig) -> str:
     if config.train is None:
         raise StoreError("no [train] table: there is no trained model")
     table = config.train
-    source = training_url(config, table.catalog) if table.catalog else library_url(config)
-    name = digest(table, config.run.seed, _name(source), FORMAT_VERSION)
+    if table.teacher:
+        from scalespec.store.model import checksum  # with torch, which earlier stages do without
+
+        source = checksum(table.teacher)
+    else:
+        source = _name(
+            training_url(config, table.catalog) if table.catalog else library_url(config)
+        )
+    name = digest(table, config.run.seed, source, FORMAT_VERSION)
     return stage_url(config.run.workspace, "model", name)
 
 
@@ -180,7 +211,7 @@ def first_url(config: RunConfig) -> str:
 
     models = [checksum(url) for url in model_urls(config)]
     table = config.infer
-    selecting = table is not None and table.where
+    selecting = table is not None and (table.where or table.inputs)
     matches = [_matched(config, c) for c in config.crossmatch or {}] if selecting else []
     name = digest(
         table, _name(spectra_url(config)), models, matches, config.run.seed, FORMAT_VERSION
@@ -194,11 +225,58 @@ def best_url(config: RunConfig) -> str:
     return stage_url(config.run.workspace, "best", name)
 
 
+def calibrated_url(config: RunConfig) -> str:
+    """Return the folder of the calibrated labels.
+
+    A block that is fitted later changes every trend: it makes another folder.
+    """
+    table, best = config.calibrate, best_url(config)
+    if table is None:
+        raise StoreError("no [calibrate] table: nothing is calibrated")
+    inputs = [identity(one.catalog) for one in (table.pairs, table.clusters) if one]
+    matches = [_matched(config, name) for name in table.references]
+    there = sorted(Ledger(best).done())
+    name = digest(table, _name(best), matches, inputs, there, config.run.seed, FORMAT_VERSION)
+    return stage_url(config.run.workspace, "calibrated", name)
+
+
+def derived_url(config: RunConfig) -> str:
+    """Return the folder of what repeats, colors and residuals tell of the stars.
+
+    A block that is fitted later adds visits to stars of others: it makes another folder.
+    """
+    table, best = config.derive, best_url(config)
+    if table is None:
+        raise StoreError("no [derive] table: nothing is derived")
+    matches = [_matched(config, table.color.partition(".")[0])] if table.color else []
+    name = digest(table, _name(best), matches, sorted(Ledger(best).done()), FORMAT_VERSION)
+    return stage_url(config.run.workspace, "derived", name)
+
+
+def ages_url(config: RunConfig) -> str:
+    """Return the folder of the stars' ages."""
+    table = config.ages
+    if table is None:
+        raise StoreError("no [ages] table: no star is dated")
+    labels = best_url(config)
+    if config.calibrate is not None and table.calibrated:
+        labels = calibrated_url(config)
+    named = filter(None, (table.magnitude, table.parallax, table.reddening))
+    catalogs = sorted({name.partition(".")[0] for name in named})
+    matches = [_matched(config, name) for name in catalogs]
+    name = digest(table, _name(labels), matches, identity(table.isochrones), FORMAT_VERSION)
+    return stage_url(config.run.workspace, "ages", name)
+
+
 def catalog_url(config: RunConfig) -> str:
     """Return the folder of the published catalog."""
     matches = [_matched(config, catalog) for catalog in config.crossmatch or {}]
     planned = [segment.sha256 for segment in planned_segments(config)]
-    name = digest(config.publish, _name(best_url(config)), matches, planned, FORMAT_VERSION)
+    best = [_name(best_url(config))]
+    best += [_name(calibrated_url(config))] if config.calibrate else []
+    best += [_name(derived_url(config))] if config.derive else []
+    best += [_name(ages_url(config))] if config.ages else []
+    name = digest(config.publish, *best, matches, planned, FORMAT_VERSION)
     return stage_url(config.run.workspace, "catalog", name)
 
 
@@ -208,6 +286,32 @@ def report_url(config: RunConfig) -> str:
     truth = identity(config.report.truth) if config.report and config.report.truth else ""
     name = digest(config.report, truth, _name(shown), config.run.name, FORMAT_VERSION)
     return stage_url(config.run.workspace, "report", name)
+
+
+def compared_url(config: RunConfig) -> str:
+    """Return the store of labelled spectra that models are compared on.
+
+    Raises
+    ------
+    StoreError
+        If there is no [compare] table, or its catalog is not matched yet.
+    """
+    if config.compare is None:
+        raise StoreError("no [compare] table: nothing is compared")
+    if config.compare.source:
+        return config.compare.source
+    if config.compare.catalog:
+        return paths.join(training_url(config, config.compare.catalog), "train.zarr")
+    return paths.join(spectra_url(config), "spectra.zarr")
+
+
+def compare_url(config: RunConfig) -> str:
+    """Return the folder of the comparison of models."""
+    source = compared_url(config)
+    known = config.compare is not None and config.compare.source
+    there = identity(paths.join(source, "zarr.json")) if known else _name(source.rpartition("/")[0])
+    name = digest(config.compare, there, config.run.seed, FORMAT_VERSION)
+    return stage_url(config.run.workspace, "compare", name)
 
 
 def identity(url: str) -> str:

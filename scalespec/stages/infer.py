@@ -3,42 +3,28 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
-import xarray as xr
 
 from scalespec.config import InferTable, RunConfig
 from scalespec.errors import ConfigError
 from scalespec.kernels.resample import shift_pixels
 from scalespec.kernels.rv import cross_correlate
 from scalespec.kernels.wavelength import pixels_to_velocity, velocity_to_pixels
-from scalespec.kernels.where import where
-from scalespec.optimize.result import FitStatus
 from scalespec.optimize.start import best_start
-from scalespec.plan import Block, BlockResult, Stage
-from scalespec.schema import UNREADABLE, status_names
+from scalespec.plan import Stage
 from scalespec.stages import folders
 from scalespec.stages.emulators import Starter, load_ready, load_starters
-from scalespec.stages.ingest import read_index
+from scalespec.stages.question import Question, read_question, write_labels
+from scalespec.stages.regress import regress
 from scalespec.store import paths
-from scalespec.store.catalog import read_row_range, write_part
 from scalespec.store.ledger import Ledger
+from scalespec.store.regressor import is_regressor
 from scalespec.store.spectra import memory_bytes, read_spectra
 
 FloatArray = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Question:
-    """One block's spectra, and why a row is not asked for (FitStatus bits, 0: it is)."""
-
-    spectra: xr.Dataset
-    rows: npt.NDArray[np.int64]
-    excluded: npt.NDArray[np.uint32]
 
 
 @dataclass(frozen=True)
@@ -124,28 +110,13 @@ def _first(
     )
 
 
-def ask(
-    spectra: xr.Dataset,
-    rows: npt.NDArray[np.int64],
-    *,
-    selected: npt.NDArray[np.bool_] | None = None,
-    snr_min: float = 0.0,
-) -> Question:
-    """Say which spectra of a block are to be labelled, and why not the others."""
-    status = spectra["status"].to_numpy()
-    excluded = np.zeros(len(rows), np.uint32)
-    if selected is not None:
-        excluded[~selected] |= np.uint32(FitStatus.NOT_SELECTED)
-    excluded[status & np.uint32(UNREADABLE) != 0] |= np.uint32(FitStatus.BAD_SPECTRUM)
-    weak = (excluded == 0) & (spectra["snr"].to_numpy() < snr_min)
-    excluded[weak] |= np.uint32(FitStatus.LOW_SNR | FitStatus.NOT_SELECTED)
-    return Question(spectra, rows, excluded)
-
-
 def infer(config: RunConfig) -> Iterator[Stage]:
     """Yield the stage that estimates first labels of every block of spectra."""
     if config.infer is None:
         raise ConfigError("the run file has no [infer] table")
+    if any(is_regressor(url) for url in folders.model_urls(config)):
+        yield from regress(config)
+        return
     spectra = folders.spectra_url(config)
     store = paths.join(spectra, "spectra.zarr")
     url = folders.first_url(config)
@@ -175,38 +146,6 @@ def infer(config: RunConfig) -> Iterator[Stage]:
         ),
         memory_bytes=memory_bytes(size, head.sizes["wavelength"]),
     )
-
-
-def read_question(
-    block: Block, url: str, index_url: str, matches: dict[str, str], table: InferTable
-) -> Question:
-    """Read one block's spectra and say which of them are asked for."""
-    spectra = read_spectra(url, block.start, block.stop)
-    rows = np.arange(block.start, block.stop, dtype=np.int64)
-    if not table.where:
-        return ask(spectra, rows, snr_min=table.snr_min)
-    columns: dict[str, npt.NDArray[Any]] = {
-        str(name): spectra[name].to_numpy() for name in spectra if spectra[name].ndim == 1
-    }
-    index = read_index(index_url, block)
-    columns |= {str(name): index[name].to_numpy() for name in index}
-    for name, match_url in matches.items():
-        columns |= match_columns(name, match_url, block)
-    selected = where(table.where, columns)
-    return ask(spectra, rows, selected=selected, snr_min=table.snr_min)
-
-
-def match_columns(name: str, url: str, block: Block) -> dict[str, npt.NDArray[Any]]:
-    """Return a block's columns of one label catalog, named <catalog>_<column>; unmatched: NaN."""
-    found = read_row_range(paths.join(url, "matches.parquet"), block).to_pandas()
-    matched = found.set_index("row").reindex(np.arange(block.start, block.stop))
-    return {f"{name}_{column}": matched[column].to_numpy() for column in matched}
-
-
-def write_labels(block: Block, labels: pd.DataFrame, url: str, status: str) -> BlockResult:
-    """Store one block's table of labels, counted by its `status` column, then commit it."""
-    counts = status_names(labels[status].to_numpy(), FitStatus)
-    return write_part(url, block, pa.Table.from_pandas(labels, preserve_index=False), counts=counts)
 
 
 def _compute(starters: list[Starter], question: Question, table: InferTable) -> pd.DataFrame:

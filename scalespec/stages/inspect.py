@@ -16,18 +16,21 @@ from scalespec import figures
 from scalespec.config import RunConfig, load_config
 from scalespec.errors import StoreError
 from scalespec.models.base import Emulator
+from scalespec.models.networks import Regressor
 from scalespec.optimize.objective import Objective, Smoother, as_rows
 from scalespec.optimize.result import FitStatus
 from scalespec.plan import Block
 from scalespec.schema import SpectrumStatus, status_names
 from scalespec.stages import folders
+from scalespec.stages.card import card_text
 from scalespec.stages.columns import label_facts, label_names, label_title
 from scalespec.stages.emulators import at_resolution, on_grid, smoothing_for
 from scalespec.stages.ingest import read_index
 from scalespec.store import paths
 from scalespec.store.catalog import MANIFEST, catalog_folder, read_part
 from scalespec.store.ledger import Ledger, current, read_json
-from scalespec.store.model import load_model
+from scalespec.store.model import load_model, model_record, standing_model
+from scalespec.store.regressor import open_model
 from scalespec.store.spectra import count_spectra, open_spectra, read_spectra
 
 FloatArray = npt.NDArray[np.float32]
@@ -202,7 +205,7 @@ def inspect_url(url: str) -> str:
         return _catalog_text(url)
     if paths.exists(paths.join(url, "zarr.json")):
         return _spectra_text(url)
-    if paths.exists(paths.join(url, "model.json")) or url.endswith(".npz"):
+    if url.endswith(".npz") or paths.exists(paths.join(standing_model(url), "model.json")):
         return _model_text(url)
     if paths.exists(paths.join(url, "run.json")):
         return _workspace_text(url)
@@ -235,8 +238,27 @@ def _spectra_text(url: str) -> str:
     return "\n".join(lines)
 
 
+def _regressor_text(model: Regressor) -> str:
+    spec = model.spec
+    grid, options = spec.wavelength, model.options
+    beside = f", beside {', '.join(spec.inputs)}" if spec.inputs else ""
+    lines = [
+        f"regressor {spec.name}: {options['members']} x {options['network']}, flux to labels",
+        f"grid: {len(grid):,} pixels, {grid[0]:.2f}-{grid[-1]:.2f} Å in vacuum{beside}",
+        f"normalization: {dict(spec.normalization)}, R = {spec.resolving_power}",
+    ]
+    scales = zip(spec.labels, spec.label_mean, spec.label_std, strict=True)
+    lines += [
+        f"  {n:<12}{mean:>10.4g} ± {std:<10.4g}{label_facts(n)[0]}" for n, mean, std in scales
+    ]
+    return "\n".join(lines)
+
+
 def _model_text(url: str) -> str:
-    spec = load_model(url).spec
+    model = open_model(url)
+    if isinstance(model, Regressor):
+        return _regressor_text(model)
+    spec = model.spec
     grid = spec.wavelength
     lines = [
         f"model {spec.name}: {len(spec.labels)} labels, R = {spec.resolving_power}",
@@ -247,6 +269,8 @@ def _model_text(url: str) -> str:
     lines += [
         f"  {n:<12}{low:>10.4g} to {high:<10.4g}{label_facts(n)[0]}" for n, low, high in ranges
     ]
+    if not url.endswith(".npz") and (card := model_record(url)["metadata"].get("card")):
+        lines += card_text(card)
     return "\n".join(lines)
 
 

@@ -14,9 +14,10 @@ from scalespec.models.base import Emulator, EmulatorSpec
 from scalespec.optimize.objective import Smoother
 from scalespec.stages.emulators import load_starters, make_ready
 from scalespec.stages.fit import best_labels
-from scalespec.stages.infer import ask, first_labels
+from scalespec.stages.infer import first_labels
 from scalespec.stages.ingest import ingest_block
 from scalespec.stages.preprocess import normalization, preprocess_block
+from scalespec.stages.question import ask
 from scalespec.store.fetch import fetch
 from scalespec.store.model import load_model
 from scalespec.surveys import SURVEYS

@@ -48,13 +48,12 @@ def select(url: str, table: TrainTable, seed: int) -> tuple[TrainingData, Traini
     scalars = read_spectra(url, 0, 2**62, names=SCALARS)
     labels = scalars["labels"].to_numpy()[:, [there.index(name) for name in table.labels]]
     snr, status = scalars["snr"].to_numpy(), scalars["status"].to_numpy()
-    usable = np.isfinite(labels).all(axis=1) & (snr > 0) & (snr >= table.snr_min)
+    known = np.isfinite(labels)
+    usable = known.any(axis=1) if table.latent_rounds else known.all(axis=1)
+    usable &= (snr > 0) & (snr >= table.snr_min)
     # Where the velocity is not known, neither is how far the lines stand off rest.
     usable &= status & np.uint32(UNREADABLE | SpectrumStatus.NO_REDSHIFT) == 0
-    if "split" in scalars:
-        split = scalars["split"].to_numpy()
-    else:
-        split = split_by_star(np.arange(len(labels)), fractions=LIBRARY_FRACTIONS, seed=seed)
+    split = split_of(scalars, seed)
     displacement = displaced(scalars, float(head.attrs["log10_wavelength_step"]))
     size = chunk_rows(int(head.attrs["shard_rows"]))
 
@@ -70,6 +69,14 @@ def select(url: str, table: TrainTable, seed: int) -> tuple[TrainingData, Traini
     return part(0), part(1), head
 
 
+def split_of(scalars: xr.Dataset, seed: int) -> npt.NDArray[np.uint8]:
+    """Return each row's part, a number of `PARTS`; a library, which says none, is split by row."""
+    if "split" in scalars:
+        return np.asarray(scalars["split"].to_numpy(), np.uint8)
+    rows = np.arange(scalars.sizes["spectrum"])
+    return split_by_star(rows, fractions=LIBRARY_FRACTIONS, seed=seed).astype(np.uint8)
+
+
 def displaced(scalars: xr.Dataset, step: float) -> npt.NDArray[np.float32]:
     """Return the pixels by which lines stand off rest: what whole-pixel shifts left over."""
     rv = np.nan_to_num(scalars["rv"].to_numpy()).astype(np.float64)
@@ -82,8 +89,8 @@ def emulator_spec(table: TrainTable, training: TrainingData, head: xr.Dataset) -
     return EmulatorSpec(
         name=table.model,
         labels=table.labels,
-        minimum=training.labels.min(axis=0).astype(np.float64),
-        maximum=training.labels.max(axis=0).astype(np.float64),
+        minimum=np.nanmin(training.labels, axis=0).astype(np.float64),
+        maximum=np.nanmax(training.labels, axis=0).astype(np.float64),
         wavelength=head["wavelength"].to_numpy(),
         resolving_power=head.attrs.get("resolving_power"),
         normalization=head.attrs["normalization"],

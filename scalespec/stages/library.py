@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -92,14 +93,44 @@ def grid_block(
     """
     rng = np.random.default_rng([seed, index, _LIBRARY])
     labels = draw_library(rng, rows, model.spec.labels, model.spec.minimum, model.spec.maximum)
+    shape = continuum(WAVELENGTH, labels[:, model.spec.labels.index("teff")], rng)
+    made = theory_spectra(model, labels, shape, even_fibres=even_fibres)
+    made["obsid"] = ("spectrum", index * rows + np.arange(1, rows + 1, dtype=np.int64))
+    return made
+
+
+def theory_spectra(
+    model: Emulator,
+    labels: npt.NDArray[np.float64],
+    shape: npt.NDArray[np.floating[Any]],
+    *,
+    even_fibres: bool = False,
+) -> xr.Dataset:
+    """Return noiseless raw spectra of stars with these labels.
+
+    Parameters
+    ----------
+    model : Emulator
+    labels : (n, n_label) float64
+        In the model's order.
+    shape : (n, n_pixel) float
+        Of their continua, on LAMOST's pixels.
+    even_fibres : bool
+        As of `library_stage`.
+
+    Returns
+    -------
+    xr.Dataset
+        As of `grid_block`.
+    """
+    rows = len(labels)
     flux, covered = _observed(model, model_flux(model, labels), even_fibres)
-    flux = flux * continuum(WAVELENGTH, labels[:, model.spec.labels.index("teff")], rng) * covered
+    flux = flux * shape * covered
     ivar = np.divide(LIBRARY_SNR**2, flux**2, out=np.zeros_like(flux), where=flux > 0)
     mask = np.where(covered, 0, MaskBit.OUTSIDE.value).astype(np.uint32)
     columns = {
         key: np.full(rows, unknown, kind) for key, (kind, unknown, _) in PER_SPECTRUM.items()
     }
-    columns["obsid"] = index * rows + np.arange(1, rows + 1, dtype=np.int64)
     columns["rv"] = columns["rv_err"] = np.zeros(rows, np.float32)
     columns["snr"] = np.full(rows, LIBRARY_SNR, np.float32)
     pixels = {"flux": (flux, "relative"), "ivar": (ivar, "relative^-2"), "mask": (mask, "")}

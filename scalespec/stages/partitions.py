@@ -76,9 +76,8 @@ def sky_entries(rows: pd.DataFrame, margin_arcsec: npt.ArrayLike) -> pd.DataFram
         places = np.flatnonzero(cells >= 0)
         return rows.iloc[places].assign(cell=cells[places], own=True)
     places, cells = cells_with_margin(rows["ra"], rows["dec"], CELL_ORDER, margin_arcsec)
-    found = rows.iloc[places]
-    own = cells == healpix_nested(found["ra"], found["dec"], CELL_ORDER)
-    return found.assign(cell=cells, own=own)
+    home = healpix_nested(rows["ra"], rows["dec"], CELL_ORDER)
+    return rows.iloc[places].assign(cell=cells, own=cells == home[places])
 
 
 def id_entries(rows: pd.DataFrame) -> pd.DataFrame:

@@ -18,9 +18,11 @@ from scalespec.config import RunConfig, TrainTable
 from scalespec.errors import StageError
 from scalespec.models.base import EmulatorSpec, shift_flux
 from scalespec.models.cannon import Cannon
+from scalespec.models.logarithmic import Logarithmic
 from scalespec.models.regression import Penalty, fit_pixels
 from scalespec.plan import Block, BlockResult, Stage, plan_blocks
 from scalespec.stages import folders
+from scalespec.stages.card import make_card
 from scalespec.stages.learning import VALIDATION_SPECTRA, emulator_spec, select
 from scalespec.store import paths
 from scalespec.store.ledger import Ledger
@@ -219,8 +221,9 @@ def _fit(sample: Sample, data: tuple[Block, Arrays]) -> dict[str, bytes]:
     (block, arrays), spec, table = data, sample.spec, sample.table
     labels = sample.training.labels.astype(np.float64)
     censored = censored_by(spec.slice(block.start, block.stop), table)
+    x = torch.from_numpy((labels - spec.minimum) / (spec.maximum - spec.minimum) - 0.5)
     fit = fit_pixels(
-        torch.from_numpy((labels - spec.minimum) / (spec.maximum - spec.minimum) - 0.5),
+        Logarithmic.of(spec, table.logarithmic)(x),
         torch.from_numpy(arrays["flux"]),
         torch.from_numpy(arrays["ivar"]),
         order=table.order,
@@ -250,17 +253,20 @@ def _read_fits(_: Block, url: str, pixels: list[Block]) -> Arrays:
 
 def _assemble(sample: Sample, arrays: Arrays) -> tuple[Cannon, dict[str, Any]]:
     """Put the coefficients together, and measure the model."""
-    model = Cannon(sample.spec, order=sample.table.order)
+    table = sample.table
+    model = Cannon(sample.spec, order=table.order, logarithmic=table.logarithmic)
     with torch.no_grad():
         model.output.weight.copy_(torch.from_numpy(arrays["coefficients"]))
         model.scatter.copy_(torch.from_numpy(arrays["scatter"]))
     n_validation = min(len(sample.validation.rows), VALIDATION_SPECTRA)
     rms = _rms(model, sample.validation, n_validation)
+    source = sample.training.url.rpartition("/")[2]
     metadata = {
-        "source": sample.training.url.rpartition("/")[2],
+        "source": source,
         "n_training": len(sample.training.rows),
         "n_validation": n_validation,
         "history": [{"step": 1.0, "validation_rms": rms}],
+        "card": make_card(model, sample.training, sample.validation, source),
     }
     return model, metadata
 

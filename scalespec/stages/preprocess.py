@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from scalespec.config import PreprocessTable, RunConfig
-from scalespec.errors import ConfigError
+from scalespec.errors import ConfigError, StageError
 from scalespec.plan import Block, BlockResult, Stage, plan_blocks
 from scalespec.schema import UNREADABLE, SpectrumStatus, status_names
 from scalespec.stages import folders
@@ -23,6 +23,7 @@ from scalespec.stages.regrid import Spectra, Step
 from scalespec.stages.statistics import statistics
 from scalespec.stages.steps import make_step, single
 from scalespec.stages.stores import encoding, make_store
+from scalespec.stages.visits import combine_stars
 from scalespec.store import paths
 from scalespec.store.ledger import Ledger, new_attempt
 from scalespec.store.spectra import (
@@ -161,10 +162,18 @@ def normalization(table: PreprocessTable) -> dict[str, Any]:
 
 def preprocess(config: RunConfig) -> Iterator[Stage]:
     """Make the store of normalized spectra and yield the stage that fills it."""
-    table, url = config.preprocess or PreprocessTable(), folders.spectra_url(config)
-    if table.source:
-        stage = preprocess_stage(config, table.source, url)
-        raw = ""
+    table, source = config.preprocess or PreprocessTable(), folders.source_url(config)
+    if table.library:
+        from scalespec.stages.theory import theory_stage  # with torch, which all else goes without
+
+        theory, size = folders.theory_url(config), config.run.spectra_per_block
+        stage = theory_stage(table.library, theory, size=size, seed=config.run.seed)
+        yield stage
+        if lacking := len(stage.blocks) - len(Ledger(theory).done()):
+            raise StageError(f"{theory}: {lacking} blocks of the library could not be made")
+    url = folders.spectra_url(config)
+    if source:
+        stage, raw = preprocess_stage(config, source, url), ""
     else:
         raw = folders.raw_url(config)
         there = Ledger(raw).done()
@@ -174,6 +183,8 @@ def preprocess(config: RunConfig) -> Iterator[Stage]:
     yield stage
     if table.statistics:
         yield from statistics(config, url, raw, stage.blocks)
+    if table.visits:
+        yield from combine_stars(config, url, raw, stage.blocks)
 
 
 def preprocess_stage(

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from scalespec.config import GridTable, PreprocessTable
+from scalespec.config import GridTable, LibraryTable, PreprocessTable
 from scalespec.kernels.combine import merge, regrid, touched_bits
 from scalespec.kernels.lsf import FWHM, BandOperator, degrade_operator
+from scalespec.kernels.lsf_levels import LevelOperators, own_resolving_power
 from scalespec.kernels.slitless import (
     BANDS,
     Instrument,
@@ -27,7 +28,7 @@ from scalespec.kernels.wavelength import (
     pixel_edges,
     resolution_edges,
 )
-from scalespec.schema import MaskBit
+from scalespec.schema import MaskBit, SpectrumStatus
 
 FloatArray = npt.NDArray[np.float32]
 MaskArray = npt.NDArray[np.uint32]
@@ -66,10 +67,21 @@ def on_grid(
 
 @dataclass(frozen=True)
 class Regridding:
-    """How one arm comes to the common pixels."""
+    """How one arm comes to the common pixels.
+
+    Attributes
+    ----------
+    edges : (n_out + 1,) float64 [Å]
+        Of the common pixels.
+    operator : BandOperator or LevelOperators, optional
+        Of a line spread that all spectra share, or of each one's own; None: rebinned as they are.
+    nominal : (n_out,) float64
+        R of spectra whose own line spread is not known.
+    """
 
     edges: Wavelength
-    operator: BandOperator | None  # None: rebinned as it is
+    operator: BandOperator | LevelOperators | None
+    nominal: Wavelength
 
 
 def regrid_step(head: Spectra, table: PreprocessTable) -> Step:
@@ -81,16 +93,13 @@ def regrid_step(head: Spectra, table: PreprocessTable) -> Step:
     plans = {}
     for name, group in head.items():
         if "flux" in group:
-            plans[name] = Regridding(edges, None)
+            plans[name] = Regridding(edges, None, np.zeros(0))
             if grid.resolving_power is not None:
                 if "wavelength" not in group.dims:
                     raise ValueError(
                         "spectra of one grid each cannot be degraded: regrid without R"
                     )
-                before = resolution(group, wavelength, table)
-                own = pixel_edges(group["wavelength"].to_numpy())
-                operator = degrade_operator(own, edges, before, grid.resolving_power)
-                plans[name] = Regridding(edges, operator)
+                plans[name] = degrading(group, table, edges, grid.resolving_power)
     return partial(_regridded, plans=plans, wavelength=wavelength, grid=grid)
 
 
@@ -110,6 +119,39 @@ def grid_pixels(grid: GridTable) -> tuple[Wavelength, Wavelength]:
         edges = resolution_edges(low, high, power, pixels_per_fwhm=grid.pixels_per_fwhm)
         return edges, np.sqrt(edges[:-1] * edges[1:])
     return pixel_edges(centers), centers
+
+
+def theory_grid(table: LibraryTable) -> Wavelength:
+    """Return the pixels of a library of theory."""
+    low, high = table.min_angstrom, table.max_angstrom
+    power, per_fwhm = table.resolving_power, table.pixels_per_fwhm
+    edges = resolution_edges(low, high, power, pixels_per_fwhm=per_fwhm)
+    return np.sqrt(edges[:-1] * edges[1:])
+
+
+def degrading(
+    group: xr.Dataset, table: PreprocessTable, edges: Wavelength, resolving_power: float
+) -> Regridding:
+    """Return how spectra like `group` come to pixels at a lower resolution.
+
+    Raises
+    ------
+    ValueError
+        If nothing says what theirs is, or it is no higher and the same for all of them.
+    """
+    own, wavelength = pixel_edges(group["wavelength"].to_numpy()), np.sqrt(edges[:-1] * edges[1:])
+    if _has_own_spread(group, table):
+        nominal = group.attrs.get("resolving_power") or np.nan
+        operators = LevelOperators(own, edges, resolving_power)
+        return Regridding(edges, operators, np.full(len(wavelength), float(nominal)))
+    before = resolution(group, wavelength, table)
+    return Regridding(edges, degrade_operator(own, edges, before, resolving_power), before)
+
+
+def _has_own_spread(group: xr.Dataset, table: PreprocessTable) -> bool:
+    """Whether each spectrum says how it resolves, and the run file does not know better."""
+    there = "lsf_sigma" in group and group["lsf_sigma"].dims == ("spectrum", "lsf_node")
+    return there and table.resolving_power is None
 
 
 def resolution(group: xr.Dataset, wavelength: Wavelength, table: PreprocessTable) -> Wavelength:
@@ -150,6 +192,7 @@ def _regridded(
     gone = [name for name in ("lsf_sigma", "lsf_node") if name in made]
     made = made.drop_vars(gone) if grid.resolving_power or len(groups) > 1 else made
     made.attrs = {k: v for k, v in made.attrs.items() if k != "arms"} | shared
+    made = _said_coarse(made)
     return {"": made.assign_attrs(resolving_power=grid.resolving_power or power)}
 
 
@@ -158,10 +201,27 @@ def _one_regridded(group: xr.Dataset, plan: Regridding) -> tuple[FloatArray, Flo
     wavelength, mask = group["wavelength"].to_numpy(), group["mask"].to_numpy()
     if plan.operator is None:
         return regrid((wavelength, flux, ivar, mask), plan.edges)
-    flux, ivar = plan.operator.apply(flux, ivar)
     bits = touched_bits(mask, pixel_edges(wavelength), plan.edges)
+    if isinstance(plan.operator, LevelOperators):
+        flux, ivar, coarse = plan.operator.apply(flux, ivar, _own_resolution(group, plan))
+        bits |= np.where(coarse, np.uint32(MaskBit.COARSE), np.uint32(0))
+    else:
+        flux, ivar = plan.operator.apply(flux, ivar)
     # Thirty pixels went into each: one bad one among them is no reason for anything.
     return flux, ivar, np.where(ivar > 0, np.uint32(0), bits)
+
+
+def _own_resolution(group: xr.Dataset, plan: Regridding) -> Wavelength:
+    sigma, nodes = group["lsf_sigma"].to_numpy(), group["lsf_node"].to_numpy()
+    wavelength = np.sqrt(plan.edges[:-1] * plan.edges[1:])
+    return own_resolving_power(sigma, nodes, wavelength, plan.nominal)
+
+
+def _said_coarse(spectra: xr.Dataset) -> xr.Dataset:
+    """Say of spectra that somewhere resolve less than is wanted that they do."""
+    coarse = (spectra["mask"].to_numpy() & np.uint32(MaskBit.COARSE) != 0).any(axis=1)
+    status = spectra["status"].to_numpy() | np.where(coarse, SpectrumStatus.COARSE.value, 0)
+    return spectra.assign(status=("spectrum", status.astype(np.uint32), spectra["status"].attrs))
 
 
 def simulate_step(
@@ -179,19 +239,16 @@ def simulate_step(
         pixels_per_fwhm=wanted.pixels_per_fwhm,
     )
     wavelength = np.sqrt(edges[:-1] * edges[1:])
-    own = pixel_edges(head["wavelength"].to_numpy())
-    before = resolution(head, wavelength, table)
     instrument = Instrument(
         {name: wanted.throughput[name] for name in wanted.bands},
         exposure_s=wanted.exposure_s,
         background=wanted.background,
         second_order=wanted.second_order,
     )
-    operator = degrade_operator(own, edges, before, wanted.resolving_power)
     orders = order_overlap(wavelength, instrument) if wanted.second_order else None
     return partial(
         _simulated,
-        plan=Regridding(edges, operator),
+        plan=degrading(head, table, edges, wanted.resolving_power),
         orders=orders,
         variance=_variance(table, wavelength, instrument),
         seed=seed,
@@ -250,6 +307,7 @@ def _simulated(
     gone = [name for name in ("lsf_sigma", "lsf_node") if name in made]
     snr = median_snr(flux, ivar)
     made = made.drop_vars(gone).assign(snr=("spectrum", snr, spectra["snr"].attrs))
+    made = _said_coarse(made)
     return made.assign_attrs(resolving_power=resolving_power, instrument="slitless")
 
 

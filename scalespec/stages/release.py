@@ -91,7 +91,7 @@ def _named(columns: Mapping[str, npt.NDArray[Any]], table: IngestTable, survey: 
     row, names = _Row(columns), []
     for place in rows.tolist():
         row.place = place
-        names.append(survey.catalog_path(row))
+        names.append(paths.below(survey.catalog_path(row)))
     known = identify([paths.join(table.root, name) for name in names])
     cells = np.zeros(len(rows), np.int64)
     if "ra" in columns and "dec" in columns:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,8 +11,10 @@ from matplotlib.figure import Figure
 from scalespec import figures
 from scalespec.config import RunConfig
 from scalespec.errors import ScalespecError
+from scalespec.figures_isochrones import with_isochrones
 from scalespec.plan import Stage
 from scalespec.stages import folders
+from scalespec.stages.calibration_page import calibration
 from scalespec.stages.columns import FIT_STATUS, SPECTRUM_STATUS, label_title
 from scalespec.stages.comparison import references, truth
 from scalespec.stages.evidence import Evidence, read_evidence, stage_folders
@@ -38,6 +41,7 @@ from scalespec.stages.survey_pages import (
     survey_statistics,
 )
 from scalespec.store import paths
+from scalespec.store.isochrones import read_lines
 from scalespec.store.ledger import read_json, set_current
 from scalespec.store.model import checksum, model_record
 
@@ -108,13 +112,14 @@ def kiel(evidence: Evidence) -> str:
         "metals are many; stars along a straight edge are where the model ends."
     )
     title = label_title(metal)
-    drawn = [picture(_kiel(stars.columns, names, shown, title), "Fitted labels.")]
+    lines = isochrones(evidence.config)
+    drawn = [picture(_kiel(stars.columns, names, shown, title, lines), "Fitted labels.")]
     for catalog, rows in evidence.matched.items():
         theirs = [f"{catalog}_{name}" for name in names]
         here = rows.trusted("teff", "logg") if len(rows) else np.zeros(0, bool)
         if set(theirs) <= set(rows.columns) and np.isfinite(rows.columns[theirs[1]][here]).any():
             caption = f"The same stars by {catalog}, as far as they are in it."
-            drawn.append(picture(_kiel(rows.columns, theirs, here, title), caption))
+            drawn.append(picture(_kiel(rows.columns, theirs, here, title, lines), caption))
     said = f"{int(shown.sum()):,} stars without flag, with a Teff and a log g to be trusted."
     return (
         paragraph(evidence.drawn_from(stars) + said)
@@ -123,9 +128,29 @@ def kiel(evidence: Evidence) -> str:
     )
 
 
-def _kiel(columns: Mapping[str, Array], names: Sequence[str], shown: Array, title: str) -> Figure:
+Lines = Mapping[str, tuple[Array, Array]]
+"""What is said of each isochrone, and its temperatures and gravities."""
+
+
+def isochrones(config: RunConfig) -> Lines:
+    """Return the isochrones that the run file wants over Kiel diagrams."""
+    table = config.report
+    if table is None or not table.isochrones:
+        return {}
+    found = read_lines(table.isochrones, age=table.isochrone_gyr, fe_h=table.isochrone_fe_h)
+    ages = [f"{one.age:.2g} Gyr, " if np.isfinite(one.age) else "" for one in found]
+    return {
+        f"{age}[Fe/H] {one.fe_h:+.2f}": (one.teff, one.logg)
+        for age, one in zip(ages, found, strict=True)
+    }
+
+
+def _kiel(
+    columns: Mapping[str, Array], names: Sequence[str], shown: Array, title: str, lines: Lines
+) -> Figure:
     teff, logg, color = (columns[name][shown] for name in names)
-    return figures.kiel_diagram(teff, logg, color, color_name=title)
+    figure = figures.kiel_diagram(teff, logg, color, color_name=title)
+    return with_isochrones(figure, lines)
 
 
 def throughput(config: RunConfig) -> str:
@@ -144,7 +169,23 @@ def throughput(config: RunConfig) -> str:
     ]
     text = "Wall time, all workers together, the start of the engine included."
     columns = ["stage", "rows", "workers", "seconds", "rows/s"]
-    return bars(columns, rows) + paragraph(text, kind="quiet")
+    return bars(columns, rows) + paragraph(text, kind="quiet") + _foretold(config, timings)
+
+
+def _foretold(config: RunConfig, timings: Sequence[Mapping[str, Any]]) -> str:
+    """Hold the times against what ``plan --probe`` said of them, if it was asked."""
+    url = paths.join(config.run.workspace, "prediction.json")
+    if not paths.exists(url):
+        return ""
+    said = {one["stage"]: float(one["seconds"]) for one in read_json(url)["stages"]}
+    rows = [
+        (name, said[name], took, 100 * (said[name] - took) / took)
+        for name, took in ((t["stage"], float(t["seconds"])) for t in timings)
+        if name in said and took > 0
+    ]
+    columns = ["stage", "predicted, s", "took, s", "error, %"]
+    text = "Predicted by plan --probe from a few blocks, for as many workers."
+    return heading("Prediction") + table(columns, rows) + paragraph(text, kind="quiet")
 
 
 def learning(config: RunConfig) -> str:
@@ -189,12 +230,13 @@ OF_SPECTRA: dict[str, Callable[[RunConfig], str]] = {
 """Sections of every run."""
 OF_RUN: dict[str, Callable[[RunConfig], str]] = {
     "Label catalogs": label_catalogs,
+    "Calibration": calibration,
     "Learning": learning,
     "Throughput": throughput,
     "Provenance": provenance,
 }
 """Sections of every run that has something to say there; they come last."""
-WANTS = {"Label catalogs": "crossmatch", "Learning": "train"}
+WANTS = {"Label catalogs": "crossmatch", "Calibration": "calibrate", "Learning": "train"}
 """Tables of the run file without which a section is left out."""
 
 

@@ -18,6 +18,7 @@ from scalespec.kernels.resample import shift_pixels
 from scalespec.kernels.rv import cross_correlate
 from scalespec.kernels.wavelength import pixels_to_velocity, velocity_to_pixels
 from scalespec.schema import MaskBit, SpectrumStatus
+from scalespec.stages.features import features_step
 from scalespec.stages.normalizers import Normalizer, normalizer
 from scalespec.stages.regrid import PIXELS, Spectra, Step, regrid_step, simulate_step
 from scalespec.stages.templates import load_templates
@@ -49,6 +50,8 @@ def make_step(name: StepName, head: Spectra, table: PreprocessTable, seed: int) 
         one = cut_step(only, table)
     elif name == "simulate":
         one = simulate_step(only, table, seed)
+    elif name == "features":
+        one = features_step(only, table)
     else:
         one = normalize_step(only, table)
     return partial(_alone, step=one, name=name)

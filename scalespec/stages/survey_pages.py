@@ -79,7 +79,7 @@ def spectra_summary(config: RunConfig) -> str:
 
 
 def _planned(config: RunConfig) -> int:
-    if config.preprocess and config.preprocess.source:
+    if folders.source_url(config):
         return count_spectra(_store(config))
     return sum(segment.n for segment in folders.planned_segments(config))
 
@@ -90,9 +90,7 @@ def _store(config: RunConfig) -> str:
 
 def _source(config: RunConfig) -> str:
     """Return the store that was preprocessed."""
-    if config.preprocess and config.preprocess.source:
-        return config.preprocess.source
-    return paths.join(folders.raw_url(config), "spectra.zarr")
+    return folders.source_url(config) or paths.join(folders.raw_url(config), "spectra.zarr")
 
 
 def _row(name: str, head: xr.Dataset, url: str) -> tuple[Cell, ...]:

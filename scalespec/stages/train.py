@@ -9,17 +9,22 @@ import numpy.typing as npt
 from scalespec.config import RunConfig, TrainTable
 from scalespec.errors import ConfigError
 from scalespec.models.base import EmulatorSpec
-from scalespec.models.payne import Payne
+from scalespec.models.networks import NETWORKS
 from scalespec.models.prior import GradientPrior
-from scalespec.models.training import TrainOptions, train_emulator
+from scalespec.models.training import train_emulator
 from scalespec.plan import Stage, TrainContext, Training
 from scalespec.stages import folders
+from scalespec.stages.card import make_card
+from scalespec.stages.distilling import distill_loop
 from scalespec.stages.gradients import load_references, make_prior
+from scalespec.stages.latent import train_latent
 from scalespec.stages.learning import VALIDATION_SPECTRA, emulator_spec, select
 from scalespec.stages.pixels import train_pixels
 from scalespec.stages.preprocess import preprocess_stage
+from scalespec.stages.train_regressor import train_regressor_loop
+from scalespec.stages.untrained import make_model, train_options
 from scalespec.store import paths
-from scalespec.store.checkpoints import CheckpointFolder
+from scalespec.store.checkpoints import CheckpointFolder, meaning_of
 from scalespec.store.model import save_model
 
 
@@ -37,22 +42,23 @@ def train_loop(context: TrainContext, table: TrainTable, source: str, url: str, 
         Where the model is to be; checkpoints lie below it.
     seed : int
     """
+    if table.latent_rounds:
+        model, metadata = train_latent(
+            context, table, source, url, seed, partial(_prior, table, seed=seed)
+        )
+        if context.rank == 0:
+            save_model(url, model, metadata)
+        return
     training, validation, head = select(source, table, seed)
     spec = emulator_spec(table, training, head)
-    model = Payne(spec, hidden=(table.hidden, table.hidden), seed=seed)
+    model = make_model(table, spec, seed)
     history = train_emulator(
         model,
         training,
         validation.read(np.arange(min(len(validation.rows), VALIDATION_SPECTRA))),
-        options=TrainOptions(
-            rounds=table.rounds,
-            epochs=table.epochs,
-            batch_size=table.batch_size,
-            learning_rate=table.learning_rate,
-            checkpoint_every=table.checkpoint_every,
-        ),
+        options=train_options(table),
         context=context,
-        checkpoints=CheckpointFolder(paths.join(url, "checkpoints")),
+        checkpoints=CheckpointFolder(paths.join(url, "checkpoints"), meaning_of(spec)),
         prior=_prior(table, spec, training.labels, seed),
     )
     if context.rank == 0:
@@ -62,6 +68,7 @@ def train_loop(context: TrainContext, table: TrainTable, source: str, url: str, 
             "n_validation": len(validation.rows),
             "workers": context.world_size,
             "history": history,
+            "card": make_card(model, training, validation, source.rpartition("/")[2]),
         }
         save_model(url, model, metadata)
 
@@ -83,6 +90,13 @@ def train(config: RunConfig) -> Iterator[Stage | Training]:
     table = config.train
     if table is None:
         raise ConfigError("the run file has no [train] table")
+    if table.teacher:
+        url = folders.model_url(config)
+        if not paths.exists(paths.join(url, "model.json")):
+            yield Training(
+                "train", url, partial(distill_loop, table=table, url=url, seed=config.run.seed)
+            )
+        return
     if table.library:
         prepared = folders.library_url(config)
         yield preprocess_stage(config, table.library, prepared, name="train library")
@@ -92,8 +106,9 @@ def train(config: RunConfig) -> Iterator[Stage | Training]:
     url = folders.model_url(config)
     if paths.exists(paths.join(url, "model.json")):
         return
-    if table.model == "cannon":
+    if table.model == "cannon" and not table.latent_rounds:
         yield from train_pixels(config, source, url)
     else:
-        loop = partial(train_loop, table=table, source=source, url=url, seed=config.run.seed)
+        which = train_regressor_loop if table.model in NETWORKS else train_loop
+        loop = partial(which, table=table, source=source, url=url, seed=config.run.seed)
         yield Training("train", url, loop)

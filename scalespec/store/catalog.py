@@ -1,13 +1,13 @@
 """Parquet parts -> one catalog.
 
 A stage's parts are the tables its commits name, one per block; nothing is ever found by a glob, so
-what a killed attempt left behind is not seen. A catalog is ``catalog.parquet``, ``catalog.fits``
-and, written last, ``manifest.json``: without it there is no catalog yet. A column carries its unit
-and description as Arrow field metadata.
+what a killed attempt left behind is not seen. A catalog is ``catalog.parquet``, what else its run
+file asks for and, written last, ``manifest.json``: without it there is no catalog yet. A column
+carries its unit, UCD and description as Arrow field metadata.
 """
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,16 +17,15 @@ import pyarrow.parquet as pq
 
 from scalespec.errors import StoreError
 from scalespec.plan import Block, BlockResult
-from scalespec.store import fits_table, paths, streams
+from scalespec.store import formats, paths, streams
 from scalespec.store.ledger import Ledger, current, new_attempt, read_json, write_json
 
-Parts = Callable[[Sequence[str] | None], Iterator[pa.Table]]
-"""From column names to the tables of all blocks, in order."""
-ROW_GROUP_ROWS = 65_536
-"""A row group is as many whole blocks as reach this: a footer entry per column costs 100 bytes."""
 MANIFEST = "manifest.json"
 PARQUET = "catalog.parquet"
 FITS = "catalog.fits"
+VOTABLE = "catalog.vot"
+SINGLE_FILES = {"fits": (FITS, formats.write_fits), "votable": (VOTABLE, formats.write_votable)}
+"""Name and writer of each form that is one file."""
 
 
 def write_part(
@@ -161,7 +160,10 @@ def write_catalog(
     *,
     blocks: Sequence[Block],
     columns: Sequence[str] | None = None,
-    notes: Mapping[str, Mapping[str, str]] | None = None,
+    notes: formats.Notes | None = None,
+    wanted: Sequence[str] = ("fits",),
+    objects: Mapping[str, str] | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Join the committed parts at `url` into one catalog; the same parts give the same bytes.
 
@@ -178,6 +180,12 @@ def write_catalog(
         Columns to publish, in this order; all of them if not given.
     notes : mapping of str to mapping, optional
         What coded values mean, ``{column: {code: meaning}}``; kept in manifest and FITS header.
+    wanted : sequence of {"fits", "votable"}
+        What to write beside Parquet.
+    objects : mapping of str to str, optional
+        What else lies in the folder already and belongs to the catalog: SHA-256 by name.
+    facts : mapping, optional
+        What else the manifest says.
 
     Returns
     -------
@@ -189,76 +197,50 @@ def write_catalog(
     StoreError
         If no block is committed, or something cannot be read or written.
     """
+    if standing := standing_catalog(url, blocks):
+        return standing
     commits = Ledger(url).commits()
-    missing = [block.index for block in blocks if block.index not in commits]
-    manifest_url = paths.join(url, MANIFEST)
-    if paths.exists(manifest_url):
-        standing = read_json(manifest_url)
-        if standing["missing_blocks"] == missing:
-            return standing
-        paths.delete(manifest_url)  # blocks came in since: not visible until it is whole again
     if not commits:
         raise StoreError(f"{url}: no block is committed there")
     schema = next(_tables(url, commits, columns)).schema
     parts = partial(_tables, url, commits)
+    written = {PARQUET: formats.write_parquet(paths.join(url, PARQUET), schema, parts)}
+    for kind in wanted:
+        name, write = SINGLE_FILES[kind]
+        written[name] = write(paths.join(url, name), schema, parts, notes or {})
     manifest = {
-        "format": "scalespec catalog 1",
+        **(facts or {}),
+        "format": "scalespec catalog 2",
         "key": paths.split(url)[1],
         "rows": sum(result.rows for result in commits.values()),
-        "missing_blocks": missing,
+        "missing_blocks": [block.index for block in blocks if block.index not in commits],
         "columns": [_described(field) for field in schema],
         "notes": {name: dict(meanings) for name, meanings in (notes or {}).items()},
-        "objects": {
-            PARQUET: _write_parquet(paths.join(url, PARQUET), schema, parts),
-            FITS: _write_fits(paths.join(url, FITS), schema, parts, notes or {}),
-        },
+        "objects": written | dict(objects or {}),
     }
-    write_json(manifest_url, manifest, create=True)
-    return read_json(manifest_url)
+    write_json(paths.join(url, MANIFEST), manifest, create=True)
+    return read_json(paths.join(url, MANIFEST))
+
+
+def standing_catalog(url: str, blocks: Sequence[Block]) -> dict[str, Any] | None:
+    """Return the manifest of a catalog that stands; one of fewer blocks than there are now goes."""
+    manifest_url = paths.join(url, MANIFEST)
+    if not paths.exists(manifest_url):
+        return None
+    done = Ledger(url).done()
+    missing = [block.index for block in blocks if block.index not in done]
+    standing = read_json(manifest_url)
+    if standing["missing_blocks"] == missing:
+        return standing
+    paths.delete(manifest_url)  # blocks came in since: not visible until it is whole again
+    return None
 
 
 def _described(field: pa.Field) -> dict[str, str]:
     facts = {k.decode(): v.decode() for k, v in (field.metadata or {}).items()}
     return {"name": field.name, "type": str(field.type)} | {
-        key: facts.get(key, "") for key in ("unit", "description")
+        key: facts.get(key, "") for key in ("unit", "ucd", "description")
     }
-
-
-def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    held: list[pa.Table] = []
-    for table in tables:
-        held.append(table)
-        if sum(t.num_rows for t in held) >= ROW_GROUP_ROWS:
-            yield pa.concat_tables(held).combine_chunks()
-            held = []
-    if held:
-        yield pa.concat_tables(held).combine_chunks()
-
-
-def _write_parquet(url: str, schema: pa.Schema, parts: Parts) -> str:
-    with streams.written(url) as sink:
-        with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
-            for group in _row_groups(parts(schema.names)):
-                writer.write_table(group, row_group_size=max(group.num_rows, 1))
-        return sink.sha256
-
-
-def _write_fits(
-    url: str, schema: pa.Schema, parts: Parts, notes: Mapping[str, Mapping[str, str]]
-) -> str:
-    strings = [field.name for field in schema if pa.types.is_string(field.type)]
-    widths = dict.fromkeys(strings, 1)
-    rows = 0
-    for table in parts(strings or schema.names[:1]):
-        rows += table.num_rows
-        for name in strings:
-            widths[name] = max(widths[name], fits_table.string_width(table[name]))
-    with streams.written(url) as sink:
-        sink.write(fits_table.header_bytes(schema, widths, rows=rows, notes=notes))
-        for table in parts(schema.names):
-            sink.write(fits_table.row_bytes(table, widths))
-        sink.write(b"\0" * (-sink.tell() % fits_table.BLOCK_BYTES))
-        return sink.sha256
 
 
 def catalog_folder(url: str) -> str:
@@ -325,7 +307,7 @@ def verify_catalog(url: str) -> list[str]:
     manifest = read_json(paths.join(folder, MANIFEST))
     problems = []
     for name, wanted in manifest["objects"].items():
-        target = paths.join(folder, name)
+        target = paths.join(folder, paths.below(name))
         if not paths.exists(target):
             problems.append(f"{target}: named by the manifest, but missing")
         elif (found := streams.sha256(target)) != wanted:

@@ -22,6 +22,8 @@ _FORMATS = {
     "float": ("E", ">f4"),
     "double": ("D", ">f8"),
 }
+NULL_IN_LIST = -32768
+"""Element of a list of integers where the whole list is unknown."""
 _ZEROS = {"uint32": 1 << 31, "uint64": 1 << 63}  # FITS has signed integers, and TZERO
 
 
@@ -61,8 +63,8 @@ def header_bytes(
     Parameters
     ----------
     schema : pa.Schema
-        Columns; field metadata ``unit`` and ``description`` become TUNIT, the comment of TTYPE
-        (as much as a card holds) and TCOMM (all of it).
+        Columns; field metadata ``unit``, ``ucd`` and ``description`` become TUNIT, TUCD, the
+        comment of TTYPE (as much as a card holds) and TCOMM (all of it).
     widths : mapping
         Characters of each string column.
     rows : int
@@ -76,34 +78,43 @@ def header_bytes(
     for field in schema:
         form, _, _ = _format(field, widths)
         signed = pa.types.is_signed_integer(field.type)
+        null = -1 if signed else None
+        if pa.types.is_fixed_size_list(field.type) and pa.types.is_signed_integer(
+            field.type.value_type
+        ):
+            null = NULL_IN_LIST
         columns.append(
             fits.Column(
                 name=field.name,
                 format=form,
-                unit=_fact(field, "unit") or None,
+                unit=fact(field, "unit") or None,
                 bzero=_ZEROS.get(str(field.type)),
-                null=-1 if signed else None,
+                null=null,
             )
         )
     header = fits.BinTableHDU.from_columns(columns, nrows=0, name="CATALOG").header
     header["NAXIS2"] = rows
     for number, field in enumerate(schema, start=1):
-        about = _ascii(_fact(field, "description"))
+        about = ascii_text(fact(field, "description"))
         header.comments[f"TTYPE{number}"] = _shortened(about, 45 - max(len(field.name), 8))
         header.set(f"TCOMM{number}", about, after=f"TFORM{number}")
+        if fact(field, "ucd"):
+            header.set(f"TUCD{number}", fact(field, "ucd"), after=f"TCOMM{number}")
     for name, meanings in notes.items():
         for code, meaning in meanings.items():
-            header.add_comment(_ascii(f"{name} {code}: {meaning}"))
+            header.add_comment(ascii_text(f"{name} {code}: {meaning}"))
     text: str = fits.PrimaryHDU().header.tostring() + header.tostring()
     return text.encode("ascii")
 
 
-def _fact(field: pa.Field, key: str) -> str:
+def fact(field: pa.Field, key: str) -> str:
+    """Return what a field's metadata says under a key; '' if nothing."""
     facts: dict[bytes, bytes] = field.metadata or {}
     return facts.get(key.encode(), b"").decode()
 
 
-def _ascii(text: str) -> str:
+def ascii_text(text: str) -> str:
+    """Return text as ASCII, the letters of our units spelled out, others as ``?``."""
     plain = text.replace("σ", "sigma").replace("χ²", "chi2").replace("Å", "Angstrom")
     return plain.encode("ascii", "replace").decode()
 
@@ -137,9 +148,10 @@ def _values(column: pa.ChunkedArray, field: pa.Field, shape: tuple[int, ...]) ->
         return np.array([letters[value] for value in column.to_pylist()], np.uint8)
     if pa.types.is_string(field.type):
         texts = column.fill_null("").to_pylist()
-        return np.array([_ascii(text) for text in texts], np.bytes_)
+        return np.array([ascii_text(text) for text in texts], np.bytes_)
     if pa.types.is_fixed_size_list(field.type):
-        cells = np.full(shape, np.nan, np.float64)
+        floating = pa.types.is_floating(field.type.value_type)
+        cells = np.full(shape, np.nan if floating else NULL_IN_LIST, np.float64)
         known = column.drop_null().combine_chunks()
         cells[column.is_valid().to_numpy()] = known.flatten().to_numpy().reshape(-1, shape[1])
         return cells

@@ -33,8 +33,19 @@ def join_parquet(url: str, parts: Iterable[str]) -> int:
     StoreError
         If there is no part, one cannot be read, or it has other columns than the first.
     """
-    tables = _tables(parts)
-    first = next(tables, None)
+    return write_tables(url, _tables(parts))
+
+
+def write_tables(url: str, tables: Iterable[pa.Table]) -> int:
+    """Write tables with the same columns to one file, as `join_parquet` does with parts.
+
+    Raises
+    ------
+    StoreError
+        If there is no table, or the file cannot be written.
+    """
+    rest = iter(tables)
+    first = next(rest, None)
     if first is None:
         raise StoreError(f"{url}: there are no parts to join")
     rows = 0
@@ -42,7 +53,7 @@ def join_parquet(url: str, parts: Iterable[str]) -> int:
         streams.written(url) as sink,
         pq.ParquetWriter(sink, first.schema, compression="zstd") as writer,
     ):
-        for group in _row_groups(first, tables):
+        for group in _row_groups(first, rest):
             writer.write_table(group, row_group_size=max(group.num_rows, 1))
             rows += group.num_rows
     return rows

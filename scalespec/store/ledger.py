@@ -134,9 +134,10 @@ class Ledger:
 def _read_result(url: str) -> BlockResult:
     record = read_json(url)
     try:
-        objects, counts = dict(record["objects"]), dict(record["counts"])
+        objects = {paths.below(key): str(value) for key, value in record["objects"].items()}
+        counts = dict(record["counts"])
         return BlockResult(int(record["rows"]), objects, counts, str(record["attempt"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, StoreError) as error:
         raise StoreError(
             f"{url}: no commit record of ours ({error!r}); delete it to do the block again"
         ) from error
@@ -156,6 +157,16 @@ def set_current(workspace: str, folder: str, digest: str, **facts: Any) -> None:
 
 
 def current(workspace: str, folder: str) -> dict[str, Any] | None:
-    """Return the record of a folder's digest in use, or None if its stage never ran."""
+    """Return the record of a folder's digest in use, or None if its stage never ran.
+
+    Raises
+    ------
+    StoreError
+        If it is damaged, or the digest it names leads out of the folder.
+    """
     url = paths.join(workspace, folder, "current.json")
-    return read_json(url) if paths.exists(url) else None
+    if not paths.exists(url):
+        return None
+    record = read_json(url)
+    paths.below(str(record.get("digest", "none")))
+    return record

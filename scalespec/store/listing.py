@@ -300,6 +300,6 @@ def _listed(store: Any, prefix: str) -> pa.Table:
 def _columns(batch: Sequence[Any]) -> pa.Table:
     found = [as_entry(str(meta["path"]), meta) for meta in batch]
     columns = list(zip(*found, strict=True)) or [()] * len(Entry._fields)
-    kinds = (pa.string(), pa.int64(), pa.float64(), pa.string())
+    kinds = (pa.string(), pa.int64(), pa.float64(), pa.string(), pa.int64())
     arrays = [pa.array(column, kind) for column, kind in zip(columns, kinds, strict=True)]
     return pa.table(arrays, names=Entry._fields)

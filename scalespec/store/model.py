@@ -8,7 +8,7 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,24 @@ import torch
 from scalespec.errors import ModelError, StoreError
 from scalespec.models.base import Emulator, EmulatorSpec
 from scalespec.models.cannon import Cannon
+from scalespec.models.hot import HotPayne
+from scalespec.models.networks import Regressor
 from scalespec.models.payne import Payne
+from scalespec.models.phdlspec import LabelTransformer
+from scalespec.models.transformer import SpectrumTransformer
 from scalespec.store import paths
 
 FORMAT = 1
-MODELS: dict[str, type[Payne] | type[Cannon]] = {"payne": Payne, "cannon": Cannon}
-"""Models by the name their JSON gives."""
+MODELS: dict[str, Callable[..., Emulator]] = {
+    "payne": Payne,
+    "hotpayne": HotPayne,
+    "cannon": Cannon,
+    "transformer": SpectrumTransformer,
+    "phdlspec": LabelTransformer,
+}
+"""Emulators by the name their JSON gives."""
+REGRESSOR = "regressor"
+"""What the JSON of a regressor gives, see `scalespec.store.regressor`."""
 LARGEST_BYTES = 4 * 2**30
 """More than this in one weights file is no model of ours."""
 
@@ -34,6 +46,7 @@ UNREADABLE = (
     EOFError,
     OSError,
     KeyError,
+    MemoryError,  # a header that claims more than there is
     RuntimeError,  # zipfile's word for encrypted; NotImplementedError for odd compression is one
 )
 """What zipfile and numpy raise on a file that is damaged, or none of theirs."""
@@ -77,14 +90,16 @@ def unpack(data: bytes, url: str) -> Arrays:
     return arrays
 
 
-def save_model(url: str, model: Emulator, metadata: Mapping[str, Any] | None = None) -> str:
+def save_model(
+    url: str, model: Emulator | Regressor, metadata: Mapping[str, Any] | None = None
+) -> str:
     """Store a model in the folder `url`; its JSON comes last, so a model there is a whole one.
 
     Parameters
     ----------
     url : str
         Folder, local or ``s3://``.
-    model : Emulator
+    model : Emulator or Regressor
     metadata : mapping, optional
         Anything JSON can hold: history, training data, versions.
 
@@ -109,7 +124,9 @@ def save_model(url: str, model: Emulator, metadata: Mapping[str, Any] | None = N
     return checksum(url)
 
 
-def _name(model: Emulator) -> str:
+def _name(model: Emulator | Regressor) -> str:
+    if isinstance(model, Regressor):
+        return REGRESSOR
     for name, kind in MODELS.items():
         if type(model) is kind:
             return name
@@ -131,6 +148,17 @@ def checksum(url: str) -> str:
     return paths.sha256(json.dumps(meaning, sort_keys=True).encode())
 
 
+def standing_model(url: str) -> str:
+    """Return where a model lies: `url`, or the one in use of a run whose ``model`` folder it is."""
+    pointer = paths.join(url, "current.json")
+    if paths.exists(paths.join(url, "model.json")) or not paths.exists(pointer):
+        return url
+    try:
+        return paths.join(url, str(json.loads(paths.read_bytes(pointer))["digest"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{pointer}: names no model ({error})") from error
+
+
 def model_record(url: str) -> dict[str, Any]:
     """Return the JSON beside a model's weights.
 
@@ -141,6 +169,7 @@ def model_record(url: str) -> dict[str, Any]:
     ModelError
         If it is not one of ours, or of another format.
     """
+    url = standing_model(url)
     where = paths.join(url, "model.json")
     if not paths.exists(where):
         raise StoreError(f"{url}: no model there (no model.json)")
@@ -160,7 +189,8 @@ def load_model(url: str) -> Emulator:
     Parameters
     ----------
     url : str
-        Local or ``s3://``; a name ending in ``.npz`` is The Payne's layout.
+        Local or ``s3://``: a model's folder, or a run's ``<workspace>/model`` for the one in use; a
+        name ending in ``.npz`` is The Payne's layout.
 
     Returns
     -------
@@ -176,16 +206,16 @@ def load_model(url: str) -> Emulator:
     """
     if url.endswith(".npz"):
         return import_payne(url)
+    url = standing_model(url)
     record = model_record(url)
-    data = paths.read_bytes(paths.join(url, "weights.npz"))
-    if paths.sha256(data) != record["weights_sha256"]:
-        raise ModelError(f"{url}: weights.npz is not the one model.json was written for: damaged")
+    if record["model"] == REGRESSOR:
+        raise ModelError(f"{url}: a regressor, flux to labels: load it by load_regressor")
     if record["model"] not in MODELS:
         raise ModelError(f"{url}: model '{record['model']}' is not one of {sorted(MODELS)}")
     try:
         spec = EmulatorSpec.from_dict(record["spec"])
         model = MODELS[record["model"]](spec, **record["options"])
-        _load_state(model, unpack(data, url), url)
+        load_state(model, read_weights(url, record), url)
     except (ValueError, TypeError, KeyError) as error:
         if isinstance(error, ModelError):
             raise
@@ -193,7 +223,28 @@ def load_model(url: str) -> Emulator:
     return model
 
 
-def _load_state(model: Emulator, arrays: Arrays, url: str) -> None:
+def read_weights(url: str, record: Mapping[str, Any]) -> Arrays:
+    """Return the arrays that a model's JSON was written for.
+
+    Raises
+    ------
+    ModelError
+        If they are others, or damaged.
+    """
+    data = paths.read_bytes(paths.join(url, "weights.npz"))
+    if paths.sha256(data) != record["weights_sha256"]:
+        raise ModelError(f"{url}: weights.npz is not the one model.json was written for: damaged")
+    return unpack(data, url)
+
+
+def load_state(model: torch.nn.Module, arrays: Arrays, url: str) -> None:
+    """Give a model its weights, and set it to evaluation mode.
+
+    Raises
+    ------
+    ModelError
+        If names or shapes are not those of the model.
+    """
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: value.shape for name, value in arrays.items()}
     if wanted != found:
@@ -262,7 +313,7 @@ def import_payne(url: str) -> Payne:
     for i, layer in enumerate([f"hidden.{i}" for i in range(n_layer - 1)] + ["output"]):
         state[f"{layer}.weight"] = weights[f"w_array_{i}"]
         state[f"{layer}.bias"] = weights[f"b_array_{i}"]
-    _load_state(model, state, url)
+    load_state(model, state, url)
     return model
 
 

@@ -86,6 +86,27 @@ def join(url: str, *parts: str) -> str:
     return "/".join([path.rstrip("/"), *parts]) + mark + query
 
 
+def below(name: str) -> str:
+    """Return a name that a record, a manifest or a catalog gives, if it stays below its folder.
+
+    Such names come from files that anybody may have written; one that climbs would let them say
+    what is read, and believed, outside of the workspace or the survey.
+
+    Raises
+    ------
+    StoreError
+        If it is absolute, a URL, or has an empty part, ``.`` or ``..``.
+
+    Examples
+    --------
+    >>> below("parts/000001-ab.parquet")
+    'parts/000001-ab.parquet'
+    """
+    if {"", ".", ".."} & set(name.split("/")) or "://" in name or not name.isprintable():
+        raise StoreError(f"{name[:200]!r} leads out of its folder: no name of ours")
+    return name
+
+
 def plain(url: str) -> str:
     """Return a URL without its options: an endpoint may move."""
     return url.partition("?")[0] if is_remote(url) else url

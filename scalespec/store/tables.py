@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
-from isal import igzip, isal_zlib
+from isal import isal_zlib
 
 from scalespec.errors import StoreError
 from scalespec.store import fits_table, paths
+from scalespec.store.inflate import inflated
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ def read_table(url: str, columns: Sequence[str] | None = None) -> dict[str, Arra
         read = _read_parquet
         head = _head(source)
         if head.startswith(b"\x1f\x8b"):
-            source = igzip.decompress(source if isinstance(source, bytes) else source.read_bytes())
+            source = inflated(source if isinstance(source, bytes) else source.read_bytes())
             head = _head(source)
         if head.startswith(b"SIMPLE  ="):
             read = _read_fits

@@ -136,8 +136,9 @@ def test_pixels_without_information_count_for_nothing():
     with_holes = fit_pixels(x, flux, ivar)
     keep = torch.arange(len(x)) % 3 != 0
     alone = fit_pixels(x[keep], flux[keep], ivar[keep])
-    torch.testing.assert_close(with_holes.coefficients, alone.coefficients)
-    torch.testing.assert_close(with_holes.scatter, alone.scatter)
+    # other sums in single precision on the way
+    torch.testing.assert_close(with_holes.coefficients, alone.coefficients, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(with_holes.scatter, alone.scatter, rtol=1e-5, atol=1e-6)
 
 
 def test_a_pixel_with_too_few_spectra_is_said_to_know_nothing():

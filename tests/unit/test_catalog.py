@@ -15,7 +15,7 @@ from obstore.store import MemoryStore
 
 from scalespec.errors import StoreError
 from scalespec.plan import plan_blocks
-from scalespec.store import catalog, paths
+from scalespec.store import formats, paths
 from scalespec.store.catalog import (
     open_catalog,
     read_part,
@@ -156,7 +156,7 @@ def test_the_catalog_is_the_same_bytes_for_any_attempts_and_order(tmp_path):
 
 
 def test_a_row_group_holds_whole_blocks(folder, monkeypatch):
-    monkeypatch.setattr(catalog, "ROW_GROUP_ROWS", 5)
+    monkeypatch.setattr(formats, "ROW_GROUP_ROWS", 5)
     write_catalog(folder, blocks=BLOCKS)
     found = pq.ParquetFile(f"{folder}/catalog.parquet").metadata
     assert [found.row_group(i).num_rows for i in range(found.num_row_groups)] == [8, 2]
@@ -166,7 +166,8 @@ def test_the_manifest_names_rows_columns_and_checksums(whole):
     manifest = json.loads(paths.read_bytes(paths.join(whole, "manifest.json")))
     assert (manifest["rows"], manifest["missing_blocks"]) == (N, [])
     assert manifest["columns"][2] == {
-        "name": "teff", "type": "float", "unit": "K", "description": "effective temperature",
+        "name": "teff", "type": "float", "unit": "K", "ucd": "",
+        "description": "effective temperature",
     }  # fmt: skip
     assert manifest["objects"]["catalog.parquet"] == paths.sha256(
         paths.read_bytes(paths.join(whole, "catalog.parquet"))

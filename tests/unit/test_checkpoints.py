@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from scalespec.errors import ModelError
+from scalespec.models.base import EmulatorSpec
 from scalespec.store import paths
-from scalespec.store.checkpoints import CheckpointFolder
+from scalespec.store.checkpoints import CheckpointFolder, meaning_of
 from scalespec.store.model import pack
 
 
@@ -133,3 +135,25 @@ def test_the_same_state_is_the_same_bytes(folder, tmp_path):
         save(one, 4)
     for key in ("000004.npz", "000004.json"):
         assert paths.read_bytes(f"{folder.url}/{key}") == paths.read_bytes(f"{other.url}/{key}")
+
+
+SPEC = {"labels": ("teff", "logg"), "minimum": [4e3, 1], "maximum": [6e3, 5]}
+SPEC |= {"wavelength": np.linspace(5000, 5100, 9), "resolving_power": 1800.0}
+SPEC |= {"normalization": {"method": "gaussian", "width_angstrom": 50.0}}
+OTHERS = {
+    "labels": {"labels": ("teff", "fe_h")},
+    "grid": {"wavelength": np.linspace(5000, 5101, 9)},
+    "resolving_power": {"resolving_power": 1500.0},
+    "normalization": {"normalization": {"method": "continuum"}},
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_a_state_of_another_meaning_is_refused_by_name(what, tmp_path):
+    url = str(tmp_path / "checkpoints")
+    save(CheckpointFolder(url, meaning_of(EmulatorSpec("one", **SPEC))), 3)
+    same = CheckpointFolder(url, meaning_of(EmulatorSpec("again", **SPEC)))
+    assert step_of(same) == 3
+    other = CheckpointFolder(url, meaning_of(EmulatorSpec("other", **(SPEC | OTHERS[what]))))
+    with pytest.raises(ModelError, match=rf"000003.json: a checkpoint of another {what}"):
+        other.latest()

@@ -17,9 +17,9 @@ from scalespec.schema import PER_SPECTRUM
 from scalespec.stages import folders, partitions
 from scalespec.stages.crossmatch import crossmatch, spectra_rows
 from scalespec.stages.gather import read_matches
-from scalespec.stages.infer import match_columns
 from scalespec.stages.ingest import write_raw
 from scalespec.stages.partitions import CELL_ORDER
+from scalespec.stages.question import match_columns
 from scalespec.stages.segments import Segment, add_segment
 from scalespec.store import paths
 from scalespec.store.ledger import Ledger

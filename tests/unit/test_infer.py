@@ -18,14 +18,8 @@ from scalespec.plan import plan_blocks
 from scalespec.schema import C_KMS, SpectrumStatus
 from scalespec.stages import folders
 from scalespec.stages.emulators import load_starters
-from scalespec.stages.infer import (
-    ask,
-    first_labels,
-    infer,
-    match_columns,
-    read_question,
-    write_labels,
-)
+from scalespec.stages.infer import first_labels, infer
+from scalespec.stages.question import ask, match_columns, read_question, write_labels
 from scalespec.store import paths
 from scalespec.store.catalog import read_part
 from scalespec.store.ledger import Ledger

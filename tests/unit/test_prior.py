@@ -3,67 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from two_elements import PIXELS, Alone, Rows, Truth, correlated, gradient_errors, references, spec
 
 from scalespec.models import projection
-from scalespec.models.base import Emulator, EmulatorSpec
 from scalespec.models.cannon import Cannon
 from scalespec.models.payne import Payne
 from scalespec.models.prior import GradientPrior, gradient_prior
-from scalespec.models.projection import Spectra, project, solve_output
+from scalespec.models.projection import project, solve_output
 from scalespec.models.training import TrainOptions, train_emulator
-
-PIXELS = 60
-LABELS = ("teff", "mg_fe", "si_fe")
-
-
-def spec():
-    return EmulatorSpec("toy", LABELS, [-0.5] * 3, [0.5] * 3, 5000.0 + np.arange(PIXELS))
-
-
-class Truth(Emulator):
-    """Saturating lines: 8 of each element, all of them fading with temperature."""
-
-    def __init__(self):
-        super().__init__(spec())
-        rng = np.random.default_rng(3)
-        center = torch.from_numpy(rng.uniform(4, PIXELS - 4, (2, 8)))
-        pixel = torch.arange(PIXELS, dtype=torch.float64)
-        self.lines = torch.exp(-0.5 * ((pixel - center[:, :, None]) / 1.2) ** 2)
-
-    def forward_scaled(self, x):
-        strength = torch.exp(-1.0 + 2.0 * x[:, 1:] - 1.5 * x[:, :1])
-        depth = strength / (1 + strength)
-        return 1 - 0.3 * torch.einsum("ne,elp->np", depth.double(), self.lines).to(x)
-
-
-def correlated(n, seed=1):
-    """Labels whose two elements go together exactly."""
-    x = np.random.default_rng(seed).uniform(-0.5, 0.5, (n, 2))
-    return torch.from_numpy(np.column_stack([x, x[:, 1]]).astype(np.float32))
-
-
-def references(n=6, seed=2):
-    """Stars that need not be like those of the survey, only within the labels' ranges."""
-    x = np.random.default_rng(seed).uniform(-0.5, 0.5, (n, 3))
-    return torch.from_numpy(x.astype(np.float32))
-
-
-class Rows:
-    def __init__(self, x, flux, ivar):
-        self.parts = [a.numpy() for a in (x, flux, ivar, torch.zeros(len(x)))]
-
-    def chunks(self, epoch, rank, world_size):
-        yield tuple(self.parts)
-
-
-class Alone:
-    rank, world_size, device = 0, 1, "cpu"
-
-    def wrap(self, model):
-        return model
-
-    def report(self, metrics):
-        pass
+from scalespec.models.weighed import Spectra
 
 
 def train(prior, *, noise=0.005, options=None):
@@ -77,14 +25,6 @@ def train(prior, *, noise=0.005, options=None):
     options = options or TrainOptions(rounds=(0, 20, 40))
     history = train_emulator(model, rows, held, options=options, context=Alone(), prior=prior)
     return model, history
-
-
-def gradient_errors(model):
-    """Return the relative error of dF/dx per label, at stars that no training has seen."""
-    x = references(200, seed=8)
-    with torch.no_grad():
-        wanted, found = Truth().flux_and_jacobian(x)[1], model.flux_and_jacobian(x)[1]
-    return ((found - wanted).square().sum((0, 2)) / wanted.square().sum((0, 2))).sqrt().tolist()
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +48,9 @@ def test_history_says_how_far_the_gradients_are_off(with_and_without):
     prior = gradient_prior(Truth(), references())
     with torch.no_grad():
         at_references = float(prior.loss(model, torch.ones(PIXELS)).sqrt())
-    assert at_references <= min(h["gradient_error"] for h in history) * 1.01
+    # The state kept is the one that validates best; the output layer may have been solved anew.
+    assert at_references <= max(h["gradient_error"] for h in history) * 1.01
+    assert at_references < 0.01
     assert "gradient_error" not in without[-1]
 
 
@@ -154,7 +96,7 @@ def test_gradient_of_the_eliminated_problem_holds_with_a_prior():
         wanted.target = prior.gradient  # every pixel a component of its own
     problem = projection._Problem(model, spectra, flux - 1, wanted)
     problem.evaluate()
-    weight = model.hidden[1].weight
+    weight = problem.free[2]  # of the second hidden layer
     gradient, step = float(weight.grad[2, 3]), 1e-5
     values = []
     for sign in (1, -1):
@@ -203,11 +145,20 @@ def test_pixels_that_references_do_not_cover_are_left_to_the_spectra():
     assert float(error.square().mean(0).sqrt().max()) < 0.01  # lines are up to 0.3 deep
 
 
-def test_rows_taken_are_those_rows():
-    prior = gradient_prior(Truth(), references())
-    some = prior.take(torch.tensor([3, 1]))
-    assert len(some) == 2
-    assert torch.equal(some.gradient[0], prior.gradient[3])
+def test_the_mean_of_sampled_losses_is_the_loss():
+    prior = gradient_prior(Truth(), references(), strength=2.0)
+    model, draw = Payne(spec(), hidden=(7,), seed=3), torch.Generator().manual_seed(0)
+    share = prior.share(torch.ones(PIXELS))
+    drawn = []
+    for _ in range(600):
+        rows = torch.randint(len(prior), (6,), generator=draw)
+        pixels = torch.randperm(PIXELS, generator=draw)[:20]
+        drawn.append(float(prior.sampled_loss(model, share, rows, pixels)))
+    error = np.std(drawn) / np.sqrt(len(drawn))
+    assert np.mean(drawn) == pytest.approx(
+        float(prior.loss(model, torch.ones(PIXELS)).detach()), abs=3 * error
+    )
+    assert error < 0.1 * np.mean(drawn)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from scalespec.models import projection
 from scalespec.models.base import Emulator, EmulatorSpec, shift_flux
 from scalespec.models.linear import RIDGE, solve
 from scalespec.models.payne import Payne
-from scalespec.models.projection import Spectra, project, solve_output, start_at_mean
+from scalespec.models.projection import project, solve_output, start_at_mean
+from scalespec.models.weighed import Spectra, relevance
 
 N, PIXELS, FLOOR = 400, 150, 0.01
 
@@ -195,7 +196,7 @@ def test_gradient_is_that_of_the_eliminated_problem():
     spectra.x = spectra.x.double()
     problem = projection._Problem(model, spectra, flux.double() - 1)
     problem.evaluate()
-    weight = model.hidden[1].weight
+    weight = problem.free[2]  # of the second hidden layer
     gradient, step = float(weight.grad[2, 3]), 1e-5
     values = []
     for sign in (1, -1):
@@ -204,3 +205,42 @@ def test_gradient_is_that_of_the_eliminated_problem():
         weight.data[2, 3] -= sign * step
     # step**2 times the third derivative, and rounding 1e-16 / step, of a gradient of order 1e-3
     assert gradient == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-4)
+
+
+def test_gradient_by_label_weights_is_in_units_of_relevance():
+    x, flux = sample(60)
+    model = Payne(spec(), hidden=(6, 5), seed=1).double()
+    spectra = weighed(x, flux, 1e4)
+    spectra.x = spectra.x.double()
+    problem = projection._Problem(model, spectra, flux.double() - 1)
+    before = model.hidden[0].weight.detach().clone()
+    problem.measure(torch.tensor([1.0, 0.1], dtype=torch.float64))
+    weight = problem.free[0]
+    problem.evaluate()
+    torch.testing.assert_close(model.hidden[0].weight.detach(), before)
+    torch.testing.assert_close(weight[:, 1], 10 * before[:, 1])
+    gradient, step = float(weight.grad[2, 1]), 1e-5
+    values = []
+    for sign in (1, -1):
+        weight.data[2, 1] += sign * step
+        values.append(problem.evaluate())
+        weight.data[2, 1] -= sign * step
+    assert gradient == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-4)
+
+
+def test_weak_labels_are_told_from_strong_ones():
+    x, _ = sample(200)
+    flux = torch.ones(200, PIXELS)
+    flux[:, 3] += 0.3 * x[:, 0]
+    flux[:, 5] += 0.003 * x[:, 1]
+    found = relevance(weighed(x, flux))
+    assert found[0] == 1
+    assert float(found[1]) == pytest.approx(0.01, rel=0.1)
+    assert found[2:].tolist() == pytest.approx([1e-3] * (x.shape[1] - 2), abs=2e-3)
+
+
+def test_spectra_that_know_nothing_leave_all_labels_alike():
+    x, flux = sample(20)
+    found = relevance(weighed(x, flux, 0.0))
+    assert torch.isfinite(found).all()
+    assert len(set(found.tolist())) == 1

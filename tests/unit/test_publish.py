@@ -78,7 +78,11 @@ def test_the_covariance_keeps_its_length(catalog):
 
 def test_columns_carry_unit_and_description(catalog):
     facts = {field.name: field.metadata for field in catalog.schema}
-    assert facts["teff_err"] == {b"unit": b"K", b"description": b"1 sigma of teff"}
+    assert facts["teff_err"] == {
+        b"unit": b"K",
+        b"description": b"1 sigma of teff",
+        b"ucd": b"stat.error;phys.temperature.effective",
+    }
     assert facts["apogee_separation_arcsec"][b"unit"] == b"arcsec"
     assert facts["apogee_fe_h"][b"description"] == b"abundance ratio [Fe/H], by apogee"
     assert all(fact[b"description"] for fact in facts.values())
@@ -240,7 +244,7 @@ def test_every_status_bit_has_its_meaning(flags, meanings):
         ("alpha_m", ("dex", "abundance ratio [Alpha/M]")),
         ("lamost_dr10_teff_err", ("K", "1 sigma of teff, by lamost_dr10")),
         ("lamost_dr10_split", ("", columns.COLUMNS["split"][1] + ", by lamost_dr10")),
-        ("age", ("", "age")),  # not known: it says its name
+        ("phase", ("", "phase")),  # not known: it says its name
     ],
 )  # fmt: skip
 def test_columns_are_described_by_their_name(name, wanted):

@@ -161,3 +161,23 @@ def test_what_cannot_be_fitted_is_refused(change, message):
 def test_penalties_without_meaning_are_refused(penalty, message):
     with pytest.raises(ValueError, match=message):
         fit_pixels(*tensors(X, *spectra()), penalty=penalty)
+
+
+def test_nearly_degenerate_labels_are_fitted_by_float64_alone():
+    x = np.column_stack([X[:, 0], X[:, 0] + 1e-4 * X[:, 1]])
+    rng = np.random.default_rng(2)
+    flux = (1 - 0.3 * x[:, :1] + rng.normal(0, 0.01, (120, 1))).repeat(2, axis=1)
+    fit = fit_pixels(*tensors(x, flux, np.full_like(flux, 1e4)), order=1, tolerance=1e-8)
+    root = np.column_stack([np.ones(120), x])
+    expected = root @ np.linalg.lstsq(root, flux[:, 0], rcond=None)[0]
+    # the ridge, 1e-10 of the mean diagonal, against 1e-9 of the variance in the thin direction
+    assert root @ fit.coefficients[0].numpy() == pytest.approx(expected, abs=1e-3)
+
+
+def test_many_pixels_are_fitted_as_few():
+    flux, ivar = spectra()
+    many = np.tile(flux, (1, 400)), np.tile(ivar, (1, 400))  # several parts of the cache
+    fit = fit_pixels(*tensors(X, *many))
+    few = fit_pixels(*tensors(X, flux, ivar))
+    assert fit.coefficients[-3:].numpy() == pytest.approx(few.coefficients.numpy(), rel=1e-9)
+    assert fit.scatter[:3].numpy() == pytest.approx(few.scatter.numpy(), rel=1e-9)

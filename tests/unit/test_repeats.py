@@ -109,3 +109,35 @@ def test_repeats_of_real_apogee_stars_scatter_more_than_their_errors_say(shared)
     zero, zero_err, _ = plate_zero_points(rv, np.hypot(error, scatter), star, field)
     assert np.isinf(zero_err).all()
     assert not zero.any()
+
+
+def test_zero_points_and_errors_are_those_of_dense_least_squares():
+    rv, error, star, plate, _ = survey(3, n_star=60, n_plate=6)
+    rv = np.round(rv)  # no residual reaches Huber's limit twice the same way by luck
+    zero, zero_err, _ = plate_zero_points(rv, 1e3 * error, star, plate)  # all weights whole
+    design = np.zeros((len(rv), 66))
+    design[np.arange(len(rv)), plate] = design[np.arange(len(rv)), 6 + star] = 1
+    share = np.bincount(plate) / len(plate)
+    to_mean = np.eye(6) - share
+    covariance = np.linalg.pinv(design.T @ design) * (1e3 * error[0]) ** 2
+    expected = np.linalg.lstsq(design, rv, rcond=None)[0][:6]
+    np.testing.assert_allclose(zero, to_mean @ expected, atol=1e-8)
+    variance = to_mean @ covariance[:6, :6] @ to_mean.T
+    np.testing.assert_allclose(zero_err, np.sqrt(np.diag(variance)), rtol=1e-8)
+
+
+def test_thousands_of_plates_are_no_matter():
+    rng = np.random.default_rng(5)
+    n_plate = 5000  # each shares its stars with its neighbors on the sky: dense, 200 MB and minutes
+    star = np.repeat(np.arange(40_000), 2)
+    first = rng.integers(0, n_plate - 70, 40_000)
+    step = np.where(np.arange(40_000) % 2, 1, 70)
+    plate = np.stack([first, first + step], axis=1).ravel()
+    truth = rng.normal(0, 5, n_plate)
+    rv = rng.normal(0, 30, 40_000)[star] + truth[plate] + rng.normal(0, 2, len(star))
+    zero, error, _ = plate_zero_points(rv, np.full(len(rv), 2.0), star, plate)
+    known = np.isfinite(error)
+    pulls = (zero - truth)[known] / error[known]
+    assert known.mean() > 0.99
+    # The mean of all is the survey's own; a common shift is taken out.
+    assert 0.9 < np.std(pulls) < 1.1

@@ -1,5 +1,7 @@
 """Sums over blocks: against xarray and numpy on all rows at once, and through the stage."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -7,8 +9,9 @@ import xarray as xr
 from scalespec.config import PreprocessTable, RunConfig, RunTable
 from scalespec.kernels.wavelength import log_grid
 from scalespec.plan import plan_blocks
+from scalespec.run import run
 from scalespec.schema import PER_SPECTRUM, MaskBit
-from scalespec.stages.preprocess import preprocess
+from scalespec.stages import folders
 from scalespec.stages.statistics import (
     add,
     block_statistics,
@@ -17,7 +20,8 @@ from scalespec.stages.statistics import (
     read_statistics,
     summary,
 )
-from scalespec.store.ledger import read_json
+from scalespec.store.catalog import read_parts
+from scalespec.store.ledger import Ledger, read_json
 from scalespec.store.spectra import create_spectra, write_spectra
 
 WAVELENGTH = log_grid(3.7, 1e-3, 60)
@@ -115,13 +119,10 @@ def test_the_stage_keeps_what_the_sums_say(spectra, tmp_path):
     config = RunConfig(
         run=RunTable(name="t", workspace=f"{tmp_path}/work", spectra_per_block=4), preprocess=table
     )
-    for stage in preprocess(config):
-        value = stage.setup() if stage.setup else None
-        for block in stage.blocks:
-            stage.write(block, stage.compute(value, stage.read(block)))
-    folder = stage.url.removesuffix("/statistics")
+    assert run(config, engine="local").exit_code == 0
+    folder = folders.spectra_url(config)
     whole = block_statistics(spectra, ["?"] * 7)
-    assert read_json(f"{stage.url}/summary.json") == {
+    assert read_json(f"{folder}/statistics/summary.json") == {
         **summary(whole),
         "bits": {str(k): v for k, v in summary(whole)["bits"].items()},  # as JSON has it
     }
@@ -129,3 +130,51 @@ def test_the_stage_keeps_what_the_sums_say(spectra, tmp_path):
     kept = read_statistics(folder, "components")
     assert kept["vectors"].shape == (2, 60)
     np.testing.assert_allclose(kept["wavelength"], WAVELENGTH)
+
+
+def many(spectra, n):
+    """Return n spectra that differ along three directions, and noise; the last has no pixel."""
+    rng = np.random.default_rng(4)
+    basis = np.linalg.qr(rng.normal(size=(60, 3)))[0].T
+    flux = 1 + rng.normal(size=(n, 3)) * [0.3, 0.2, 0.1] @ basis + rng.normal(0, 1e-3, (n, 60))
+    made = spectra.isel(spectrum=np.zeros(n, int)).copy(deep=True)
+    ivar = np.where(np.arange(n)[:, np.newaxis] < n - 1, np.float32(1e6), np.float32(0))
+    dims = ("spectrum", "wavelength")
+    ivar = np.broadcast_to(ivar, flux.shape)
+    return made.assign(flux=(dims, flux.astype(np.float32)), ivar=(dims, ivar.copy()))
+
+
+def test_components_of_a_run_in_blocks_are_those_of_numpy_and_give_every_spectrum_its_place(
+    spectra, tmp_path
+):
+    stars, size = many(spectra, 39), 8
+    source = f"{tmp_path}/source/spectra.zarr"
+    create_spectra(source, stars, n_spectrum=39, shard_rows=size)
+    for block in plan_blocks(39, size):
+        write_spectra(source, block, stars.isel(spectrum=slice(block.start, block.stop)))
+    table = PreprocessTable(
+        source=source, steps=("mask",), windows=(), statistics=True, components=3
+    )
+    config = RunConfig(
+        run=RunTable(name="t", workspace=f"{tmp_path}/work", spectra_per_block=size),
+        preprocess=table,
+    )
+    assert run(config, engine="local").exit_code == 0
+    target = f"{folders.spectra_url(config)}/statistics"
+    assert sorted(Ledger(target).done()) == [0, 1, 2, 3, 4]
+    flux = stars["flux"].to_numpy()[:38].astype(np.float64)
+    _, values, vectors = np.linalg.svd(flux - flux.mean(axis=0), full_matrices=False)
+    kept = read_statistics(folders.spectra_url(config), "components")
+    np.testing.assert_allclose(kept["variance"], values[:3] ** 2 / 37, rtol=1e-6)
+    largest = np.abs(vectors[:3]).argmax(axis=1)
+    signed = vectors[:3] * np.sign(vectors[np.arange(3), largest])[:, np.newaxis]
+    np.testing.assert_allclose(kept["vectors"], signed, atol=1e-6)
+    (folder,) = [path for path in Path(target, "scores").iterdir() if path.is_dir()]
+    scores = read_parts(str(folder)).to_pandas()
+    assert scores["row"].tolist() == list(range(39))
+    found = np.stack(scores["scores"])
+    # float32 of numbers below 1.
+    np.testing.assert_allclose(found[:38], (flux - flux.mean(axis=0)) @ signed.T, atol=1e-5)
+    assert not found[38].any()
+    again = run(config, engine="local")
+    assert again.done == 0

@@ -257,6 +257,17 @@ def test_a_plan_that_was_made_is_what_is_said(config):
     assert plan_run(config)[0]["spectra"] == 10
 
 
+def test_a_plan_knows_the_spectra_of_a_store_that_is_preprocessed(config, tmp_path):
+    source = f"{folders.raw_url(config)}/spectra.zarr"
+    table = PreprocessTable(source=source, steps=("mask",), windows=())
+    run = RunTable(name="t", workspace=f"{tmp_path}/other", spectra_per_block=4)
+    (fact,) = plan_run(RunConfig(run=run, preprocess=table))
+    assert (fact["stage"], fact["spectra"], fact["blocks"]) == ("preprocess", 10, 3)
+    assert fact["bytes"] == 10 * 3909 * 12
+    assert fact["memory_bytes"] > 4 * 3909 * 12
+    assert not (tmp_path / "other").exists()
+
+
 def test_training_and_report_are_one_block(tmp_path, survey):
     text = EVERYTHING.format(workspace=tmp_path).replace('"none"', f'"{survey}"')
     facts = {fact["stage"]: fact for fact in plan_run(parse_config(text))}

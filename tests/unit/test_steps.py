@@ -204,6 +204,45 @@ def test_a_line_spread_known_better_than_r_counts():
     assert "lsf_sigma" not in known
 
 
+def own_spread(powers):
+    """Return one star as spectra of these R show it, each with its own line spread."""
+    nodes = np.array([3700.0, 6000.0, 9100.0])
+    spectra = raw(rv=(0.0,) * len(powers), snr=1e4)
+    sigma = (nodes / np.array(powers)[:, np.newaxis] / 2.3548).astype(np.float32)
+    return spectra.assign(lsf_sigma=(("spectrum", "lsf_node"), sigma)).assign_coords(lsf_node=nodes)
+
+
+@pytest.mark.parametrize("step", ["regrid", "simulate"])
+def test_each_spectrum_is_degraded_from_its_own_line_spread(step):
+    spectra = own_spread([500.0, 1800.0, np.inf, 150.0])  # ∞: a width of 0, not known
+    settings = {
+        "grid": GridTable(min_angstrom=4000, max_angstrom=8177, resolving_power=200),
+        "simulate": SimulateTable(bands=("GV",), snr=None),
+    }
+    table = PreprocessTable(steps=(step,), **settings)
+    made = preprocess_block(spectra, table)
+    assert "lsf_sigma" not in made
+    for row, power in enumerate([500.0, 1800.0, 1800.0]):
+        alone = spectra.isel(spectrum=[row]).drop_vars(["lsf_sigma", "lsf_node"])
+        alone.attrs["resolving_power"] = power
+        same = preprocess_block(alone, table)
+        use = same["ivar"].to_numpy()[0] > 0
+        # Half a step of the levels of R.
+        np.testing.assert_allclose(made["flux"][row, use], same["flux"][0, use], rtol=2e-4)
+    assert not made["ivar"][3].any()
+    assert np.all(made["mask"][3] & np.uint32(MaskBit.COARSE))
+    coarse = made["status"].to_numpy() & SpectrumStatus.COARSE > 0
+    assert coarse.tolist() == [False, False, False, True]
+    assert made["status"].to_numpy()[3] & SpectrumStatus.NO_PIXELS
+
+
+def test_the_run_files_r_goes_before_each_spectrums_own():
+    grid = GridTable(min_angstrom=4000, max_angstrom=8177, resolving_power=200)
+    table = PreprocessTable(steps=("regrid",), grid=grid, resolving_power=1800.0)
+    made = preprocess_block(own_spread([500.0]), table)
+    xr.testing.assert_equal(made["flux"], preprocess_block(raw(snr=1e4), table)["flux"])
+
+
 def test_one_bad_pixel_among_thirty_is_no_reason():
     spectra = raw()
     spectra["mask"][0, 1000], spectra["ivar"][0, 1000] = MaskBit.NO_IVAR, 0
@@ -346,6 +385,9 @@ def test_run_files_in_deploy_are_whole():
     lamost = load_config(folder / "csst-lamost.toml")
     assert lamost.stages() == ("ingest", "preprocess", "report")
     assert lamost.preprocess.simulate.snr == 50
+    ultraviolet = load_config(folder / "csst-ultraviolet.toml")
+    assert ultraviolet.stages() == ("preprocess", "report")
+    assert ultraviolet.preprocess.library.min_angstrom < 2550
     theory = load_config(folder / "csst-theory.toml")
     assert theory.stages() == ("preprocess", "report")
     assert theory.preprocess.simulate.bands == ("GU", "GV", "GI")

@@ -286,3 +286,54 @@ def test_two_ranks_learn_one_model_as_good_as_one_ranks(tmp_path):
     alone, _ = train(spectra(400), options=BOTH)
     # The same sums in another order: two searches that differ by rounding end as good.
     assert rms(model) == pytest.approx(rms(alone), rel=0.3)
+
+
+FOUR_RANKS = """
+import sys
+import torch
+sys.path.insert(0, {here!r})
+from test_training import BOTH, Alone, Shuffled, payne, spectra
+from scalespec.models.training import train_emulator
+from scalespec.store.checkpoints import CheckpointFolder
+
+rank = int(sys.argv[1])
+torch.set_num_threads(1)
+torch.distributed.init_process_group(
+    "gloo", init_method="file://{folder}/meet", rank=rank, world_size=4)
+
+class Context(Alone):
+    world_size = 4
+    def wrap(self, model):
+        return torch.nn.parallel.DistributedDataParallel(model)
+
+context = Context(stop_after=5)  # three rounds and two epochs of four
+context.rank = rank
+try:
+    train_emulator(payne(8), Shuffled(spectra(160)), spectra(80, seed=9), options=BOTH,
+                   context=context, checkpoints=CheckpointFolder("{folder}/checkpoints"))
+except KeyboardInterrupt:
+    pass
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_four_workers_goes_on_with_one(tmp_path):
+    script = FOUR_RANKS.format(here=str(Path(__file__).parent), folder=tmp_path)
+    command = [sys.executable, "-c", script]
+    ranks = [subprocess.Popen([*command, str(rank)]) for rank in range(4)]
+    assert [rank.wait(timeout=300) for rank in ranks] == [0] * 4
+    folder = CheckpointFolder(str(tmp_path / "checkpoints"))
+    assert folder.latest()[0] >= 4
+    held, context = spectra(80, seed=9), Alone()
+    model, history = train(
+        spectra(160),
+        options=BOTH,
+        model=payne(8),
+        held=held,
+        context=context,
+        checkpoints=folder,
+    )
+    assert [one["step"] for one in history] == list(range(7))
+    assert len(context.reports) <= 3  # the rest is the four workers' own
+    assert rms(model) < 0.05

@@ -62,7 +62,7 @@ def test_no_spectra_to_validate_on_are_no_loss():
 def test_variance_is_that_of_flux_over_stars():
     labels, flux, ivar, shift = held(400)
     flux[:, 5], ivar[:] = 1.0, 1e4
-    found = Aim([labels, flux, ivar, shift], 0.01, None).variance()
+    found = Aim([labels, flux, ivar, shift], 0.01, None).variance
     assert found == pytest.approx(float(flux.double().var(0, correction=0).mean()), rel=1e-4)
 
 
@@ -74,7 +74,7 @@ def test_a_prior_adds_its_relative_error_in_the_unit_of_flux():
     loss, measured = aim.validate(model)
     # half of each gradient is missing: a quarter of their squares
     assert measured["gradient_error"] == pytest.approx(0.5, rel=1e-4)
-    assert loss == pytest.approx(alone + 3.0 * 0.25 * aim.variance(), rel=1e-4)
+    assert loss == pytest.approx(alone + 3.0 * 0.25 * aim.variance, rel=1e-4)
 
 
 def test_lines_are_emulated_where_the_data_have_them():

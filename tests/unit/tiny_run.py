@@ -17,9 +17,9 @@ from scalespec.optimize.result import FitStatus
 from scalespec.plan import plan_blocks
 from scalespec.schema import PER_SPECTRUM, SpectrumStatus
 from scalespec.stages import folders
-from scalespec.stages.infer import write_labels
 from scalespec.stages.ingest import write_raw
 from scalespec.stages.preprocess import write_preprocessed
+from scalespec.stages.question import write_labels
 from scalespec.stages.segments import Segment, add_segment
 from scalespec.store.model import save_model
 from scalespec.store.spectra import create_spectra

@@ -1,0 +1,50 @@
+"""How far predicted labels are from known ones, some of them missing, each with its own error."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+LossKind = Literal["gaussian", "mae"]
+BETA = 0.5
+"""Power of the variance by which each label's Gaussian loss is weighted again; see `label_loss`."""
+
+
+def label_loss(made: Tensor, labels: Tensor, label_err: Tensor, kind: LossKind) -> Tensor:
+    """Return the mean loss of all labels that are there.
+
+    Parameters
+    ----------
+    made : (n, 2, n_label) tensor
+        Predicted means and log variances, scaled labels.
+    labels, label_err : (n, n_label) tensor
+        Known labels, NaN where missing, and their 1 sigma; 0 or NaN where unknown. Scaled alike.
+    kind : {"gaussian", "mae"}
+        ``"gaussian"``: ``(y - mean)**2 / v + ln v`` over 2, ``v`` the predicted variance and the
+        label's own; times ``v**BETA``, which keeps stars that are hard at first from being given
+        up. ``"mae"``: absolute error of the mean; the variance learns, as above, from residuals
+        that it does not move.
+
+    Returns
+    -------
+    () tensor
+        0, with gradients of 0, if no label is there.
+
+    References
+    ----------
+    Leung & Bovy 2019, MNRAS 483, 3255, eq. 5; weights: Seitzer et al. 2022, ICLR, arXiv:2203.09168.
+
+    Examples
+    --------
+    >>> made = torch.tensor([[[0.5, 0.0], [0.0, 0.0]]])
+    >>> label_loss(made, torch.tensor([[0.0, torch.nan]]), torch.zeros(1, 2), "gaussian")
+    tensor(0.1250)
+    """
+    mean, log_variance = made.unbind(1)
+    there = torch.isfinite(labels)
+    residual = torch.where(there, mean - labels, 0.0)
+    variance = log_variance.exp() + torch.nan_to_num(label_err).square()
+    squares = (residual if kind == "gaussian" else residual.detach()).square()
+    each = 0.5 * (squares / variance + variance.log())
+    each = each * variance.detach() ** BETA if kind == "gaussian" else each + residual.abs()
+    return torch.where(there, each, 0.0).sum() / there.sum().clamp(min=1)

@@ -1,0 +1,90 @@
+"""The best fit of every spectrum as a store of spectra of its own: what the data show beside it."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import xarray as xr
+
+from scalespec.config import RunConfig
+from scalespec.plan import Block, BlockResult, Stage
+from scalespec.stages import folders
+from scalespec.stages.inspect import Fitted, best_fit_flux, load_fitted
+from scalespec.stages.stores import make_store
+from scalespec.store import paths
+from scalespec.store.catalog import read_part
+from scalespec.store.ledger import Ledger, new_attempt
+from scalespec.store.spectra import memory_bytes, read_spectra, write_spectra
+
+FOLDER = "best_fit"
+"""Below the catalog's; the store in it is ``spectra.zarr``."""
+
+
+def best_fit_stages(config: RunConfig, url: str) -> Iterator[Stage]:
+    """Yield the stage that writes best fits; rows are those of the preprocessed spectra.
+
+    ``flux`` is the fit as the data would show it without noise: at the star's velocity, resolution
+    and normalization; 0 where there is no fit, where ``fitted`` is 0.
+    """
+    store = paths.join(folders.spectra_url(config), "spectra.zarr")
+    target = paths.join(url, FOLDER)
+    head = read_spectra(store, 0, 0)
+    make_store(config, paths.join(target, "spectra.zarr"), {"": fitted_spectra([], head, {})})
+    there = Ledger(folders.best_url(config)).done()
+    yield Stage(
+        name="publish best fits",
+        url=target,
+        blocks=[block for block in folders.planned_blocks(config) if block.index in there],
+        read=partial(_read, store=store, best=folders.best_url(config)),
+        compute=_fits,
+        write=partial(_write, url=target),
+        runs_on="ray",
+        setup=partial(load_fitted, config, store),
+        memory_bytes=memory_bytes(config.run.spectra_per_block, head.sizes["wavelength"]),
+    )
+
+
+def fitted_spectra(
+    models: Sequence[Fitted], spectra: xr.Dataset, best: dict[str, npt.NDArray[Any]]
+) -> xr.Dataset:
+    """Return best fits in place of the spectra's flux."""
+    flux = np.zeros(spectra["flux"].shape, np.float32)
+    if len(flux):
+        flux = best_fit_flux(models, spectra, best)
+    fitted = np.asarray(np.isfinite(flux).all(axis=1))
+    made = {
+        "flux": (("spectrum", "wavelength"), np.where(fitted[:, None], flux, 0).astype(np.float32)),
+        "obsid": ("spectrum", spectra["obsid"].to_numpy()),
+        "status": ("spectrum", spectra["status"].to_numpy()),
+        "fitted": ("spectrum", fitted.astype(np.uint8)),
+    }
+    attrs = {**spectra.attrs, "content": "best fits of the spectra in the same rows"}
+    return xr.Dataset(made, {"wavelength": spectra["wavelength"]}, attrs)
+
+
+def _read(block: Block, store: str, best: str) -> tuple[xr.Dataset, pa.Table]:
+    return read_spectra(store, block.start, block.stop), read_part(best, block)
+
+
+def _fits(models: list[Fitted], data: tuple[xr.Dataset, pa.Table]) -> xr.Dataset:
+    spectra, table = data
+    best = {
+        name: table[name].to_numpy()
+        for name in table.column_names
+        if not pa.types.is_list(table[name].type)
+        and not pa.types.is_fixed_size_list(table[name].type)
+    }
+    return fitted_spectra(models, spectra, best)
+
+
+def _write(block: Block, made: xr.Dataset, url: str) -> BlockResult:
+    ledger = Ledger(url)
+    if standing := ledger.committed(block):
+        return standing
+    hashes = write_spectra(paths.join(url, "spectra.zarr"), block, made)
+    objects = {f"spectra.zarr/{key}": value for key, value in hashes.items()}
+    counts = {"fitted": int(made["fitted"].sum())}
+    return ledger.commit(block, BlockResult(block.size, objects, counts, new_attempt()))

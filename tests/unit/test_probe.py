@@ -1,0 +1,132 @@
+"""What a run will take: from few blocks to all of them."""
+
+import json
+
+import pytest
+
+from scalespec.config import TrainTable
+from scalespec.errors import ConfigError
+from scalespec.plan import Block, BlockReport, BlockResult
+from scalespec.probe import (
+    PREDICTION,
+    Predicted,
+    Prices,
+    _left_out,
+    _rates,
+    _Seen,
+    _warm_blocks,
+    compare,
+    probe_run,
+)
+from scalespec.run import run
+from scalespec.store import paths
+
+
+def seen(*ended, planned=100, began=10.0):
+    """A stage whose blocks ended at these times, each by a worker."""
+    reports = [
+        (at, BlockReport(Block("spectrum", i, 0, 8), BlockResult(8, {}), "", 1.0, worker))
+        for i, (at, worker) in enumerate(ended)
+    ]
+    return _Seen(planned, began, reports)
+
+
+def test_what_workers_need_to_get_warm_is_no_measure_of_the_other_blocks():
+    """Two workers: 20 s until both are warm, then a block every half second."""
+    made = seen((25.0, "a"), (30.0, "b"), (30.5, "a"), (31.0, "b"), (31.5, "a"), (32.0, "b"))
+    assert _warm_blocks(made) == 2
+    assert _rates(made) == (20.0, 0.5)
+
+
+def test_a_worker_that_comes_late_makes_the_start_longer():
+    made = seen((12.0, "a"), (13.0, "a"), (14.0, "b"), (14.5, "a"))
+    assert _warm_blocks(made) == 3
+    assert _rates(made) == (4.0, 0.5)
+
+
+def test_where_no_block_is_left_the_first_ones_must_do():
+    assert _rates(seen((12.0, "a"), (14.0, "b"))) == (4.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("whole", "little", "last", "probe", "expected"),
+    [
+        # 30 evaluations in 6 s: 0.2 s each for the 160 left out
+        ({"rounds": (0, 10, 30, 60, 100)}, {"rounds": (0, 10, 30)}, 6.0, 9.0, 32.0),
+        # epochs of 2 s each, 8 left out
+        ({"rounds": (), "epochs": 10}, {"rounds": (), "epochs": 2}, 2.0, 5.0, 16.0),
+        # both: 40 evaluations in what two epochs leave of 12 s, 60 left out, and 8 epochs
+        ({"rounds": (0, 40, 60), "epochs": 10}, {"rounds": (0, 40), "epochs": 2}, 2.0, 12.0, 28.0),
+        ({"rounds": (0, 10)}, {"rounds": (0, 10)}, 1.0, 2.0, 0.0),
+    ],
+)
+def test_the_rest_of_a_training_is_counted_by_its_steps(whole, little, last, probe, expected):
+    tables = [TrainTable(labels=("teff",), catalog="a", **t) for t in (whole, little)]
+    assert _left_out(*tables, last, probe) == pytest.approx(expected)
+
+
+def test_cost_is_workers_for_their_time_storage_and_requests():
+    one = Predicted("fit", 10, 1800.0, 0.0, bytes=2_000_000_000, puts=3000, gets=5000)
+    prices = Prices(worker_hour=0.1, gb_month=0.02, put_1000=0.005, get_1000=0.001)
+    assert one.cost(prices, 8) == pytest.approx(8 * 0.5 * 0.1 + 2 * 0.02 + 3 * 0.005 + 5 * 0.001)
+    assert one.cost(Prices(), 8) == 0
+
+
+def test_prices_are_read_as_they_are_typed():
+    assert Prices.parse("worker_hour=0.05, get_1000=0.0004") == Prices(0.05, 0.0, 0.0, 0.0004)
+    assert Prices.parse("") == Prices()
+    for wrong in ("hour=1", "worker_hour=cheap", "worker_hour"):
+        with pytest.raises(ConfigError, match="wanted as"):
+            Prices.parse(wrong)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_probe_of_a_run_leaves_nothing_but_its_prediction(line, tmp_path):
+    workspace = line.workspace(tmp_path)
+    found = {one.stage: one for one in probe_run(workspace.config, engine="local")}
+    assert {"ingest", "preprocess", "infer", "fit", "publish"} <= set(found)
+    assert all(found[stage].blocks == 14 for stage in ("ingest", "preprocess", "infer", "fit"))
+    work = tmp_path / "work"
+    assert [path.name for path in work.iterdir() if path.is_file()] == [PREDICTION]
+    assert not list((work / "probe").rglob("*.json"))
+    assert run(workspace.config, engine="local").exit_code == 0
+    assert workspace.digest() == line.digest
+    stored = sum(p.stat().st_size for p in (work / "spectra").rglob("*") if "/c/" in str(p))
+    assert found["preprocess"].bytes == pytest.approx(stored, rel=0.1)
+    compared = {stage: (predicted, took) for stage, predicted, took in compare(workspace.config)}
+    assert {"ingest", "preprocess", "infer", "fit"} <= set(compared)
+    print(json.dumps({stage: [round(x, 2) for x in pair] for stage, pair in compared.items()}))
+
+
+def test_a_run_without_a_prediction_is_compared_with_nothing(tmp_path, write_survey):
+    from scalespec.config import IngestTable, RunConfig, RunTable
+
+    config = RunConfig(
+        run=RunTable(name="t", workspace=str(tmp_path / "w")),
+        ingest=IngestTable(files=str(tmp_path / "f")),
+    )
+    assert compare(config) == []
+    paths.write_bytes(str(tmp_path / "f" / "readme.txt"), b"no spectra")
+    with pytest.raises(ConfigError, match="a probe wants"):
+        probe_run(config)
+
+
+def test_the_page_holds_the_prediction_against_the_run(tmp_path, monkeypatch):
+    from scalespec.config import IngestTable, RunConfig, RunTable
+    from scalespec.stages import report
+    from scalespec.store.ledger import write_json
+
+    work = tmp_path / "w"
+    config = RunConfig(
+        run=RunTable(name="t", workspace=str(work)), ingest=IngestTable(files=str(tmp_path / "f"))
+    )
+    timing = {"stage": "fit", "seconds": 8.0, "rows": 80, "workers": 2}
+    write_json(str(work / "best" / "timing.json"), timing)
+    monkeypatch.setattr(report, "stage_folders", lambda _: {"fit": str(work / "best")})
+    assert "Prediction" not in report.throughput(config)
+    write_json(str(work / PREDICTION), {"workers": 2, "stages": [{"stage": "fit", "seconds": 10}]})
+    assert compare(config) == [("fit", 10, 8.0)]
+    html = report.throughput(config)
+    assert "Prediction" in html
+    assert "25" in html.partition("Prediction")[2]  # per cent too long
