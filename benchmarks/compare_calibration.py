@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from scalespec import figures_calibration
 from scalespec.config import CalibrateTable
+from scalespec.figures import calibration as figures_calibration
 from scalespec.figures import to_png
 from scalespec.stages.columns import label_facts, label_title
 from scalespec.stages.correction import Correction, LabelData, Referred

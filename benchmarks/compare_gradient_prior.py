@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from scalespec.figures import to_png
-from scalespec.figures_gradients import Gradients, gradient_spectra
+from scalespec.figures.gradients import Gradients, gradient_spectra
 from scalespec.models.base import Emulator, EmulatorSpec
 from scalespec.models.distill import central_gradients, draw_labels, emulated
 from scalespec.models.payne import Payne

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from scalespec import figures_calibration as figures
 from scalespec.config import RunConfig
+from scalespec.figures import calibration as figures
 from scalespec.stages import folders
 from scalespec.stages.calibrate import RECORD, read_corrections
 from scalespec.stages.columns import label_facts, label_title

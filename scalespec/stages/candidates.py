@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from scalespec import figures_comparison as figures
 from scalespec.config.compare import CandidatesTable, CompareTable
+from scalespec.figures import comparison as figures
 from scalespec.kernels.detection import (
     CEMP_MILD,
     CEMP_RICH,

@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 from scalespec import figures
 from scalespec.config import RunConfig
 from scalespec.errors import ConfigError
-from scalespec.figures_agreement import agreement
+from scalespec.figures.agreement import agreement
 from scalespec.kernels.match import split_by_star
 from scalespec.kernels.selection import first_known
 from scalespec.stages import folders

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from scalespec import figures_catalog
+from scalespec.figures import catalog as figures_catalog
 from scalespec.stages.columns import label_facts, label_title
 from scalespec.stages.evidence import Evidence
 from scalespec.stages.page import paragraph, picture

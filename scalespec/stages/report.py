@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from scalespec import figures
 from scalespec.config import RunConfig
 from scalespec.errors import ScalespecError
-from scalespec.figures_isochrones import with_isochrones
+from scalespec.figures.isochrones import with_isochrones
 from scalespec.plan import Stage
 from scalespec.stages import folders
 from scalespec.stages.calibration_page import calibration

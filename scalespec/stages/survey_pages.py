@@ -7,9 +7,9 @@ from functools import reduce
 import numpy as np
 import xarray as xr
 
-from scalespec import figures_spectra
 from scalespec.config import PreprocessTable, RunConfig
-from scalespec.figures_spectra import Curve
+from scalespec.figures import spectra as figures_spectra
+from scalespec.figures.spectra import Curve
 from scalespec.kernels.slitless import BANDS
 from scalespec.plan import Block
 from scalespec.schema import UNREADABLE, SpectrumStatus

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from scalespec import figures_comparison as figures
 from scalespec.config.compare import CompareTable
+from scalespec.figures import comparison as figures
 from scalespec.figures import to_png
 from scalespec.stages.candidates import section as candidates
 from scalespec.stages.columns import label_facts, label_title

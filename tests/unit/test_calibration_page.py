@@ -7,8 +7,8 @@ from matplotlib.image import imread
 
 from scalespec import figures
 from scalespec.config import CalibrateTable, ReportTable
-from scalespec.figures_calibration import error_floors, trend_with_data
-from scalespec.figures_isochrones import with_isochrones
+from scalespec.figures.calibration import error_floors, trend_with_data
+from scalespec.figures.isochrones import with_isochrones
 from scalespec.stages import folders
 from scalespec.stages.calibrate import calibrate
 from scalespec.stages.calibration_page import calibration, class_names

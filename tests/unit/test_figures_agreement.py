@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from scalespec.figures import spread, to_png
-from scalespec.figures_agreement import agreement
+from scalespec.figures.agreement import agreement
 
 RNG = np.random.default_rng(0)
 

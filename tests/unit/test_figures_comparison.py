@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from scalespec import figures_comparison as figures
+from scalespec.figures import comparison as figures
 from scalespec.figures import to_png
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from scalespec.figures import to_png
-from scalespec.figures_gradients import Gradients, agreement, gradient_spectra
+from scalespec.figures.gradients import Gradients, agreement, gradient_spectra
 
 WAVELENGTH = np.linspace(5000.0, 5100.0, 200)
 TRUTH = -np.exp(-0.5 * ((WAVELENGTH - 5050) / 2) ** 2)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from scalespec import figures, figures_spectra
-from scalespec.figures_spectra import Curve
+from scalespec import figures
+from scalespec.figures import spectra as figures_spectra
+from scalespec.figures.spectra import Curve
 
 WAVELENGTH = np.linspace(4000.0, 6000.0, 200)
 FLUX = 10 + np.sin(WAVELENGTH / 50)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from scalespec import figures, figures_catalog
+from scalespec import figures
+from scalespec.figures import catalog as figures_catalog
 from scalespec.stages.evidence import Evidence, read_evidence
 from scalespec.stages.overview import abundances, sky
 from scalespec.stages.publish import publish
