@@ -169,7 +169,8 @@ def class_means(
     figure = Figure(figsize=(11, 2.6 + 0.8 * len(shown)), layout="constrained")
     ratios = (1.2 + 0.8 * len(shown), 1.2)
     top, below = figure.subplots(2, 1, sharex=True, height_ratios=ratios)
-    top.set(ylabel="mean flux / continuum, shifted", xlim=(wavelength[0], wavelength[-1]))
+    what = "mean flux / continuum, shifted" if len(shown) > 1 else "mean flux"
+    top.set(ylabel=what, xlim=(wavelength[0], wavelength[-1]))
     below.set(xlabel=WAVELENGTH, ylabel="coverage", ylim=(0, 1.05))
     for place, (k, color) in enumerate(zip(shown, _colors(len(shown)), strict=True)):
         level = np.where(some[k], mean[k], np.nan) + 0.6 * place
