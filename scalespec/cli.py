@@ -152,6 +152,14 @@ def _probe(config: Any, as_json: bool, *, prices: str, workers: int | None, engi
     out.print_json(json.dumps(found)) if as_json else out.print(probe_table(found))
 
 
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the run file and all that says how to run it."""
+    options = (run_file, engine_option, retry_option, limit_option, log_option, metrics_option)
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def _verb(name: str) -> None:
     """Declare one stage's verb."""
     only_train = click.option(
@@ -159,12 +167,7 @@ def _verb(name: str) -> None:
     )
 
     @main.command(name, help=f"Run the {name} stage, skipping what is done.")
-    @run_file
-    @engine_option
-    @retry_option
-    @limit_option
-    @log_option
-    @metrics_option
+    @run_options
     @only_train
     @_explained
     def command(run_file: str, *, search: bool, **options: Any) -> int:
@@ -187,12 +190,7 @@ def _search(run_file: str, verb: str) -> int:
 
 
 @main.command()
-@run_file
-@engine_option
-@retry_option
-@limit_option
-@log_option
-@metrics_option
+@run_options
 @_explained
 def run(run_file: str, **options: Any) -> int:
     """Run every stage in order, skipping what is done."""
@@ -205,12 +203,7 @@ for _name in STAGES:
 
 
 @main.command()
-@run_file
-@engine_option
-@retry_option
-@limit_option
-@log_option
-@metrics_option
+@run_options
 @_explained
 def compare(run_file: str, **options: Any) -> int:
     """Compare models on one split, with all that it takes; print the tables."""

@@ -87,15 +87,7 @@ class EmulatorSpec:
                 raise ValueError(
                     f"label {label} has no range: {self.minimum[i]:.6g} to {self.maximum[i]:.6g}"
                 )
-        wavelength = self.wavelength
-        if wavelength.ndim != 1 or wavelength.size == 0 or not np.all(np.isfinite(wavelength)):
-            raise ValueError(f"wavelength must be finite and 1-D, got shape {wavelength.shape}")
-        if wavelength[0] <= 0 or np.any(np.diff(wavelength) <= 0):
-            raise ValueError("wavelength must be positive and increase from pixel to pixel")
-        if self.resolving_power is not None and not 0 < self.resolving_power < np.inf:
-            raise ValueError(f"resolving_power must be positive, got {self.resolving_power}")
-        if "method" not in self.normalization:
-            raise ValueError(f"normalization must name its method, got {dict(self.normalization)}")
+        check_spectra(self.wavelength, self.resolving_power, self.normalization)
 
     @property
     def n_label(self) -> int:
@@ -144,6 +136,30 @@ class EmulatorSpec:
             return cls(**plain)
         except TypeError as error:
             raise ValueError(f"not an emulator specification: {error}") from error
+
+
+def check_spectra(
+    wavelength: FloatArray, resolving_power: float | None, normalization: Mapping[str, Any]
+) -> None:
+    """Check what a model says of the spectra it makes or reads.
+
+    Raises
+    ------
+    ValueError
+        If wavelengths do not increase, R is not positive or the normalization has no method.
+
+    Examples
+    --------
+    >>> check_spectra(np.array([5000.0, 5001.0]), 1800.0, {"method": "continuum"})
+    """
+    if wavelength.ndim != 1 or wavelength.size == 0 or not np.all(np.isfinite(wavelength)):
+        raise ValueError(f"wavelength must be finite and 1-D, got shape {wavelength.shape}")
+    if wavelength[0] <= 0 or np.any(np.diff(wavelength) <= 0):
+        raise ValueError("wavelength must be positive and increase from pixel to pixel")
+    if resolving_power is not None and not 0 < resolving_power < np.inf:
+        raise ValueError(f"resolving_power must be positive, got {resolving_power}")
+    if "method" not in normalization:
+        raise ValueError(f"normalization must name its method, got {dict(normalization)}")
 
 
 class Emulator(torch.nn.Module):

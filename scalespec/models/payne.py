@@ -4,22 +4,21 @@ Ting et al. 2019, ApJ 879, 69; weights travel in the npz layout of github.com/ti
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from scalespec.models.base import Emulator, EmulatorSpec, Multiply
-from scalespec.models.linear import smoothed_pixels
+from scalespec.models.base import EmulatorSpec, Multiply
+from scalespec.models.linear_emulator import LinearEmulator
 
 ACTIVATIONS = ("silu", "leaky_relu")
 INPUT_GAIN = 2.0
 """First-layer weights start this much larger than torch's: scaled labels are smaller than 0.5."""
 
 
-class Payne(Emulator):
+class Payne(LinearEmulator):
     """Labels -> hidden layers -> flux of all pixels.
 
     Parameters
@@ -117,44 +116,6 @@ class Payne(Emulator):
     def label_weight(self) -> tuple[Tensor, int]:
         """Return the first layer's weights; labels are their columns."""
         return self._layers()[0].weight, 1
-
-    def flux_and_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return flux (n, n_pixel) and its derivatives (n, n_label, n_pixel) by scaled labels."""
-        features, slopes = self.features_and_jacobian(x)
-        return self.output(features), slopes @ self.output.weight.T
-
-    def slice_grid(self, start: int, stop: int) -> "Payne":
-        """Return this emulator for pixels ``[start, stop)`` only; it shares no memory with this.
-
-        Raises
-        ------
-        ValueError
-            If the range is empty or leaves the grid.
-        """
-        part = type(self)(self.spec.slice(start, stop), **self.options).to(self.scatter)
-        state = self.state_dict()
-        for name in ("output.weight", "output.bias", "scatter"):
-            state[name] = state[name][start:stop]
-        part.load_state_dict(state)
-        return part
-
-    def broadened(self, sigma_pixel: float, *, resolving_power: float) -> "Payne":
-        """Return this emulator with its spectra smoothed by a Gaussian; exact, for it is linear.
-
-        Parameters
-        ----------
-        sigma_pixel : float
-            Standard deviation [pixel].
-        resolving_power : float
-            R of what comes out, for the new specification.
-        """
-        spec = replace(self.spec, resolving_power=resolving_power)
-        blurred = type(self)(spec, **self.options).to(self.scatter)
-        state = self.state_dict()
-        state["output.weight"] = smoothed_pixels(state["output.weight"].T, sigma_pixel).T
-        state["output.bias"] = smoothed_pixels(state["output.bias"][None], sigma_pixel)[0]
-        blurred.load_state_dict(state)
-        return blurred
 
     def _layers(self) -> list[torch.nn.Linear]:
         return cast("list[torch.nn.Linear]", list(self.hidden))

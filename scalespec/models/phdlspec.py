@@ -7,18 +7,17 @@ variable projection solves exactly and fits are fast with.
 After Wu, Xiang et al. 2026 (arXiv 2604.02730), whose sizes are not published.
 """
 
-from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from scalespec.models.attention import Block, LabelTokens, check_sizes, rms_normalized
-from scalespec.models.base import Emulator, EmulatorSpec
-from scalespec.models.linear import smoothed_pixels
+from scalespec.models.base import EmulatorSpec
+from scalespec.models.linear_emulator import LinearEmulator
 
 
-class LabelTransformer(Emulator):
+class LabelTransformer(LinearEmulator):
     """Labels -> one token each -> encoder blocks -> features -> flux of all pixels.
 
     Parameters
@@ -96,33 +95,3 @@ class LabelTransformer(Emulator):
     def label_weight(self) -> tuple[Tensor, int]:
         """Return what tokens are a label's value times; labels are its rows."""
         return self.embed_labels.value, 0
-
-    def flux_and_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return flux (n, n_pixel) and its derivatives (n, n_label, n_pixel) by scaled labels."""
-        features, slopes = self.features_and_jacobian(x)
-        return self.output(features), slopes @ self.output.weight.T
-
-    def slice_grid(self, start: int, stop: int) -> "LabelTransformer":
-        """Return this emulator for pixels ``[start, stop)`` only; it shares no memory with this.
-
-        Raises
-        ------
-        ValueError
-            If the range is empty or leaves the grid.
-        """
-        part = LabelTransformer(self.spec.slice(start, stop), **self.options).to(self.scatter)
-        state = self.state_dict()
-        for name in ("output.weight", "output.bias", "scatter"):
-            state[name] = state[name][start:stop]
-        part.load_state_dict(state)
-        return part
-
-    def broadened(self, sigma_pixel: float, *, resolving_power: float) -> "LabelTransformer":
-        """Return this emulator with its spectra smoothed by a Gaussian; exact, for it is linear."""
-        spec = replace(self.spec, resolving_power=resolving_power)
-        blurred = LabelTransformer(spec, **self.options).to(self.scatter)
-        state = self.state_dict()
-        state["output.weight"] = smoothed_pixels(state["output.weight"].T, sigma_pixel).T
-        state["output.bias"] = smoothed_pixels(state["output.bias"][None], sigma_pixel)[0]
-        blurred.load_state_dict(state)
-        return blurred

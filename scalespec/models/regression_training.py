@@ -19,9 +19,10 @@ from scalespec.models.domain import FIT_ROWS
 from scalespec.models.label_loss import LossKind, label_loss
 from scalespec.models.linear import all_sum
 from scalespec.models.networks import Regressor
+from scalespec.models.progress import Arrays, packed, unpacked
 from scalespec.models.regressor import Sample
 from scalespec.models.residual import ResidualMLP
-from scalespec.models.training import Arrays, Checkpoints, Context
+from scalespec.models.training import Checkpoints, Context
 
 BUFFER_ROWS = 8192
 """Spectra of a sample in memory that an epoch mixes and hands over at a time."""
@@ -127,12 +128,8 @@ class _Progress:
 
     def state(self) -> tuple[Arrays, dict[str, Any]]:
         """Return arrays and plain data that `restore` takes back."""
-        named = {f"model/{k}": v for k, v in self.model.state_dict().items()}
-        named |= {f"best/{k}": v for k, v in self.best.items()}
-        for i, moments in self.adam.state_dict()["state"].items():
-            named |= {f"adam/{i}/{k}": v for k, v in moments.items()}
         meta = {"best_error": self.best_error, "stale": self.stale, "history": self.history}
-        return {k: v.detach().cpu().numpy() for k, v in named.items()}, meta
+        return packed(self.model, self.best, self.adam), meta
 
     def restore(self, epoch: int, arrays: Arrays, meta: Mapping[str, Any]) -> None:
         """Go back to a state.
@@ -142,20 +139,7 @@ class _Progress:
         ValueError
             If it is another model's.
         """
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "adam": {}}
-        for name, array in arrays.items():
-            kind, _, key = name.partition("/")
-            parts[kind][key] = torch.from_numpy(array.copy())
-        try:
-            self.model.load_state_dict(parts["model"])
-        except RuntimeError as error:
-            raise ValueError(f"the checkpoint is of another model: {error}") from error
-        self.best = {k: v.to(self.model.label_mean.device) for k, v in parts["best"].items()}
-        adam = self.adam.state_dict()
-        for name, tensor in parts["adam"].items():
-            i, _, key = name.partition("/")
-            adam["state"].setdefault(int(i), {})[key] = tensor
-        self.adam.load_state_dict(adam)
+        self.best = unpacked(arrays, self.model, self.adam)
         self.epoch, self.best_error, self.stale = epoch, meta["best_error"], meta["stale"]
         self.history = list(meta["history"])
 

@@ -11,6 +11,8 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from scalespec.models.base import check_spectra
+
 FloatArray = NDArray[np.float32]
 SMALLEST_STD = 1e-3
 """Least standard deviation of a pixel's flux, in units of the median pixel's."""
@@ -74,11 +76,7 @@ class RegressorSpec:
     def _check(self) -> None:
         if not self.labels or len(set(self.labels)) != self.n_label:
             raise ValueError(f"labels must be named once each, got {self.labels}")
-        wavelength = self.wavelength
-        if wavelength.ndim != 1 or wavelength.size == 0 or not np.all(np.isfinite(wavelength)):
-            raise ValueError(f"wavelength must be finite and 1-D, got shape {wavelength.shape}")
-        if wavelength[0] <= 0 or np.any(np.diff(wavelength) <= 0):
-            raise ValueError("wavelength must be positive and increase from pixel to pixel")
+        check_spectra(self.wavelength, self.resolving_power, self.normalization)
         for name in _ARRAYS[1:]:
             array = getattr(self, name)
             n = self.n_label if name.startswith("label") else self.n_pixel
@@ -86,10 +84,6 @@ class RegressorSpec:
                 raise ValueError(f"{name} must be {n} finite numbers, got shape {array.shape}")
             if name.endswith("std") and np.any(array <= 0):
                 raise ValueError(f"{name} must be positive, got {array.min():.6g}")
-        if self.resolving_power is not None and not 0 < self.resolving_power < np.inf:
-            raise ValueError(f"resolving_power must be positive, got {self.resolving_power}")
-        if "method" not in self.normalization:
-            raise ValueError(f"normalization must name its method, got {dict(self.normalization)}")
         inputs = self.extra.get("inputs", {"names": [], "mean": [], "std": []})
         if len({len(inputs[key]) for key in ("names", "mean", "std")}) != 1:
             raise ValueError(f"extra inputs want as many means and stds as names, got {inputs}")

@@ -18,6 +18,7 @@ from scalespec.models.base import Emulator
 from scalespec.models.linear import all_sum
 from scalespec.models.loss import emulator_loss
 from scalespec.models.prior import GradientPrior
+from scalespec.models.progress import Arrays, packed, unpacked
 from scalespec.models.projection import project, solve_output, start_at_mean
 from scalespec.models.scatter import measure_scatter
 from scalespec.models.validation import VALIDATION_ROWS, Aim, emulate
@@ -26,7 +27,6 @@ from scalespec.models.weighed import Spectra
 FloatArray = NDArray[np.float32]
 Batch = tuple[FloatArray, FloatArray, FloatArray, FloatArray]
 """Labels (n, n_label), flux and ivar (n, n_pixel), pixel shift (n,): see `train_emulator`."""
-Arrays = dict[str, NDArray[Any]]
 
 
 class Context(Protocol):
@@ -155,12 +155,8 @@ class _Progress:
 
     def state(self) -> tuple[Arrays, dict[str, Any]]:
         """Return arrays and plain data that `restore` takes back."""
-        named = {f"model/{k}": v for k, v in self.model.state_dict().items()}
-        named |= {f"best/{k}": v for k, v in self.best.items()}
-        for i, moments in self.adam.state_dict()["state"].items():
-            named |= {f"adam/{i}/{k}": v for k, v in moments.items()}
         meta = {"best_loss": self.best_loss, "stale": self.stale, "history": self.history}
-        return {k: v.detach().cpu().numpy() for k, v in named.items()}, meta
+        return packed(self.model, self.best, self.adam), meta
 
     def restore(self, step: int, arrays: Arrays, meta: Mapping[str, Any]) -> None:
         """Go back to a state.
@@ -170,20 +166,7 @@ class _Progress:
         ValueError
             If it is another model's.
         """
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "adam": {}}
-        for name, array in arrays.items():
-            kind, _, key = name.partition("/")
-            parts[kind][key] = torch.from_numpy(array.copy())
-        try:
-            self.model.load_state_dict(parts["model"])
-        except RuntimeError as error:
-            raise ValueError(f"the checkpoint is of another model: {error}") from error
-        self.best = {k: v.to(self.model.scatter.device) for k, v in parts["best"].items()}
-        adam = self.adam.state_dict()
-        for name, tensor in parts["adam"].items():
-            i, _, key = name.partition("/")
-            adam["state"].setdefault(int(i), {})[key] = tensor
-        self.adam.load_state_dict(adam)
+        self.best = unpacked(arrays, self.model, self.adam)
         self.step, self.best_loss, self.stale = step, meta["best_loss"], meta["stale"]
         self.history = list(meta["history"])
 
