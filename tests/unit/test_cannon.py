@@ -137,8 +137,8 @@ def test_pixels_without_information_count_for_nothing():
     keep = torch.arange(len(x)) % 3 != 0
     alone = fit_pixels(x[keep], flux[keep], ivar[keep])
     # other sums in single precision on the way
-    torch.testing.assert_close(with_holes.coefficients, alone.coefficients, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(with_holes.scatter, alone.scatter, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(with_holes.coefficients, alone.coefficients, rtol=5e-6, atol=2e-7)
+    torch.testing.assert_close(with_holes.scatter, alone.scatter, rtol=5e-6, atol=2e-7)
 
 
 def test_a_pixel_with_too_few_spectra_is_said_to_know_nothing():
