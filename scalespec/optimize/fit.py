@@ -12,18 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scalespec.optimize.constraints import Constraints, Given, box
-from scalespec.optimize.levenberg import Search, SearchOptions, State
+from scalespec.optimize.levenberg import Search, SearchOptions
 from scalespec.optimize.normalization import FreePolynomial, Smoother, as_rows
 from scalespec.optimize.objective import ArrayLike, Emulator, Objective
-from scalespec.optimize.quadratic import inverse
+from scalespec.optimize.optima import best_of
 from scalespec.optimize.result import FitResult, FitStatus
 from scalespec.optimize.shift import Broadening
-from scalespec.optimize.trust import edges, fill
+from scalespec.optimize.trust import fill
 
-_RIVAL_CHI2 = 4.0  # by so much less good may another optimum be, and still be the true one
-_RIVAL_DISTANCE = 9.0  # in sigma^2, from which it is another one
-_SAME_CHI2 = 0.1  # within which two searches have found the same
-_HOP_SIGMA = 2.0
 _SNR_PIXELS = 512  # that a median is taken of: a full sort costs as much as a step
 _ROBUST_PASSES = 2
 
@@ -44,8 +40,9 @@ class FitOptions:
     stars_per_batch : int
         Stars fitted together: about 8 x stars x P floats of memory.
     restarts : int
-        Most searches begun again two sigma from the best end so far, until two agree: models with
-        kinks (LeakyReLU) have many optima, and the best one found counts.
+        Most searches begun again two sigma from the best end so far, until two in a row find
+        nothing new: models with kinks (LeakyReLU) have many optima, and the best one found counts.
+        Another one of nearly the same chi2 is flagged, and its distance is in the covariance.
     exact_covariance : bool
         Covariances from every pixel's derivatives, also where wavelength blocks would do.
     polynomial : int or None
@@ -239,15 +236,17 @@ def _fit_batch(
     bounds = as_rows(low, like), as_rows(high, like)
     own = starts if tie is None else starts[:, :, list(tie.free)]
     firsts = [as_rows(_padded(own[fitted, c], objective, 0.0), like) for c in range(own.shape[1])]
-    state, rivals = _best_of(search, objective, firsts, bounds, options.restarts)
+    found = best_of(search, objective, firsts, bounds, options.restarts)
+    state, several, spread = found.best, found.several, found.spread()
     if options.robust is not None:
         for _ in range(_ROBUST_PASSES):
             objective = _huber(objective, state.parameters, options.robust)
             state = search.run(objective, state.parameters, *bounds)
     finite = state.finite
     result.raise_flag(FitStatus.NONFINITE, fitted[~finite.cpu().numpy()])
-    fill(result, fitted[finite.cpu().numpy()], objective.take(finite), state.take(finite))
-    result.raise_flag(FitStatus.MULTIPLE_OPTIMA, fitted[(rivals & finite).cpu().numpy()])
+    ends = state.take(finite)
+    fill(result, fitted[finite.cpu().numpy()], objective.take(finite), ends, spread[finite])
+    result.raise_flag(FitStatus.MULTIPLE_OPTIMA, fitted[(several & finite).cpu().numpy()])
     poor = result.chi2 > options.reduced_chi2_max * result.dof
     result.raise_flag(FitStatus.POOR_FIT, result.fitted & poor)
 
@@ -257,69 +256,6 @@ def _padded(labels: NDArray[np.float64], objective: Objective, edge: float) -> N
     scale = np.array(objective.line_scale())
     line = np.where(scale > 0, edge, 0.0)
     return np.concatenate([labels, np.tile(line, (len(labels), 1))], axis=1)
-
-
-def _best_of(
-    search: Search,
-    objective: Objective,
-    firsts: list[Tensor],
-    bounds: tuple[Tensor, Tensor],
-    restarts: int,
-) -> tuple[State, Tensor]:
-    """Search from all starts; return the best ends, and which stars have a rival to it.
-
-    A star is begun again until two searches of it agree.
-    """
-    best = search.run(objective, firsts[0], *bounds)
-    rivals = torch.zeros_like(best.chi2, dtype=torch.bool)
-    everyone = torch.arange(len(rivals), device=rivals.device)
-    for first in firsts[1:]:
-        _challenge(best, rivals, everyone, search.run(objective, first, *bounds))
-    rows = everyone[best.finite]
-    generator = torch.Generator().manual_seed(1)
-    for _ in range(restarts):
-        direction = torch.randn(best.parameters.shape[1], generator=generator)
-        part = best.take(rows)
-        low, high = (bound[rows] for bound in bounds)
-        other = search.run(objective.take(rows), _hop(part, direction), low, high)
-        differ = (other.chi2 - part.chi2).abs() > _SAME_CHI2
-        _challenge(best, rivals, rows, other)
-        rows = rows[differ]
-        if not len(rows):
-            break
-    return best, rivals
-
-
-def _challenge(best: State, rivals: Tensor, rows: Tensor, other: State) -> None:
-    """Put the ends of another search of `rows` where they are better; note rivals, in place."""
-    here = best.take(rows)
-    wins = (other.chi2 < here.chi2) & other.finite | ~here.finite
-    total = here.n_steps + other.n_steps
-    lost = replace(other)
-    winners, losers = other.take(wins), here.take(wins)
-    here.put(wins, winners)
-    lost.put(wins, losers)
-    here.n_steps[:] = total
-    best.put(rows, here)
-    rivals[rows] |= _rival(here, lost)
-
-
-def _hop(state: State, direction: Tensor) -> Tensor:
-    """Move from the optimum along `direction`, two sigma of the covariance long."""
-    spread = inverse(state.hessian, edges(state).free)
-    factor, _ = torch.linalg.cholesky_ex(spread + 1e-12 * torch.eye(spread.shape[1]).to(spread))
-    step = _HOP_SIGMA * (factor @ direction.to(spread))
-    moved: Tensor = step.clamp(-0.3, 0.3).to(state.parameters).nan_to_num(nan=0.0)
-    return state.parameters + moved
-
-
-def _rival(best: State, other: State) -> Tensor:
-    """(n,) bool: another end of nearly the same chi2, so far away that it is another optimum."""
-    away = (other.parameters - best.parameters).double()
-    distance = (away * torch.bmm(best.hessian, away[:, :, None]).squeeze(-1)).sum(dim=1)
-    near = other.finite & (other.status == 0) & (other.chi2 - best.chi2 < _RIVAL_CHI2)
-    rival: Tensor = near & (distance > _RIVAL_DISTANCE)
-    return rival
 
 
 def _huber(objective: Objective, parameters: Tensor, limit: float) -> Objective:

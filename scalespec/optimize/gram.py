@@ -25,6 +25,11 @@ PATH_BLOCKS, ERROR_BLOCKS = 16, 32
 """Blocks of wavelength that a search, and that errors are made of."""
 _CACHED_STARS = 32  # whose Gram matrices are used while they are in the cache
 _SAMPLES = 64  # label sets all over the box that say in which directions the features move
+_TYPICAL_WEIGHT = 1e4  # of a pixel at S/N 100
+_UNKNOWN = 0.5  # scatter of pixels, mostly at a grid's ends, that a model never learned
+EVEN = 1.5
+"""How much a model's own scatter may change a weight from pixel to pixel, at S/N 100. The Cannon's
+is greatest in lines, where the derivatives are: by means over blocks errors came out at 0.6."""
 PATH_LOSS, ERROR_LOSS = 1e-3, 1e-4
 """Parts of the squared derivatives that a search, and that errors may do without."""
 
@@ -100,12 +105,15 @@ class BlockGram:
     def of(cls, objective: Objective) -> tuple[Self, Self] | None:
         """Return those for a search, and those for errors; None if derivatives must be formed.
 
-        Derivatives must be formed where the model does not end in a linear layer, or where a
-        continuum is marginalized or line widths are free: those change them beyond a weight.
+        Derivatives must be formed where the model does not end in a linear layer; where a continuum
+        is marginalized or line widths are free, which change them beyond a weight; and where the
+        model's scatter makes weights vary from pixel to pixel.
         """
         layer = output_layer(objective.model)
         smoothed = isinstance(objective.continuum, Renormalization)
         if layer is None or objective.broadening or not (objective.continuum is None or smoothed):
+            return None
+        if _uneven(objective.model.scatter):
             return None
         columns, slopes = _columns(objective, layer)
         generator = torch.Generator().manual_seed(0)
@@ -156,6 +164,16 @@ class BlockGram:
         by_velocity = torch.addmm(self.offset, features, self.by_velocity.T)
         small[:, -1, r:] = by_velocity * objective.line_scale()[0]
         return small
+
+
+def _uneven(scatter: Tensor) -> bool:
+    """Whether a model's scatter (P,) makes weights of neighboring pixels differ."""
+    learned = scatter[scatter < _UNKNOWN].double().cpu()
+    if not len(learned):
+        return False
+    doubt = 1 + _TYPICAL_WEIGHT * learned.square()
+    low, high = np.quantile(doubt.numpy(), [0.05, 0.95])
+    return bool(high > EVEN * low)
 
 
 def _features_and_moves(objective: Objective, x: Tensor) -> tuple[Tensor, Tensor]:

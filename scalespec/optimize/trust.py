@@ -52,15 +52,16 @@ def edges(state: State) -> Edges:
     return Edges(bound, bound & (pull > _OUTSIDE), fixed)
 
 
-def covariance(state: State, found: Edges) -> Tensor:
+def covariance(state: State, found: Edges, spread: Tensor | None = None) -> Tensor:
     """(n, Q, Q) float64 covariance of scaled parameters.
 
     Inverse Hessian for the free ones, the box counting as a wide Gaussian prior. One
     that noise has driven to its bound lies within it by the truncated normal that gradient and
     curvature give, and what follows of that for the others is in their variances. One whose optimum
     lies more than 3 sigma outside is not known at all: it has the variance of a uniform density
-    over its range, without correlations. No variance exceeds that one: there row and column are
-    shrunk, correlations stay, the matrix stays positive. A fixed parameter has no error.
+    over its range, without correlations; `spread` (n, Q, Q), of other optima, is added for the
+    others. No variance exceeds that of the range: there row and column are shrunk, correlations
+    stay, the matrix stays positive. A fixed parameter has no error.
     """
     span = (state.upper - state.lower).double()
     known = torch.diag_embed(_BOX_PRECISION / span.clamp(min=1e-30) ** 2)
@@ -74,6 +75,9 @@ def covariance(state: State, found: Edges) -> Tensor:
     # How the free parameters follow each one on a bound: e_j - C H e_j.
     follow = torch.diag_embed(soft.double()) - inverted @ (state.hessian * soft[:, None, :])
     total = inverted + (follow * inside[:, None, :]) @ follow.transpose(1, 2)
+    if spread is not None:
+        known_at_all = (~(found.outside | found.fixed)).double()
+        total = total + spread * known_at_all[:, :, None] * known_at_all[:, None, :]
     variance = total.diagonal(dim1=1, dim2=2)
     shrink = (widest / variance.clamp(min=1e-300)).sqrt().clamp(max=1.0)
     total = total * shrink[:, :, None] * shrink[:, None, :]
@@ -96,11 +100,20 @@ def _second_moment(pull: Tensor) -> Tensor:
     return moment
 
 
-def fill(result: FitResult, rows: NDArray[np.int64], objective: Objective, state: State) -> None:
-    """Write where the searches ended into the `rows` of a result, in physical units."""
+def fill(
+    result: FitResult,
+    rows: NDArray[np.int64],
+    objective: Objective,
+    state: State,
+    spread: Tensor | None = None,
+) -> None:
+    """Write where the searches ended into the `rows` of a result, in physical units.
+
+    `spread` (n, Q, Q) is what other optima add to the covariance of the scaled parameters.
+    """
     low, width = box(objective.model)
     found = edges(state)
-    scaled = covariance(state, found)
+    scaled = covariance(state, found, spread)
     all_labels = _to_all_labels(objective, scaled)
     n_label, n_free = len(low), objective.n_free
     x = objective.labels(state.parameters).double().cpu().numpy()

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from scalespec.models.base import EmulatorSpec
+from scalespec.models.cannon import Cannon
 from scalespec.optimize import quadratic
 from scalespec.optimize.constraints import Constraints, Given
 from scalespec.optimize.fit import FitOptions, fit_labels
@@ -95,6 +97,18 @@ def test_models_without_a_last_layer_and_free_widths_form_their_derivatives():
     assert BlockGram.of(broad) is None
     free = replace(plain, continuum=FreePolynomial.of_degree(2, plain.model.scatter))
     assert BlockGram.of(free) is None
+
+
+def test_pixels_that_no_spectrum_taught_do_not_make_a_scatter_uneven():
+    objective, _ = objective_of()
+    scatter = objective.model.scatter
+    scatter.fill_(0.004)
+    scatter[: len(scatter) // 8] = 1.0  # as training leaves a grid's ends
+    assert BlockGram.of(objective) is not None
+    scatter[len(scatter) // 8 : len(scatter) // 4] = 0.03
+    assert BlockGram.of(objective) is None
+    scatter.fill_(1.0)
+    assert BlockGram.of(objective) is not None
 
 
 @pytest.mark.parametrize("widths", [False, True])
@@ -253,6 +267,29 @@ def test_tied_labels_have_one_value_and_its_error():
     assert (fit.label_err[:, 3] <= alone.label_err[:, 3] * 1.02).all()
     pulls = (fit.labels[:, 3] - x[:, 3]) / fit.label_err[:, 3]
     assert 0.6 < pulls.std() < 1.4  # 25 stars: 0.14 of chance
+
+
+@pytest.mark.parametrize("scatter", [0.0, 0.03])
+def test_errors_know_a_scatter_that_is_greatest_in_lines(scatter: float):
+    """The Cannon's: weights are least where the derivatives are; against every pixel's own."""
+    rng = np.random.default_rng(8)
+    wavelength = 10 ** (4.179 + 6e-6 * np.arange(600))
+    spec = EmulatorSpec("toy", ("a", "b"), [-1.0, -1.0], [1.0, 1.0], wavelength)
+    model = Cannon(spec)
+    line = np.exp(-0.5 * ((np.arange(600) % 40 - 20) / 1.5) ** 2)
+    with torch.no_grad():
+        model.output.weight[:, 1:] = torch.tensor(line[:, None] * rng.normal(0, 0.2, (600, 5)))
+        model.scatter.copy_(torch.tensor(0.001 + scatter * line))
+    x = torch.tensor(rng.uniform(-0.2, 0.2, (4, 2)))
+    flux, jacobian = model.flux_and_jacobian(x.float())
+    ivar = np.full(flux.shape, 1e4, np.float32)
+    fit = fit_labels(model, flux.detach().numpy(), ivar, options=FitOptions(rv_range=0.01))
+    weight = 1 / (1e-4 + model.scatter.double() ** 2)
+    j = jacobian.detach().double() / 2  # labels span 2
+    exact = torch.linalg.inv((j * weight) @ j.mT).numpy()
+    ratio = fit.label_err / np.sqrt(np.diagonal(exact, axis1=1, axis2=2))
+    assert np.abs(ratio - 1).max() < 0.05  # by means over blocks: 0.5
+    assert not fit.status.any()
 
 
 @pytest.mark.parametrize(

@@ -169,10 +169,12 @@ def scipy_fit(objective: Objective, star: int) -> tuple[np.ndarray, float]:
     return best.x, 2 * best.cost
 
 
-@pytest.mark.parametrize("beyond", [False, True])
-def test_fit_agrees_with_scipy(beyond: bool):
+@pytest.mark.parametrize(
+    ("beyond", "n"), [(False, 30), (True, 30), pytest.param(False, 200, marks=pytest.mark.slow)]
+)
+def test_fit_agrees_with_scipy(beyond: bool, n: int):
     """Same optimum, also for stars outside the box, whose optimum lies on its edge."""
-    stars, n = mocks(30, seed=21), 30
+    stars = mocks(n, seed=21)
     if beyond:
         x = stars.x.copy()
         x[:, 2] = np.where(np.arange(n) % 2, 0.6, -0.6)

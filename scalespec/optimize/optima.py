@@ -1,0 +1,147 @@
+"""Several searches of one star: the best end is kept, and what nearly is as good is not forgotten.
+
+A second optimum of nearly the same chi2 may be the true one; how far away it is belongs to the
+errors.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from scalespec.optimize.levenberg import Search, State
+from scalespec.optimize.objective import Objective
+from scalespec.optimize.quadratic import inverse
+from scalespec.optimize.trust import edges
+
+_RIVAL_CHI2 = 4.0  # by so much less good may another optimum be, and still be the true one
+_RIVAL_DISTANCE = 9.0  # in sigma^2, from which it is another one
+_SAME_CHI2 = 0.1  # within which two searches have found the same
+_ENOUGH = 2  # searches begun again in a row that may find nothing new
+_HOP_SIGMA = 2.0
+
+
+@dataclass(frozen=True)
+class Optima:
+    """The best optimum of each star, and the best of the others that were met.
+
+    Attributes
+    ----------
+    best : State
+    rival : (n, Q)
+        Parameters of the other one.
+    rival_chi2 : (n,) float64
+        Its chi2; infinite if there is none.
+    """
+
+    best: State
+    rival: Tensor
+    rival_chi2: Tensor
+
+    @classmethod
+    def of(cls, best: State) -> Self:
+        """Begin with the ends of one search."""
+        return cls(best, best.parameters.clone(), torch.full_like(best.chi2, torch.inf))
+
+    @property
+    def several(self) -> Tensor:
+        """(n,) bool: there is another optimum of nearly the same chi2."""
+        near: Tensor = self.rival_chi2 - self.best.chi2 < _RIVAL_CHI2
+        return near & (self._distance(self.best, self.rival) > _RIVAL_DISTANCE)
+
+    def spread(self) -> Tensor:
+        """(n, Q, Q) float64: what another optimum adds to the covariance about the best one.
+
+        Both count by the likelihood of their chi2, as if they were equally wide.
+        """
+        gap = (self.rival_chi2 - self.best.chi2).clamp(min=0)
+        share = torch.where(self.several, torch.sigmoid(-0.5 * gap), 0.0)
+        away = (self.rival - self.best.parameters).double()
+        return share[:, None, None] * away[:, :, None] * away[:, None, :]
+
+    def challenge(self, rows: Tensor, other: State) -> Tensor:
+        """Put the ends of another search of `rows` where they are better, in place.
+
+        Returns
+        -------
+        (n,) bool
+            Which of them had found the same as before.
+        """
+        here = self.best.take(rows)
+        wins = (other.chi2 < here.chi2) & other.finite | ~here.finite
+        same = (other.chi2 - here.chi2).abs() < _SAME_CHI2
+        total = here.n_steps + other.n_steps
+        lost, winners, losers = replace(other), other.take(wins), here.take(wins)
+        here.put(wins, winners)
+        lost.put(wins, losers)
+        here.n_steps[:] = total
+        self.best.put(rows, here)
+        self._remember(rows, here, lost)
+        return same
+
+    def _remember(self, rows: Tensor, best: State, lost: State) -> None:
+        """Note the ends that lost where they are the best of the other optima."""
+        kept = self._distance(best, self.rival[rows]) > _RIVAL_DISTANCE
+        known = torch.where(kept, self.rival_chi2[rows], torch.inf)
+        another = lost.finite & (lost.status == 0) & (lost.chi2 < known)
+        another &= self._distance(best, lost.parameters) > _RIVAL_DISTANCE
+        self.rival_chi2[rows] = torch.where(another, lost.chi2, known)
+        self.rival[rows] = torch.where(another[:, None], lost.parameters, self.rival[rows])
+
+    @staticmethod
+    def _distance(best: State, parameters: Tensor) -> Tensor:
+        """(n,) squared distance in sigma."""
+        away = (parameters - best.parameters).double()
+        curved: Tensor = torch.bmm(best.hessian, away[:, :, None]).squeeze(-1)
+        return (away * curved).sum(dim=1)
+
+
+def best_of(
+    search: Search,
+    objective: Objective,
+    firsts: Sequence[Tensor],
+    bounds: tuple[Tensor, Tensor],
+    restarts: int,
+) -> Optima:
+    """Search from all starts, then again from near the best ends so far.
+
+    Parameters
+    ----------
+    search : Search
+    objective : Objective
+        Of n stars.
+    firsts : sequence of (n, Q)
+        Starts, at least one.
+    bounds : (n, Q), (n, Q)
+    restarts : int
+        Most searches begun again; a star has no more of them when some in a row find nothing new.
+    """
+    found = Optima.of(search.run(objective, firsts[0], *bounds))
+    best = found.best
+    everyone = torch.arange(len(best.chi2), device=best.chi2.device)
+    for first in firsts[1:]:
+        found.challenge(everyone, search.run(objective, first, *bounds))
+    rows = everyone[best.finite]
+    in_a_row = torch.zeros_like(best.n_steps)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(restarts):
+        if not len(rows):
+            break
+        direction = torch.randn(best.parameters.shape[1], generator=generator)
+        start = _hop(best.take(rows), direction)
+        low, high = (bound[rows] for bound in bounds)
+        same = found.challenge(rows, search.run(objective.take(rows), start, low, high))
+        in_a_row[rows] = torch.where(same, in_a_row[rows] + 1, 0)
+        rows = rows[in_a_row[rows] < _ENOUGH]
+    return found
+
+
+def _hop(state: State, direction: Tensor) -> Tensor:
+    """Move from the optimum along `direction`, two sigma of the covariance long."""
+    spread = inverse(state.hessian, edges(state).free)
+    factor, _ = torch.linalg.cholesky_ex(spread + 1e-12 * torch.eye(spread.shape[1]).to(spread))
+    step = _HOP_SIGMA * (factor @ direction.to(spread))
+    moved: Tensor = step.clamp(-0.3, 0.3).to(state.parameters).nan_to_num(nan=0.0)
+    return state.parameters + moved
