@@ -6,7 +6,8 @@
 
 Every run is the same made-up survey of 16 blocks. Any process of it may be killed (SIGKILL) before
 or after any operation on the store, by ``tests/kits/chaos``; the same command is typed again until
-it ends well, and the catalog must be, byte for byte, that of the run that nothing disturbed.
+it ends well, and the catalog must be, byte for byte, that of the run that nothing disturbed. In
+every run, kills must have hit every stage. Stores are done side by side.
 """
 
 import argparse
@@ -14,11 +15,13 @@ import importlib.util
 import io
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
@@ -27,6 +30,8 @@ sys.path[:0] = [str(TESTS), str(TESTS / "kits")]
 import line as lines  # noqa: E402 - what tests of whole runs share
 import pyarrow.parquet as pq  # noqa: E402
 from buckets import upload  # noqa: E402
+from drivers import STAGES as PRELOADED  # noqa: E402
+from drivers import Drivers  # noqa: E402
 
 from scalespec.config import load_config  # noqa: E402
 from scalespec.stages import folders  # noqa: E402
@@ -34,17 +39,20 @@ from scalespec.status import verify_run  # noqa: E402
 from scalespec.store import paths  # noqa: E402
 
 PER_BLOCK = 7
-lines.PATIENCE_S = 1800  # workers that die one after another take their time
+PATIENCE_S = 1200
+"""Longest that one command may take: on a busy machine, workers that die take their time."""
 STAGES = {
-    "/files": "listing",
-    "/work/raw/": "ingest",
-    "/work/spectra/": "preprocess",
-    "/work/matches/": "crossmatch",
-    "/work/first/": "infer",
-    "/work/best/": "fit",
-    "/work/catalog/": "publish",
+    "listing": "/files|/work/plan/",
+    "ingest": "/work/raw/",
+    "preprocess": "/work/spectra/",
+    "crossmatch": "/work/matches/",
+    "infer": "/work/first/",
+    "fit": "/work/best/",
+    "publish": "/work/catalog/",
 }
-"""What a path holds, and the stage that a process was at when it was killed there."""
+"""Where a process is killed, by the stage that it was at then."""
+SHARES = {"local": (20, 0), "dask": (2, 5), "ray": (1, 2)}
+"""Of 200 kills, drivers and workers per stage: dear is what has a cluster to start again."""
 
 
 def undisturbed(folder: Path) -> lines.Line:
@@ -60,29 +68,25 @@ def undisturbed(folder: Path) -> lines.Line:
     return lines.found(folder)
 
 
-def disturbed(line: lines.Line, engine: str, bucket: str, most: int, rate: float) -> dict:
+def disturbed(line: lines.Line, engine: str, bucket: str, events: int, rate: float) -> dict:
     """Run until it ends well, whatever is killed; say what was killed and what came of it."""
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     workspace = line.workspace(folder)
     if bucket:
         workspace.run_file.write_text(upload(workspace.run_file, bucket))
     log = folder / "kills.log"
-    env = os.environ | {
-        "PYTHONPATH": os.pathsep.join(
-            [str(TESTS / "kits" / "chaos"), os.environ.get("PYTHONPATH", "")]
-        ),
-        "CHAOS_LOG": str(log),
-        "CHAOS_RATE": str(rate),
-        "CHAOS_MOST": " ".join(f"{text}={most}" for text in STAGES),
-    }
     started, codes, kills = time.monotonic(), [], []
-    while not codes or codes[-1] != 0:
-        before = len(kills)
-        code, said = workspace.call("run", "--engine", engine, "--retry-failed", env=env)
-        codes.append(code)
-        kills = log.read_text().splitlines() if log.exists() else []
-        if code and len(kills) == before:
-            raise SystemExit(f"ends with {code} though nothing was killed:\n{said}")
+    with Drivers(surroundings(log, engine, events, rate), engine, PATIENCE_S) as drivers:
+        while not codes or codes[-1] != 0:
+            before = len(kills)
+            said = folder / f"{len(codes)}.log"
+            code, text = drivers.call(
+                said, "run", workspace.run_file, "--engine", engine, "--retry-failed"
+            )
+            codes.append(code)
+            kills = log.read_text().splitlines() if log.exists() else []
+            if code and len(kills) == before:
+                raise SystemExit(f"ends with {code} though nothing was killed:\n{text}")
     config = load_config(workspace.run_file)
     outcome = judged(line, config) | {
         "engine": engine,
@@ -95,6 +99,23 @@ def disturbed(line: lines.Line, engine: str, bucket: str, most: int, rate: float
     }
     shutil.rmtree(folder)
     return outcome
+
+
+def surroundings(log: Path, engine: str, events: int, rate: float) -> dict[str, str]:
+    """Return a run's environment: how often, where and how many of its processes are killed."""
+    kits = [str(TESTS / "kits" / "chaos"), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
+    most = []
+    for role, share in zip(("driver", "worker"), SHARES[engine], strict=True):
+        number = -(-share * events // 200)
+        most += [f"^{role} .*(?:{pattern})={number}" for pattern in STAGES.values() if number]
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, kits)),
+        "CHAOS_LOG": str(log),
+        "CHAOS_RATE": str(rate),
+        "CHAOS_MOST": "\n".join(most),
+        "CHAOS_IMPORT": " ".join(PRELOADED),
+        "DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD": "forkserver",
+    }
 
 
 def judged(line: lines.Line, config) -> dict:
@@ -113,7 +134,7 @@ def judged(line: lines.Line, config) -> dict:
 
 def stage_of(kill: str) -> str:
     """The stage whose folder a killed process was at."""
-    return next(stage for text, stage in STAGES.items() if text in kill)
+    return next(stage for stage, pattern in STAGES.items() if re.search(pattern, kill))
 
 
 def main() -> None:
@@ -124,37 +145,46 @@ def main() -> None:
     parser.add_argument(
         "--bucket", default="", help="s3://bucket?endpoint=...; else SeaweedFS is started"
     )
-    parser.add_argument("--rate", type=float, default=0.1, help="chance of a kill per operation")
-    parser.add_argument("--most", type=int, default=3, help="kills per stage and run")
+    parser.add_argument("--rate", type=float, default=0.15, help="chance of a kill per operation")
     parser.add_argument("--line", type=Path, default=Path(tempfile.gettempdir(), "scalespec-chaos"))
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     line = undisturbed(arguments.line)
-    rows = []
-    with _store("s3" in arguments.stores, arguments.bucket) as bucket:
-        for store in arguments.stores:
-            rows += rounds(line, arguments, store, bucket)
-    for row in rows:
-        print(json.dumps(row))
-    bad = [r for r in rows if r["lost"] or r["doubled"] or r["problems"] or not r["identical"]]
+    rows: list[dict] = []
+    with (
+        _store("s3" in arguments.stores, arguments.bucket) as bucket,
+        ThreadPoolExecutor(len(arguments.stores)) as pool,
+    ):
+        futures = [
+            pool.submit(rounds, line, arguments, store, bucket, rows) for store in arguments.stores
+        ]
+    for future in futures:
+        future.result()
+    bad = [row for row in rows if wrong(row)]
     total = sum(row["events"] for row in rows)
-    print(f"{total} kills in {len(rows)} runs, {len(bad)} runs with another catalog")
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"kills": total, "runs": rows}, indent=1) + "\n")
-    raise SystemExit(bool(bad))
+    print(f"{total} kills in {len(rows)} runs, {len(bad)} runs with another catalog or no kill")
+    raise SystemExit(bool(bad) or total < arguments.events * len(arguments.stores))
 
 
-def rounds(line: lines.Line, arguments, store: str, bucket: str) -> list[dict]:
-    """Runs on one kind of store until there were kills enough."""
-    rows, left = [], arguments.events
+def wrong(row: dict) -> bool:
+    """Whether a run's catalog is another, or a stage of it was left in peace."""
+    other = row["lost"] or row["doubled"] or row["problems"] or not row["identical"]
+    return bool(other or set(row["stages"]) != set(STAGES))
+
+
+def rounds(line: lines.Line, arguments, store: str, bucket: str, rows: list[dict]) -> None:
+    """Runs on one kind of store until there were kills enough; each is recorded as it ends."""
+    left, number = arguments.events, 0
     while left > 0:
-        engine = arguments.engines[len(rows) % len(arguments.engines)]
+        engine = arguments.engines[number % len(arguments.engines)]
         where = paths.join(bucket, f"chaos{time.time_ns()}") if store == "s3" else ""
-        row = disturbed(line, engine, where, arguments.most, arguments.rate)
+        row = disturbed(line, engine, where, arguments.events, arguments.rate)
         print(json.dumps(row), flush=True)
         rows.append(row)
-        left -= max(row["events"], 1)
-    return rows
+        if arguments.json:
+            record = {"kills": sum(row["events"] for row in rows), "runs": rows}
+            arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+        left, number = left - max(row["events"], 1), number + 1
 
 
 def _store(wanted: bool, bucket: str):

@@ -83,6 +83,13 @@ class BlockReport:
         """Whether the block is stored and committed."""
         return self.result is not None
 
+    @property
+    def rows(self) -> int:
+        """Rows of the block; of one that is a piece of the sky, those that were stored."""
+        if self.block.axis != "healpix":
+            return self.block.size
+        return self.result.rows if self.result is not None else 0
+
 
 @dataclass(frozen=True)
 class Stage:

@@ -82,6 +82,9 @@ class Predicted:
     blocks : int
     seconds : float
         Wall time with that many workers, the engine's start included where it starts here.
+    start_seconds : float
+        Of them, what has to be before blocks go at their pace: engine, imports, model. It is the
+        same for few blocks and for many, and the part that another day is least like.
     worker_seconds : float
         Time that workers are at work, all of them together.
     bytes : int
@@ -100,6 +103,7 @@ class Predicted:
     memory_bytes: int = 0
     puts: int = 0
     gets: int = 0
+    start_seconds: float = 0.0
 
     def cost(self, prices: Prices, workers: int) -> float:
         """Return what it costs: workers for its time, a month of what it stores, requests."""
@@ -234,6 +238,7 @@ def _predicted(
         bytes=round(sum(sizes) * factor),
         memory_bytes=max(report.memory_bytes for report in done),
         puts=round((len(sizes) + len(done)) * factor),  # objects, and a commit of each block
+        start_seconds=max(warm - _warm_blocks(seen) * steady * share, 0.0),
     )
 
 
@@ -254,6 +259,14 @@ def _rates(seen: _Seen) -> tuple[float, float]:
     later = len(seen.ended) - first
     if later:
         return warm - seen.began, (seen.ended[-1][0] - warm) / later
+    known: set[str] = set()
+    others = [  # one worker came last: by the time that the others' blocks took
+        report.seconds
+        for _, report in seen.ended
+        if report.worker in known or known.add(report.worker)  # type: ignore[func-returns-value]
+    ]
+    if others:
+        return warm - seen.began, sum(others) / len(others) / len(known)
     return warm - seen.began, (warm - seen.began) / first
 
 
@@ -281,15 +294,25 @@ def _with_training(
     table, little = config.train, short.train
     if table is None or little is None or not any(one.stage == "train" for one in found):
         return list(found)
-    seconds = _last_step(short)
+    last = _last_step(short)
     made = []
     for one in found:
         if one.stage != "train":
             made.append(one)
             continue
-        total = one.seconds + _left_out(table, little, seconds, one.seconds)
-        made.append(Predicted("train", 1, total, total, one.bytes, one.memory_bytes, one.puts))
+        total = one.seconds + _left_out(table, little, last, one.seconds)
+        start = max(total - _steps(table, last), 0.0)
+        facts = {"blocks": 1, "seconds": total, "worker_seconds": total, "start_seconds": start}
+        made.append(Predicted(**(asdict(one) | facts)))
     return made
+
+
+def _steps(table: TrainTable, last: float) -> float:
+    """Return seconds of all steps at the price of the last one made."""
+    if table.epochs:
+        return table.epochs * last
+    made = table.rounds[:ROUNDS]
+    return last * sum(table.rounds) / max(made[-1] if made else 0, 1)
 
 
 def _left_out(table: TrainTable, little: TrainTable, last: float, whole: float) -> float:
@@ -297,7 +320,8 @@ def _left_out(table: TrainTable, little: TrainTable, last: float, whole: float) 
     rounds = sum(table.rounds[len(little.rounds) :])
     if not little.epochs:
         return last * rounds / max(little.rounds[-1] if little.rounds else 0, 1)
-    a_round = max(whole - little.epochs * last, 0.0) / max(sum(little.rounds), 1)
+    # Most of a short training is its start: to evaluate all spectra costs no more than an epoch.
+    a_round = min(max(whole - little.epochs * last, 0.0) / max(sum(little.rounds), 1), last)
     return (table.epochs - little.epochs) * last + rounds * a_round
 
 

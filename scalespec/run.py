@@ -117,7 +117,7 @@ class Runner:
         engine = self._engine("ray")
         engine.train(training)
         seconds = time.monotonic() - started
-        _write_timing(training.url, training.name, engine.workers, (seconds, 1))
+        _write_timing(training.url, training.name, engine.workers, (seconds, 1, 0.0))
         whole = BlockReport(Block("spectrum", 0, 0, 0), BlockResult(0, {}), "", seconds)
         self.listener(Progress(training.name, 1, 0, report=whole))
 
@@ -148,8 +148,9 @@ class Runner:
                 ledger.record_failure(report.block, report.error)
             self.listener(Progress(stage.name, len(stage.blocks), 0, report.block.size, report))
         seconds = time.monotonic() - started
-        rows = sum(report.block.size for report in reports if report.ok)
-        _write_timing(stage.url, stage.name, engine.workers, (seconds, rows))
+        rows = sum(report.rows for report in reports if report.ok)
+        busy = sum(report.seconds for report in reports)
+        _write_timing(stage.url, stage.name, engine.workers, (seconds, rows, busy))
         return reports
 
     def _until_stopped(self, blocks: Sequence[Block]) -> Iterator[Block]:
@@ -225,16 +226,20 @@ def _set_current(config: RunConfig, step: Stage | Training) -> None:
     set_current(config.run.workspace, stage, name, **facts)
 
 
-def _write_timing(url: str, name: str, workers: int, spent: tuple[float, int]) -> None:
-    """Add this run's share to the stage's record of time; the catalog never depends on it."""
+def _write_timing(url: str, name: str, workers: int, spent: tuple[float, int, float]) -> None:
+    """Add this run's seconds, rows and workers' seconds at work to the stage's record of time.
+
+    The catalog never depends on it.
+    """
     where = paths.join(url, "timing.json")
     before = read_json(where) if paths.exists(where) else {"seconds": 0.0, "rows": 0}
-    seconds, rows = spent
+    seconds, rows, busy = spent
     record = {
         "stage": name,
         "seconds": round(float(before["seconds"]) + seconds, 3),
         "rows": int(before["rows"]) + rows,
         "workers": workers,
+        "worker_seconds": round(float(before.get("worker_seconds", 0.0)) + busy, 3),
     }
     write_json(where, record)
 

@@ -78,7 +78,7 @@ class drawn:  # noqa: N801 - used as a `with` statement's verb
             return
         if self._task is None:
             return
-        self._rows += progress.report.block.size
+        self._rows += progress.report.rows
         elapsed = self._bars.tasks[self._task].elapsed or 1e-9
         rate = f"{self._rows / elapsed:,.0f} rows/s" if self._rows else ""
         self._bars.update(self._task, advance=1, rate=rate)
@@ -106,24 +106,28 @@ def plan_table(facts: list[dict[str, Any]]) -> Table:
             f"{fact['blocks']:,}",
             f"{fact['spectra']:,}",
             f"{fact['bytes'] / 1e6:,.0f} MB",
-            f"{fact['memory_bytes'] / 2**20:,.0f} MiB",
+            f"{fact['memory_bytes'] / 2**20:,.0f} MiB" + _on_gpu(fact["gpu_bytes"]),
         )
     return table
+
+
+def _on_gpu(size: int) -> str:
+    return f" + {size / 2**20:,.0f} MiB of its GPU" if size else ""
 
 
 def probe_table(found: list[dict[str, Any]]) -> Table:
     """Return what `plan --probe` shows: a row per stage, and their sum."""
     table = Table(
-        "stage", "blocks", "time", "bytes", "memory per worker", "writes", "reads", "cost"
+        "stage", "blocks", "time (start)", "bytes", "memory/worker", "writes", "reads", "cost"
     )
-    names = ("seconds", "bytes", "puts", "gets", "cost")
+    names = ("start_seconds", "seconds", "bytes", "puts", "gets", "cost")
     total = {name: sum(one[name] for one in found) for name in names}
     whole = {"stage": "all", "blocks": "", "memory_bytes": max(f["memory_bytes"] for f in found)}
     for one in [*found, whole | total]:
         table.add_row(
             one["stage"],
             str(one["blocks"]),
-            f"{one['seconds']:,.1f} s",
+            f"{one['seconds']:,.1f} s ({one['start_seconds']:,.1f})",
             f"{one['bytes'] / 1e6:,.0f} MB",
             f"{one['memory_bytes'] / 2**20:,.0f} MiB",
             f"{one['puts']:,}",

@@ -55,6 +55,9 @@ class DaskEngine:
                     scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
                     silence_logs=logging.ERROR,
                 )
+                # A nanny whose worker dies at its start gives up, and with the last one a run would
+                # wait for ever: lost workers are replaced.
+                self._cluster.adapt(minimum=table.workers, maximum=table.workers)
         self._client = _connect(self._cluster, table)
         if table.address and table.wait_seconds:
             await_workers(table, self._threads, "the Dask scheduler")

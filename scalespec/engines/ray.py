@@ -87,7 +87,12 @@ class RayEngine:
         try:
             with _own_sigterm():
                 ray.init(**options)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except Exception as error:  # a start that takes over half a minute is a bare one
+            if not table.address:
+                raise StageError(
+                    f"Ray does not start on this machine ({last_line(error)}); run again when it "
+                    "is less busy, or start a Ray with: ray start --head"
+                ) from error
             raise StageError(
                 f"no Ray answers at '{table.address}' ({error}); start one with: "
                 "ray start --head, and more nodes with: ray start --address HOST:6379"

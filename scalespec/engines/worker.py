@@ -24,6 +24,10 @@ TRIES = 3
 """How often a block is tried when the machine, not the data, fails it."""
 PAUSE_S = 0.2
 """Wait before the second try; it doubles."""
+CALL_S = 0.25
+"""Shorter blocks share a call up to this; each costs an engine milliseconds, whatever it holds."""
+SHARE = 500
+"""A call grows to one part in so many of its stage: workers end together, and a stop is soon."""
 
 THREAD_LIMITS = {
     "OMP_NUM_THREADS": "1",
@@ -72,7 +76,7 @@ def run_calls(
     Parameters
     ----------
     stage : Stage
-        Says how many blocks a call takes.
+        Says how many blocks a call takes at first; in a long stage of short blocks it grows.
     blocks : iterable of Block
         Drawn as calls are handed out.
     run : callable
@@ -81,13 +85,14 @@ def run_calls(
     in_flight : int
         Calls at a time.
     """
-    queue, lost = iter(blocks), []
-    calls = iter(lambda: list(islice(queue, stage.blocks_per_call)), [])
+    queue, lost, size = iter(blocks), [], stage.blocks_per_call
+    calls = iter(lambda: list(islice(queue, size)), [])
     for call, ended in run(calls, in_flight):
         if isinstance(ended, Exception):
-            log.warning("blocks %s lost: %s", [block.index for block in call], ended)
+            log.warning("blocks %s lost: %s", [block.index for block in call], last_line(ended))
             lost += call
         else:
+            size = _fitting(stage, ended)
             yield from ended
     # A worker that dies takes along what waits for it. Alone, each block answers for itself.
     for (block,), ended in run(([block] for block in lost), 1):
@@ -96,6 +101,13 @@ def run_calls(
             yield BlockReport(block, None, error)
         else:
             yield from ended
+
+
+def _fitting(stage: Stage, ended: list[BlockReport]) -> int:
+    """Return how many blocks the next call takes, from what the blocks of one took."""
+    per_block = sum(report.seconds for report in ended) / len(ended)
+    fit = int(CALL_S / max(per_block, 1e-6))
+    return max(stage.blocks_per_call, min(fit, 2 * len(ended), len(stage.blocks) // SHARE))
 
 
 def light(stage: Stage) -> Stage:

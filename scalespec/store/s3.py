@@ -16,15 +16,18 @@ if TYPE_CHECKING:
 REGION = "us-east-1"
 LOOPBACK = re.compile(r"http://(127\.|localhost|\[::1\])")
 RETRY: "RetryConfig" = {
-    "max_retries": 10,
+    "max_retries": 12,
     "backoff": {
-        "init_backoff": timedelta(milliseconds=50),
+        "init_backoff": timedelta(milliseconds=100),
         "max_backoff": timedelta(seconds=10),
-        "base": 2,
+        "base": 5,
     },
     "retry_timeout": timedelta(minutes=3),
 }
-"""Ten tries in three minutes, with decorrelated jitter: a server's restart is waited for."""
+"""Each wait is drawn between the first and five times the one before (decorrelated jitter): about a
+minute in all, under 12 s in one case of a hundred. So a server's restart is waited for. With a base
+of two the waits would hardly grow: ten of them would be over in two seconds.
+"""
 
 
 class ProfileCredentials:

@@ -105,6 +105,17 @@ def test_training_survives_a_killed_worker(line, tmp_path):
         assert run.ended() == 0, run.said
         assert run.left_after(60) == []
     assert [entry["step"] for entry in history(workspace)] == list(range(len(ROUNDS)))
+    assert_as_good_as_undisturbed(line, tmp_path, workspace)
+
+
+def assert_as_good_as_undisturbed(line, tmp_path, workspace):
+    """The killed training of two workers ends where one worker's, left alone, does."""
+    alone = line.training(tmp_path / "alone", rounds=ROUNDS, epochs=0, workers=1)
+    code, said = alone.call("train", "--engine", "local")
+    assert code == 0, said
+    best = [min(one["validation_rms"] for one in history(made)) for made in (workspace, alone)]
+    # The same sums in another order: two searches that differ by rounding end as good.
+    assert best[0] == pytest.approx(best[1], rel=0.3)
 
 
 @pytest.mark.slow
@@ -123,3 +134,4 @@ def test_training_goes_on_from_its_checkpoint_after_its_driver_was_killed(line, 
     assert code == 0, said
     assert [entry["step"] for entry in history(workspace)] == list(range(len(ROUNDS)))
     assert history(workspace)[0]["mark"] == 1.0
+    assert_as_good_as_undisturbed(line, tmp_path, workspace)

@@ -6,7 +6,10 @@ Every test shows both: the error where the guard is, and what the attack gets wh
 import ast
 import gzip
 import io
+import os
 import pickle
+import socket
+import threading
 import tracemalloc
 import zipfile
 from html.parser import HTMLParser
@@ -22,7 +25,8 @@ from scalespec.errors import ScalespecError, StoreError, SurveyFileError
 from scalespec.kernels.where import where
 from scalespec.plan import Block
 from scalespec.run import run
-from scalespec.stages import page, report
+from scalespec.stages import folders, page, report
+from scalespec.status import verify_run
 from scalespec.store import catalog, inflate, ledger, model, paths, tables
 from scalespec.surveys.fits import read_fits
 from scalespec.surveys.inflate import gunzip
@@ -90,6 +94,22 @@ def test_a_manifest_cannot_have_a_file_outside_hashed(workspace, unguarded):
     assert paths.sha256(hidden)[:12] in told  # it tells what the file is
 
 
+def test_verify_hashes_nothing_outside_of_the_workspace(tmp_path, unguarded):
+    stars = {"teff": np.full(8, 5000.0), "teff_err": np.ones(8)}
+    config = write_fitted(tmp_path / "run", stars, labels=("teff",), tables="[publish]\n")
+    assert run(config, verbs=("publish",), engine="local").exit_code == 0
+    (tmp_path / "private").write_bytes(b"none of its business")
+    url = paths.join(folders.catalog_url(config), "manifest.json")
+    out = Path(os.path.relpath(tmp_path / "private", folders.catalog_url(config))).as_posix()
+    ledger.write_json(url, ledger.read_json(url) | {"objects": {out: "0" * 64}})
+    hidden = paths.sha256(b"none of its business")[:8]
+    told = " ".join(verify_run(config)[0])
+    assert "leads out" in told
+    assert hidden not in told
+    unguarded()
+    assert hidden in " ".join(verify_run(config)[0])
+
+
 def test_the_digest_in_use_cannot_be_a_folder_elsewhere(workspace, unguarded):
     ledger.write_json(str(workspace / "private" / "manifest.json"), {"objects": {}})
     record = {"digest": "../../private"}
@@ -155,6 +175,11 @@ def test_a_gzipped_spectrum_cannot_fill_the_memory():
     assert len(gunzip(bomb, limit_bytes=2**30)) == 2**28
 
 
+def test_a_stream_of_endless_members_is_read_so_far_and_no_further():
+    """Each member costs a copy of what follows it: a file of empty ones would take hours."""
+    assert len(gunzip(gzip.compress(b"x") * 3000)) == 1024
+
+
 @pytest.mark.parametrize("axes", [(10**9, 5), (2**31, 2**31), (-1, 5)])
 def test_a_header_that_lies_about_its_size_gets_no_memory(axes):
     cards = [("SIMPLE", "T"), ("BITPIX", "-32"), ("NAXIS", "2")]
@@ -186,8 +211,11 @@ def test_weights_that_unpack_to_more_than_any_model_are_refused(monkeypatch):
     bomb = archive(("w.npy", npy(np.zeros(2**21))))
     assert len(bomb) < 2**16
     monkeypatch.setattr(model, "LARGEST_BYTES", 2**20)
+    tracemalloc.start()
     with pytest.raises(ScalespecError, match="bytes of weights unpacked"):
         model.unpack(bomb, "there")
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
     monkeypatch.setattr(model, "LARGEST_BYTES", 2**30)
     assert model.unpack(bomb, "there")["w"].nbytes == 2**24
 
@@ -197,6 +225,37 @@ def test_weights_whose_header_lies_are_refused():
     lying = b"\x93NUMPY\x01\x00" + (len(header) + 1).to_bytes(2, "little") + header + b"\n"
     with pytest.raises(ScalespecError, match="no plain arrays"):
         model.unpack(archive(("w.npy", lying + bytes(64))), "there")
+
+
+# Keys in the clear
+
+
+def answering(server, seen):
+    """Answer every request with a refusal; keep what was asked."""
+    while True:
+        try:
+            connection, _ = server.accept()
+        except OSError:  # closed: the test is over
+            return
+        with connection:
+            seen.append(connection.recv(4096))
+            connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+
+def test_no_request_leaves_this_machine_in_the_clear_unless_it_is_allowed(monkeypatch):
+    """0.0.0.0 is this machine, too, yet not by a name that says so."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
+    seen = []
+    with socket.create_server(("0.0.0.0", 0)) as server:
+        threading.Thread(target=answering, args=(server, seen), daemon=True).start()
+        url = f"s3://b/x?endpoint=http://0.0.0.0:{server.getsockname()[1]}"
+        for address, expected in ((url, 0), (f"{url}&allow_http=true", 1)):
+            with pytest.raises(StoreError):
+                paths.read_bytes(address)
+            assert len(seen) == expected
+    assert b"somebody" in seen[0]
+    assert b"hush" not in seen[0]
 
 
 # Code in data
@@ -312,6 +371,15 @@ class Dangers(HTMLParser):
         for name, value in attrs:
             if name in ("src", "href") and not (value or "").startswith(("data:image/png;", "#")):
                 self.found.append(f"{name}={value}")
+
+
+@pytest.mark.parametrize(
+    "html",
+    [page.paragraph(SCRIPT, kind="bad"), page.table([SCRIPT], [[1.0]]), page.folded("", SCRIPT)],
+)
+def test_no_text_becomes_a_script_in_any_dress(html):
+    assert Dangers(html).found == []
+    assert "alert" in html
 
 
 def test_no_text_of_a_run_becomes_a_script_of_its_page(tmp_path, monkeypatch):

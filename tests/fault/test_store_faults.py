@@ -2,7 +2,10 @@
 
 import json
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +151,44 @@ def test_a_create_that_is_told_already_exists_though_it_was_ours_stands(tmp_path
     assert Ledger(str(tmp_path)).commit(BLOCK, mine) == mine
     assert len(calls) == 1
     assert Ledger(str(tmp_path)).commits() == {0: mine}
+
+
+class Back(BaseHTTPRequestHandler):
+    """A store that is there again, with one object in it."""
+
+    def do_GET(self):
+        self.send_response(200)
+        for name, value in (
+            ("Content-Length", "4"),
+            ("ETag", '"1"'),
+            ("Last-Modified", "Sat, 01 Jan 2000 00:00:00 GMT"),
+        ):
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(b"back")
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+def test_a_server_that_restarts_is_waited_for(monkeypatch):
+    """Three seconds in which connections are refused: SeaweedFS is back after four to eight."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Back, bind_and_activate=False)
+    server.server_bind()
+
+    def come_back():
+        time.sleep(3)
+        server.server_activate()
+        server.handle_request()
+
+    threading.Thread(target=come_back, daemon=True).start()
+    started = time.monotonic()
+    url = f"s3://bucket/object?endpoint=http://127.0.0.1:{server.server_port}"
+    assert paths.read_bytes(url) == b"back"
+    assert time.monotonic() - started > 3
+    server.server_close()
 
 
 def test_two_writers_to_one_shard_are_refused(tmp_path):

@@ -5,6 +5,7 @@ import secrets
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -92,3 +93,76 @@ def test_two_ray_nodes_and_two_dask_workers_make_the_same_catalog(line, tmp_path
     assert len(nodes) >= 2  # both nodes were there
     assert workspace.digest() == line.digest
     assert workspace.problems() == []
+
+
+NO_OPS = """
+import sys
+from scalespec.config import DaskTable
+from scalespec.engines.dask import DaskEngine
+from scalespec.errors import StageError
+from scalespec.plan import BlockResult, Stage, plan_blocks
+
+nothing = lambda *given: BlockResult(1, {})
+try:
+    engine = DaskEngine(DaskTable(address=sys.argv[1], workers=1, wait_seconds=60))
+except StageError as error:
+    sys.exit(str(error))
+stage = Stage("no-op", "nowhere", plan_blocks(5, 1), nothing, nothing, nothing, "dask")
+print(sum(report.ok for report in engine.map(stage, stage.blocks)))
+engine.close()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.dask
+@pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl here")
+def test_dask_encrypts_and_lets_in_only_who_has_the_certificate(tmp_path):
+    """As deploy/slurm/dask.sbatch has it."""
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    made = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", "/CN=x")
+    subprocess.run(
+        ["openssl", *made, "-keyout", key, "-out", cert], check=True, capture_output=True
+    )
+    names = {"CA_FILE": cert} | {
+        f"{role}__{what}": path
+        for role in ("SCHEDULER", "WORKER", "CLIENT")
+        for what, path in (("CERT", cert), ("KEY", key))
+    }
+    inside = os.environ | {f"DASK_DISTRIBUTED__COMM__TLS__{k}": str(v) for k, v in names.items()}
+    inside["DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION"] = "true"
+    port = free_port()
+    address = f"tls://127.0.0.1:{port}"
+    tls = ("--protocol", "tls", "--no-dashboard")
+    commands = (
+        ("dask", "scheduler", *tls, "--host", "127.0.0.1", "--port", port),
+        ("dask", "worker", address, *tls, "--nthreads", 1),
+    )
+
+    def asked(where, env):
+        script = [sys.executable, "-c", NO_OPS, where]
+        return subprocess.run(script, env=env, capture_output=True, text=True, check=False)
+
+    with started(*commands, env=inside, log=tmp_path / "daemons.log"):
+        said = asked(address, inside)
+        assert said.stdout.strip() == "5", said.stderr + (tmp_path / "daemons.log").read_text()
+        shown = ssl.get_server_certificate(("127.0.0.1", port))
+        assert shown.split() == cert.read_text().split()
+        own = tmp_path / "own"
+        own.mkdir()
+        subprocess.run(
+            ["openssl", *made, "-keyout", own / "key.pem", "-out", own / "cert.pem"],
+            check=True,
+            capture_output=True,
+        )
+        stranger = inside | {
+            name: value.replace(str(tmp_path), str(own))
+            for name, value in inside.items()
+            if name.startswith("DASK_DISTRIBUTED__COMM__TLS__CLIENT")
+        }
+        for where, env in (
+            (address, stranger),
+            (address.replace("tls:", "tcp:"), dict(os.environ)),
+        ):
+            refused = asked(where, env)
+            assert refused.returncode != 0
+            assert "no Dask scheduler answers" in refused.stderr

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from distributed import LocalCluster
 
-from scalespec.config import DaskTable, EngineTable
+from scalespec.config import DaskTable, EngineTable, RayTable
 from scalespec.engines import open_engine
 from scalespec.engines.dask import DaskEngine
 from scalespec.engines.local import LocalEngine
@@ -201,11 +201,41 @@ def test_no_scheduler_at_the_address_is_said_with_what_to_do():
         open_engine("dask", table)
 
 
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("", r"does not start on this machine \(timed out\); run again when it is less busy"),
+        ("127.0.0.1:9", r"no Ray answers at '127.0.0.1:9'.*start one with: ray start --head"),
+    ],
+)
+def test_a_ray_that_does_not_start_is_said_with_what_to_do(monkeypatch, address, said):
+    def late(**_):
+        raise Exception("the current node\ntimed out")
+
+    monkeypatch.setattr("ray.init", late)
+    with pytest.raises(StageError, match=f"(?s){said}"):
+        RayEngine(RayTable(address=address))
+
+
 @pytest.mark.dask
 def test_a_scheduler_without_workers_is_said(caplog):
     with LocalCluster(n_workers=0, dashboard_address=":0") as cluster:
         DaskEngine(DaskTable(address=cluster.scheduler_address)).close()
     assert f"{cluster.scheduler_address} has no workers yet" in caplog.text
+
+
+@pytest.mark.dask
+@pytest.mark.slow  # a lost worker is given a quarter of a minute to come back
+def test_workers_that_nobody_restarts_are_replaced(tmp_path):
+    """As when a worker is killed at its start: its nanny gives up, and it is gone for good."""
+    engine = DaskEngine(DaskTable(workers=2))
+    try:
+        for nanny in list(engine._cluster.workers.values()):
+            engine._cluster.sync(nanny.close)
+        stage = scripted_stage(tmp_path, 3)
+        assert all(report.ok for report in engine.map(stage, stage.blocks))
+    finally:
+        engine.close()
 
 
 @pytest.mark.dask

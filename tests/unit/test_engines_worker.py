@@ -12,7 +12,7 @@ from scalespec.engines import open_engine, worker
 from scalespec.engines.local import LocalEngine
 from scalespec.engines.worker import run_blocks, run_calls
 from scalespec.errors import StoreError
-from scalespec.plan import BlockResult, Stage, Training, plan_blocks
+from scalespec.plan import BlockReport, BlockResult, Stage, Training, plan_blocks
 
 
 @pytest.fixture(autouse=True)
@@ -191,6 +191,56 @@ def test_blocks_lost_with_their_worker_are_tried_alone():
     whole, alone = workers.given[:3], workers.given[3:]
     assert whole == [([0, 1, 2], 4), ([3, 4, 5], 4), ([6], 4)]
     assert alone == [([3], 1), ([4], 1), ([5], 1)]
+
+
+class TimedWorkers:
+    """Runs calls one after another; every block is said to take so many seconds."""
+
+    def __init__(self, seconds):
+        self.seconds, self.sizes = seconds, []
+
+    def __call__(self, calls, in_flight):
+        for call in calls:
+            self.sizes.append(len(call))
+            yield (
+                call,
+                [
+                    BlockReport(block, BlockResult(1, {}), "", self.seconds(block.index))
+                    for block in call
+                ],
+            )
+
+
+def sizes_of(stage, seconds):
+    workers = TimedWorkers(seconds)
+    reports = [r.block for r in run_calls(stage, stage.blocks, workers, 4)]
+    assert reports == list(stage.blocks)  # each once, whatever the sizes
+    return workers.sizes
+
+
+def test_calls_of_short_blocks_double_up_to_one_part_in_five_hundred_of_the_stage():
+    sizes = sizes_of(stage_of(5000), lambda index: 0.001)
+    assert sizes[:5] == [1, 2, 4, 8, 10]
+    assert set(sizes[4:-1]) == {10}
+    assert len(sizes) < 510
+
+
+def test_a_call_of_short_blocks_takes_a_quarter_of_a_second():
+    sizes = sizes_of(stage_of(50_000), lambda index: 0.01)
+    assert max(sizes) == 25
+
+
+@pytest.mark.parametrize(("n", "seconds"), [(5000, 0.3), (999, 0.001)])
+def test_long_blocks_and_short_stages_go_one_by_one(n, seconds):
+    assert set(sizes_of(stage_of(n), lambda index: seconds)) == {1}
+
+
+def test_calls_shrink_where_blocks_get_longer_and_never_below_what_the_stage_says():
+    sizes = sizes_of(stage_of(6000), lambda index: 0.001 if index < 3000 else 1.0)
+    assert max(sizes) == 12
+    assert sizes[-2900:] == [1] * 2900
+    wide = sizes_of(stage_of(90, blocks_per_call=3), lambda index: 1.0)
+    assert set(wide) == {3}
 
 
 def test_the_local_engine_draws_blocks_as_it_goes():

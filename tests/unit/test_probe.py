@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from scalespec.config import TrainTable
+from scalespec.config import RunConfig, RunTable, TrainTable
 from scalespec.errors import ConfigError
 from scalespec.plan import Block, BlockReport, BlockResult
 from scalespec.probe import (
@@ -12,9 +12,11 @@ from scalespec.probe import (
     Predicted,
     Prices,
     _left_out,
+    _predicted,
     _rates,
     _Seen,
     _warm_blocks,
+    _with_training,
     compare,
     probe_run,
 )
@@ -44,6 +46,38 @@ def test_a_worker_that_comes_late_makes_the_start_longer():
     assert _rates(made) == (4.0, 0.5)
 
 
+def test_where_a_worker_comes_last_of_all_the_blocks_of_the_others_are_the_measure():
+    """Five blocks of a second each by a, b's first at the end: two workers do two a second."""
+    made = seen(*[(12.0 + i, "a") for i in range(5)], (18.0, "b"))
+    assert _warm_blocks(made) == 6
+    assert _rates(made) == (8.0, 0.5)
+
+
+def test_the_start_is_what_more_blocks_do_not_make_longer(tmp_path):
+    config = RunConfig(run=RunTable(name="t", workspace=str(tmp_path)))
+    made = seen((25.0, "a"), (30.0, "b"), (30.5, "a"), (31.0, "b"), planned=4)
+    few = _predicted(config, "fit", made, (4, 4), 1.0)
+    many = _predicted(config, "fit", made, (400, 4), 1.0)
+    assert few.start_seconds == many.start_seconds == 19.0
+    assert (few.seconds, many.seconds) == (21.0, 19.0 + 400 * 0.5)
+
+
+def test_the_start_of_a_training_is_what_its_steps_are_not(tmp_path, monkeypatch):
+    """Probe: 50 s, of which 30 evaluations took 6 s; 160 more are to come."""
+    monkeypatch.setattr("scalespec.probe._last_step", lambda _: 6.0)
+    whole, little = (
+        TrainTable(labels=("teff",), library="l", rounds=r)
+        for r in ((0, 10, 30, 60, 100), (0, 10, 30))
+    )
+    run = RunTable(name="t", workspace=str(tmp_path))
+    configs = [RunConfig(run=run, train=table) for table in (whole, little)]
+    probed = [Predicted("train", 1, 50.0, 50.0, bytes=7, puts=3), Predicted("fit", 1, 1.0, 1.0)]
+    train, fit = _with_training(*configs, probed)
+    assert train.seconds == pytest.approx(50 + 160 * 0.2)
+    assert train.start_seconds == pytest.approx(50 - 40 * 0.2)
+    assert (train.bytes, train.puts, fit) == (7, 3, probed[1])
+
+
 def test_where_no_block_is_left_the_first_ones_must_do():
     assert _rates(seen((12.0, "a"), (14.0, "b"))) == (4.0, 2.0)
 
@@ -58,6 +92,8 @@ def test_where_no_block_is_left_the_first_ones_must_do():
         # both: 40 evaluations in what two epochs leave of 12 s, 60 left out, and 8 epochs
         ({"rounds": (0, 40, 60), "epochs": 10}, {"rounds": (0, 40), "epochs": 2}, 2.0, 12.0, 28.0),
         ({"rounds": (0, 10)}, {"rounds": (0, 10)}, 1.0, 2.0, 0.0),
+        # a start of 100 s is none of the rounds': no evaluation costs more than an epoch
+        ({"rounds": (0, 40, 60), "epochs": 3}, {"rounds": (0, 40), "epochs": 2}, 1.0, 102.0, 61.0),
     ],
 )
 def test_the_rest_of_a_training_is_counted_by_its_steps(whole, little, last, probe, expected):
@@ -114,7 +150,7 @@ def test_a_run_without_a_prediction_is_compared_with_nothing(tmp_path, write_sur
 
 def test_the_page_holds_the_prediction_against_the_run(tmp_path, monkeypatch):
     from scalespec.config import IngestTable, RunConfig, RunTable
-    from scalespec.stages import report
+    from scalespec.stages import costs
     from scalespec.store.ledger import write_json
 
     work = tmp_path / "w"
@@ -123,10 +159,10 @@ def test_the_page_holds_the_prediction_against_the_run(tmp_path, monkeypatch):
     )
     timing = {"stage": "fit", "seconds": 8.0, "rows": 80, "workers": 2}
     write_json(str(work / "best" / "timing.json"), timing)
-    monkeypatch.setattr(report, "stage_folders", lambda _: {"fit": str(work / "best")})
-    assert "Prediction" not in report.throughput(config)
+    monkeypatch.setattr(costs, "stage_folders", lambda _: {"fit": str(work / "best")})
+    assert "Prediction" not in costs.throughput(config)
     write_json(str(work / PREDICTION), {"workers": 2, "stages": [{"stage": "fit", "seconds": 10}]})
     assert compare(config) == [("fit", 10, 8.0)]
-    html = report.throughput(config)
+    html = costs.throughput(config)
     assert "Prediction" in html
     assert "25" in html.partition("Prediction")[2]  # per cent too long

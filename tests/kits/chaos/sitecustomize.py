@@ -3,33 +3,41 @@
 Python imports a module of this name when it starts, so a folder in PYTHONPATH is all that a driver
 and its workers need to be among the victims. What is to happen is in the environment:
 
-``CHAOS_LOG``   file that every kill is written to beforehand, a line each
-``CHAOS_AT``    ``moment operation pattern``: the one kill, as ``after put /commits/``
-``CHAOS_RATE``  instead: chance of a kill per operation, before it or after it
-``CHAOS_MOST``  most kills, over all processes, where a path holds a text: ``/raw/=3 /best/=2``
+``CHAOS_LOG``     file that every kill is written to beforehand, a line each
+``CHAOS_AT``      ``moment operation pattern``: the one kill, as ``after put /commits/``
+``CHAOS_RATE``    instead: chance of a kill per operation, before it or after it
+``CHAOS_MOST``    a line each, ``pattern=number``: most kills, over all processes, whose lines in
+                  the log match; what matches none is not killed. Without it: one kill
+``CHAOS_IMPORT``  modules that a process that others are forked from imports beforehand
 """
 
+import importlib
 import os
 import random
 import re
 import signal
 import sys
+import threading
+
+_alone = threading.Lock()  # a lock on a file does not hold another thread off
 
 
 def _kill(what: str) -> None:
     """Leave at once, unless there were kills enough of this kind already."""
-    quotas = [part.rpartition("=") for part in os.environ.get("CHAOS_MOST", "=1").split()]
-    most = {text: int(number) for text, _, number in quotas if text in what}
+    program = "driver" if "scalespec.cli" in " ".join(sys.orig_argv) else "worker"
+    what = f"{program} {what}"
+    quotas = [line.rpartition("=") for line in os.environ.get("CHAOS_MOST", "=1").splitlines()]
+    most = {text: int(number) for text, _, number in quotas if re.search(text, what)}
     if not most:
         return
-    log = os.open(os.environ["CHAOS_LOG"], os.O_RDWR | os.O_CREAT | os.O_APPEND)
-    os.lockf(log, os.F_LOCK, 0)
-    done = os.pread(log, 1 << 20, 0).decode().splitlines()
-    if all(sum(text in kill for kill in done) < number for text, number in most.items()):
-        program = "driver" if "scalespec.cli" in " ".join(sys.orig_argv) else "worker"
-        os.write(log, f"{program} {what}\n".encode())
-        os.kill(os.getpid(), signal.SIGKILL)
-    os.close(log)
+    with _alone:
+        log = os.open(os.environ["CHAOS_LOG"], os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        os.lockf(log, os.F_LOCK, 0)
+        done = os.pread(log, 1 << 20, 0).decode().splitlines()
+        if all(sum(bool(re.search(text, k)) for k in done) < n for text, n in most.items()):
+            os.write(log, f"{what}\n".encode())
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.close(log)
 
 
 def _judge() -> "object":
@@ -99,3 +107,6 @@ def _watch() -> None:
 
 if "CHAOS_LOG" in os.environ:
     _watch()
+if any("multiprocessing.forkserver" in word for word in sys.orig_argv):
+    for _name in os.environ.get("CHAOS_IMPORT", "").split():
+        importlib.import_module(_name)
