@@ -33,6 +33,7 @@ from scalespec.config.outputs import (
     RayTable,
     ReportTable,
 )
+from scalespec.config.posterior import PosteriorTable
 from scalespec.config.preprocess import (
     STEPS,
     SURVEY_BITS,
@@ -77,6 +78,7 @@ __all__ = [
     "LibraryTable",
     "MagnitudeTable",
     "PairsTable",
+    "PosteriorTable",
     "PreprocessTable",
     "ProductTable",
     "PublishTable",

@@ -40,6 +40,8 @@ class MagnitudeTable(Table):
 class TrainingSetTable(Table):
     """``[crossmatch.NAME] training``: which matched stars are learned from."""
 
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    """Stars for training, for validation, and never learned from."""
     flatten: int = Field(default=0, ge=0)
     """Most training stars in a cell of `cells`; 0 takes all."""
     cells: dict[str, float] = Field(
@@ -62,6 +64,8 @@ class TrainingSetTable(Table):
             raise ValueError("fill and library go together")
         if self.flatten and self.fill > self.flatten:
             raise ValueError(f"fill = {self.fill} is above flatten = {self.flatten}")
+        if min(self.fractions) < 0 or abs(sum(self.fractions) - 1) > 1e-9:
+            raise ValueError(f"fractions must be three shares of 1, got {self.fractions}")
         if not self.cells or min(self.cells.values()) <= 0:
             raise ValueError("cells wants labels and their sizes, above 0")
         return self

@@ -4,11 +4,15 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from scalespec.config.regressors import NetworkName, NetworkTable
+from scalespec.config.regressors import BaselineName, NetworkName, NetworkTable
 from scalespec.config.search import SearchTable
 from scalespec.config.table import Table
 from scalespec.config.transformer import TransformerTable
 
+FIT_BYTES = 64
+"""Most bytes per pixel and star of a batch of fits: data, model, residual and what shifts them."""
+FIT_DERIVATIVES = 1 << 29
+"""Bytes of derivatives that are formed at a time, and of what they are shifted by."""
 STUDENTS = ("payne", "phdlspec", "transformer")
 """Models that learn from a teacher's spectra."""
 
@@ -16,7 +20,11 @@ STUDENTS = ("payne", "phdlspec", "transformer")
 class TrainTable(Table):
     """``[train]``: spectra and labels to a model."""
 
-    model: Literal["payne", "hotpayne", "cannon", "transformer", "phdlspec"] | NetworkName = "payne"
+    model: (
+        Literal["payne", "hotpayne", "cannon", "transformer", "phdlspec"]
+        | NetworkName
+        | BaselineName
+    ) = "payne"
     """Which model: emulators (HotPayne is a Payne that learns log Teff), or, from ``residual`` on,
     regressors, flux to labels."""
     labels: tuple[str, ...]
@@ -49,8 +57,12 @@ class TrainTable(Table):
     gradients: str = ""
     """Derivatives at reference stars that the model's must be like: an npz of them
     (`stages/gradients.py` says its arrays), or a model that serves as teacher."""
-    gradient_strength: float = Field(default=1.0, ge=0)
-    """Weight of their mean square relative error beside that of flux."""
+    gradient_strength: float = Field(default=3e-3, ge=0)
+    """Weight of their mean square relative error beside that of flux, in units of the flux's
+    variance. Derivatives are learned to tenths where flux is to hundredths, so squares weigh alike
+    at 1e-3 to 1e-2: less is best for many spectra of independent labels, more where labels go
+    together and spectra are noisy; with 1, the reference stars are learned by heart
+    (``benchmarks/compare_gradient_prior.py``)."""
     gradient_references: int = Field(default=20, ge=1)
     """Training stars at which a teacher's derivatives are taken."""
     hidden: int = Field(default=300, ge=1)
@@ -153,8 +165,8 @@ class FitTable(Table):
     stars_per_batch: int = Field(default=256, ge=1)
     """Stars fitted together; bounds the memory of a worker."""
     restarts: int | None = Field(default=None, ge=0)
-    """Most searches begun again until two agree; unset: 4 for models with kinks (LeakyReLU), which
-    have many optima, none for smooth ones."""
+    """Most searches begun again until two in a row find nothing new; unset: 4 for models with kinks
+    (LeakyReLU), which have many optima, none for smooth ones."""
     starts: tuple[Literal["giant", "subgiant", "dwarf"], ...] = ()
     """Kinds of star to begin from beside the first estimate."""
     exact_covariance: bool = False
@@ -175,3 +187,13 @@ class FitTable(Table):
     """Range of the Gaussian sigma by which the data are blurrier than the model, where fitted."""
     robust: float | None = Field(default=None, gt=0)
     """Pixels more than so many sigma off get less weight in a second pass."""
+
+    def batch_bytes(self, n_pixel: int) -> int:
+        """Return what fits under way take on their device: a batch, and some stars' derivatives.
+
+        Examples
+        --------
+        >>> FitTable(stars_per_batch=1024).batch_bytes(3909) // 2**20
+        756
+        """
+        return self.stars_per_batch * n_pixel * FIT_BYTES + FIT_DERIVATIVES

@@ -22,6 +22,8 @@ class ReportTable(Table):
     """Their age, as near as the file has it."""
     isochrone_fe_h: tuple[float, ...] = (-1.0, 0.0)
     """Their metallicities, as near as the file has them; empty: all."""
+    worker_hour: float = Field(default=0.0, ge=0)
+    """What a worker costs by the hour, in any currency: the page then says what each stage cost."""
 
 
 class DaskTable(Table):

@@ -8,6 +8,11 @@ from scalespec.config.table import Table
 
 NetworkName = Literal["residual", "mlp", "starnet", "folded", "bayesian"]
 """Values of ``train.model`` that make a regressor."""
+BaselineName = Literal[
+    "ridge", "knn", "gradient_boosting", "svr", "random_forest", "gaussian_process", "elm"
+]
+"""Values of ``train.model`` that make a classical regressor, fitted in one go on one worker; the
+``elm`` from sums over all blocks of spectra."""
 
 
 class NetworkTable(Table):
@@ -39,6 +44,8 @@ class NetworkTable(Table):
     """Whether spectra are degraded to other S/N, anew in every epoch."""
     snr_range: tuple[float, float] = (5.0, 200.0)
     """Range of these S/N."""
+    jitter: float = Field(default=0.0, ge=0)
+    """Noise added anew in every epoch, in units of each pixel's own."""
 
     @model_validator(mode="after")
     def _snr_is_a_range(self) -> "NetworkTable":

@@ -20,14 +20,15 @@ from scalespec.config.derive import DeriveTable
 from scalespec.config.inputs import BUCKET_OPTIONS, IngestTable, RunTable, StoreTable
 from scalespec.config.models import FitTable, InferTable, TrainTable
 from scalespec.config.outputs import EngineTable, ReportTable
+from scalespec.config.posterior import PosteriorTable
 from scalespec.config.preprocess import PreprocessTable
 from scalespec.config.publish import PublishTable
 from scalespec.config.table import Table
 from scalespec.errors import ConfigError
 
 STAGES = (
-    *("ingest", "preprocess", "crossmatch", "train", "infer", "fit"),
-    *("calibrate", "publish", "report", "compare"),
+    *("ingest", "preprocess", "crossmatch", "train", "infer", "fit", "posterior"),
+    *("calibrate", "derive", "ages", "publish", "report", "compare"),
 )
 """The verbs that `scalespec run` knows, in the order of the data."""
 
@@ -43,6 +44,7 @@ class RunConfig(Table):
     train: TrainTable | None = None
     infer: InferTable | None = None
     fit: FitTable | None = None
+    posterior: PosteriorTable | None = None
     calibrate: CalibrateTable | None = None
     derive: DeriveTable | None = None
     ages: AgesTable | None = None
@@ -58,10 +60,11 @@ class RunConfig(Table):
             "crossmatch": ("ingest",),
             "infer": ("preprocess",),
             "fit": ("infer",),
+            "posterior": ("fit",),
             "calibrate": ("fit",),
             "derive": ("fit",),
             "ages": ("fit",),
-            "publish": ("fit",),
+            "publish": ("infer",),
             "report": ("publish",) if self.fit is not None else ("preprocess",),
         }
         if self.preprocess is not None and (self.preprocess.source or self.preprocess.library):
@@ -77,7 +80,7 @@ class RunConfig(Table):
             raise ValueError(f"train.catalog = '{named}' wants a [crossmatch.{named}] table")
         if named and self.preprocess is None:
             raise ValueError("[train] on matched stars wants a [preprocess] table")
-        self._report_is_possible()
+        self._pages_are_possible()
         for name in self.calibrate.references if self.calibrate else ():
             if name not in (self.crossmatch or {}):
                 raise ValueError(f"calibrate.references.{name} wants a [crossmatch.{name}] table")
@@ -96,7 +99,9 @@ class RunConfig(Table):
                 f"compare.catalog = '{table.catalog}' wants [crossmatch.{table.catalog}]"
             )
 
-    def _report_is_possible(self) -> None:
+    def _pages_are_possible(self) -> None:
+        if self.publish is not None and self.publish.best_fit and self.fit is None:
+            raise ValueError("publish.best_fit wants a [fit] table: nothing else makes spectra")
         if self.report is None:
             return
         if self.report.truth_where and not self.report.truth:

@@ -58,3 +58,16 @@ def degrade(
     noise = torch.randn(flux.shape, generator=generator, device=flux.device, dtype=flux.dtype)
     noisy = flux + noise * (wanted - variance).sqrt()
     return noisy, torch.where(good, 1 / wanted, 0.0)
+
+
+def jittered(flux: Tensor, ivar: Tensor, amount: float, generator: torch.Generator) -> Tensor:
+    """Return flux with `amount` times its own noise once more; masked pixels stay as they are.
+
+    Examples
+    --------
+    >>> flux, ivar = torch.ones(1, 2), torch.tensor([[0.0, torch.inf]])
+    >>> jittered(flux, ivar, 0.3, torch.Generator())
+    tensor([[1., 1.]])
+    """
+    noise = torch.randn(flux.shape, generator=generator, device=flux.device, dtype=flux.dtype)
+    return flux + amount * noise * torch.where(ivar > 0, ivar.rsqrt(), 0.0)

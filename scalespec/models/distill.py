@@ -95,10 +95,14 @@ class TeacherSpectra:
 
     def chunks(self, epoch: int, rank: int, world_size: int) -> Iterator[Batch]:
         """Yield this rank's part of an epoch, `STARS_AT_ONCE` rows and more at a time."""
-        x = draw_labels(self.teacher.spec.n_label, self.n, (self.seed, LEARNED, epoch))
+        x = self._drawn(epoch)
         mine = x[: max(self.n // world_size, 1) * world_size][rank::world_size]
         for part in torch.split(mine, 8 * STARS_AT_ONCE):
             yield self._batch(part)
+
+    def labels(self, epoch: int) -> NDArray[np.float32]:
+        """Return the physical labels (n, n_label) of an epoch's spectra."""
+        return self.teacher.unscale(self._drawn(epoch).double()).float().numpy()
 
     def held(self, n: int) -> Batch:
         """Return spectra that no epoch has."""
@@ -117,6 +121,9 @@ class TeacherSpectra:
             ]
         )
         return prior_of(x, gradient, strength=strength)
+
+    def _drawn(self, epoch: int) -> Tensor:
+        return draw_labels(self.teacher.spec.n_label, self.n, (self.seed, LEARNED, epoch))
 
     def _batch(self, x: Tensor) -> Batch:
         flux = emulated(self.teacher, x.to(self.teacher.scatter)).float().cpu().numpy()

@@ -45,7 +45,7 @@ class Domain(torch.nn.Module):
 
     def reach(self, x: Tensor, variance: Tensor) -> None:
         """Set how far is far, from scaled spectra held back; see `forward`."""
-        distance = self._distances(x, variance)
+        distance, _ = self._distances(x, variance)
         self.far.copy_(distance.quantile(FAR_QUANTILE, dim=0).clamp(min=1e-6))
 
     def forward(self, x: Tensor, variance: Tensor) -> Tensor:
@@ -58,17 +58,19 @@ class Domain(torch.nn.Module):
         variance : (n, n_pixel) tensor
             Of its noise; infinite where masked. A spectrum that is all masked scores infinity.
         """
-        score = (self._distances(x, variance) / self.far).amax(dim=1).sqrt()
-        return torch.where(torch.isinf(variance).all(dim=1), torch.inf, score)
+        distance, n_good = self._distances(x, variance)
+        score = (distance / self.far).amax(dim=1).sqrt()
+        return torch.where(n_good == 0, torch.inf, score)
 
-    def _distances(self, x: Tensor, variance: Tensor) -> Tensor:
-        """Return mean squares along and off the components, (n, 2)."""
+    def _distances(self, x: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean squares along and off the components, (n, 2), and the good pixels, (n,)."""
         good = torch.isfinite(variance)
-        count = good.sum(dim=1).clamp(min=1)
+        n_good = good.sum(dim=1)
+        count = n_good.clamp(min=1)
         noise = torch.where(good, variance, 0.0).sum(dim=1) / count
         amplitude = torch.nn.functional.linear(x, self.components)
         usual = self.spread.square() + noise[:, None] + 1e-8
         along = (amplitude.square() / usual).mean(dim=1)
-        left = (x - torch.nn.functional.linear(amplitude, self.components.T)).square()
-        off = torch.where(good, left / (self.remainder + variance), 0.0).sum(dim=1) / count
-        return torch.stack([along, off], dim=1)
+        left = torch.addmm(x, amplitude, self.components, alpha=-1).square_()
+        off = left.div_(self.remainder + variance).sum(dim=1) / count  # 0 where masked: over inf
+        return torch.stack([along, off], dim=1), n_good

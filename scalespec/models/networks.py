@@ -143,12 +143,14 @@ class Regressor(torch.nn.Module):
 
     def see(self, flux: Tensor, ivar: Tensor, extra: Tensor | None = None) -> Seen:
         """Scale inputs: flux and ivar (n, n_pixel), extra (n, n_input) with NaN where missing."""
-        good = (ivar > 0) & torch.isfinite(flux)
-        scaled = torch.where(good, (flux - self.flux_mean) / self.flux_std, 0.0)
-        x = scaled.clamp_(-CLIP, CLIP)[:, None]
-        variance = torch.where(good, 1 / (ivar * self.flux_std.square()), torch.inf)
+        bad = ~((ivar > 0) & torch.isfinite(flux))
+        # In place: of a small network these passes over memory are a quarter of the time.
+        x = flux.new_empty(len(flux), 1 + self.use_ivar, flux.shape[1])
+        torch.sub(flux, self.flux_mean, out=x[:, 0])
+        x[:, 0].div_(self.flux_std).masked_fill_(bad, 0.0).clamp_(-CLIP, CLIP)
+        variance = (ivar * self.flux_std.square()).reciprocal_().masked_fill_(bad, torch.inf)
         if self.use_ivar:
-            x = torch.cat([x, (1 / (1 + variance))[:, None]], dim=1)
+            torch.add(variance, 1, out=x[:, 1]).reciprocal_()
         if extra is None:
             extra = flux.new_full((len(flux), len(self.input_mean)), torch.nan)
         there = torch.isfinite(extra)

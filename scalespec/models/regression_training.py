@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from scalespec.models.calibrated import temperatures
-from scalespec.models.degrade import degrade, spectrum_snr
+from scalespec.models.degrade import degrade, jittered, spectrum_snr
 from scalespec.models.domain import FIT_ROWS
 from scalespec.models.label_loss import LossKind, label_loss
 from scalespec.models.linear import all_sum
 from scalespec.models.networks import Regressor
 from scalespec.models.progress import Arrays, packed, unpacked
 from scalespec.models.regressor import Sample
-from scalespec.models.residual import ResidualMLP
+from scalespec.models.residual import PlainMLP, ResidualMLP
 from scalespec.models.training import Checkpoints, Context
 
 BUFFER_ROWS = 8192
@@ -94,6 +94,9 @@ class RegressionOptions:
     snr_range : (float, float) or None
         S/N that spectra are degraded to, anew every epoch, evenly in its logarithm, a fifth of
         them left as they are; None: all are.
+    jitter : float
+        Noise added anew every epoch, in units of each pixel's own sigma: spectra that are never
+        the same twice are not learned by heart.
     """
 
     epochs: int = 100
@@ -105,6 +108,7 @@ class RegressionOptions:
     checkpoint_every: int = 5
     loss: LossKind = "gaussian"
     snr_range: tuple[float, float] | None = (5.0, 200.0)
+    jitter: float = 0.0
 
 
 @dataclass
@@ -190,7 +194,10 @@ def train_regressor(
     _prepare(model, data)
     held = _noisy_copies(_tensors(validation, context.device), options, copies=1)
     adam = torch.optim.AdamW(
-        model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
+        model.parameters(),
+        lr=options.learning_rate,
+        weight_decay=options.weight_decay,
+        fused=True,  # one pass over memory instead of ten
     )
     progress = _Progress(model, adam, _copy(model))
     if checkpoints and (latest := checkpoints.latest()):
@@ -252,8 +259,8 @@ def _prepare(model: Regressor, data: SampleReader) -> None:
         x = model.see(flux, ivar).x
         model.domain.learn(x[:, 0])
         for member in model.members:
-            if isinstance(member, ResidualMLP):
-                member.prepare(x)
+            if isinstance(member, ResidualMLP | PlainMLP):
+                member.given.learn(x)
 
 
 def _train_epoch(
@@ -282,6 +289,8 @@ def _train_epoch(
             flux, ivar, labels, label_err, extra = batch
             if options.snr_range:
                 flux, ivar = degrade(flux, ivar, _snr(flux, options.snr_range, draw), draw)
+            if options.jitter:
+                flux = jittered(flux, ivar, options.jitter, draw)
             made = parallel(flux, ivar, extra)
             target = (labels - own.label_mean) / own.label_std
             error = label_err / own.label_std

@@ -1,14 +1,79 @@
 """Fully connected networks, with shortcuts (the residual ANN) and without (the plain one)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from scalespec.models.heads import Head, Shape, dense, lecun_
 
+SMALL_GAIN = 3**-0.5
+"""Of weights before a GELU: near 0 it is a parabola about a line, where learning begins slowly but
+ends better than from larger weights (measured on Gaia XP spectra)."""
+FURTHEST = 20.0
+"""Amplitudes of components, whose mean square is 1, stand still beyond this."""
+LEAST_SPREAD = 1e-5
+"""Of a component, in units of the largest: below it there is rounding alone to enlarge."""
 PCA_ITERATIONS = 6
 """Rounds of subspace iteration: leading components to float32's accuracy where they stand apart."""
+
+
+class Given(torch.nn.Module):
+    """What a fully connected network is given: pixels, principal components, or both.
+
+    Parameters
+    ----------
+    shape : Shape
+    pca : int
+        Leading principal components of the scaled flux; 0: pixels alone. `learn` sets them; their
+        mean square over all components is 1.
+    whiten : float
+        Power of its spread that each component is divided by: with 0 they keep the ratio of their
+        spreads, with 1 all have the same. The lines that tell abundances apart lie in components
+        of little spread, which a network learns late if it sees them small.
+    pixels : bool
+        With `pca`: pixels stand beside the components, not only the mean of their weights.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer pixels than components, or `whiten` is not in [0, 1].
+    """
+
+    components: Tensor
+
+    def __init__(
+        self, shape: Shape, *, pca: int = 0, whiten: float = 0.0, pixels: bool = False
+    ) -> None:
+        super().__init__()
+        if pca > shape.n_pixel:
+            raise ValueError(f"pca = {pca} components of {shape.n_pixel} pixels")
+        if not 0 <= whiten <= 1:
+            raise ValueError(f"whiten = {whiten}: wanted 0 to 1")
+        self.pca, self.whiten, self.pixels = pca, whiten, pixels or not pca
+        self.register_buffer("components", torch.zeros(pca, shape.n_pixel))
+        beside = shape.n_pixel * shape.n_channel if self.pixels else shape.n_channel - 1
+        self.size = pca + beside + shape.n_input
+        """Numbers that the network is given."""
+
+    def learn(self, x: Tensor) -> None:
+        """Learn the principal components of the first channel of `x` (n, n_channel, n_pixel)."""
+        if self.pca:
+            vectors, spread = principal(x[:, 0], self.pca)
+            spread = spread.clamp(min=LEAST_SPREAD * float(spread[0]))
+            seen = spread ** (1 - self.whiten)
+            scale = spread**-self.whiten / seen.square().mean().sqrt().clamp(min=1e-6)
+            self.components.copy_(vectors * scale[:, None])
+
+    def forward(self, x: Tensor, extra: Tensor) -> Tensor:
+        """Return the numbers (n, size) of spectra (n, n_channel, n_pixel) and inputs beside."""
+        if not self.pca:
+            return torch.cat([x.flatten(1), extra], dim=1)
+        with torch.autocast(x.device.type, enabled=False):  # small components are differences
+            amplitude = x[:, 0] @ self.components.T  # not linear: that may be rounded, too
+        beside = x.flatten(1) if self.pixels else x[:, 1:].mean(dim=2)
+        return torch.cat([amplitude.clamp(-FURTHEST, FURTHEST), beside, extra], dim=1)
 
 
 class ResidualMLP(torch.nn.Module):
@@ -22,9 +87,8 @@ class ResidualMLP(torch.nn.Module):
     blocks : int
     dropout : float
         Alpha dropout after each block.
-    pca : int
-        Leading principal components of the scaled flux that are seen instead of its pixels; 0: the
-        pixels. They are learned by `prepare`, and keep the ratio of their spreads.
+    **given
+        ``pca``, ``whiten`` and ``pixels``: see `Given`.
 
     References
     ----------
@@ -32,18 +96,12 @@ class ResidualMLP(torch.nn.Module):
     arXiv:1706.02515.
     """
 
-    components: Tensor
-
     def __init__(
-        self, shape: Shape, *, width: int = 512, blocks: int = 3, dropout: float = 0.0, pca: int = 0
+        self, shape: Shape, *, width: int = 512, blocks: int = 3, dropout: float = 0.0, **given: Any
     ) -> None:
         super().__init__()
-        if pca > shape.n_pixel:
-            raise ValueError(f"pca = {pca} components of {shape.n_pixel} pixels")
-        n_seen = pca + shape.n_channel - 1 if pca else shape.n_pixel * shape.n_channel
-        self.pca = pca
-        self.register_buffer("components", torch.zeros(pca, shape.n_pixel))
-        self.first = torch.nn.Linear(n_seen + shape.n_input, width)
+        self.given = Given(shape, **given)
+        self.first = torch.nn.Linear(self.given.size, width)
         self.blocks = torch.nn.ModuleList(
             dense((width, width, width), torch.nn.SELU) for _ in range(blocks)
         )
@@ -51,60 +109,76 @@ class ResidualMLP(torch.nn.Module):
         lecun_(self)
         self.head = Head(width, shape.n_label)
 
-    def prepare(self, x: Tensor) -> None:
-        """Learn the principal components of the first channel of `x` (n, n_channel, n_pixel)."""
-        if self.pca:
-            vectors, spread = principal(x[:, 0], self.pca)
-            self.components.copy_(vectors / spread.square().mean().sqrt().clamp(min=1e-6))
-
     def forward(self, x: Tensor, extra: Tensor) -> Tensor:
         """Return means and log variances (n, 2, n_label) of scaled labels."""
-        y = torch.nn.functional.selu(self.first(torch.cat([self._seen(x), extra], dim=1)))
+        y = torch.nn.functional.selu(self.first(self.given(x, extra)))
         for block in self.blocks:
             y = self.dropout(y + block(y))
         made: Tensor = self.head(y)
         return made
 
-    def _seen(self, x: Tensor) -> Tensor:
-        """Return the pixels, or the components and the pixels' mean weight."""
-        if not self.pca:
-            return x.flatten(1)
-        amplitude = torch.nn.functional.linear(x[:, 0], self.components)
-        return torch.cat([amplitude, x[:, 1:].mean(dim=2)], dim=1)
-
 
 class PlainMLP(torch.nn.Module):
-    """The plain ANN: SELU layers one after another.
+    """The plain ANN: layers one after another.
 
     Parameters
     ----------
     shape : Shape
     hidden : sequence of int
         Units of each layer.
+    activation : {"selu", "gelu"}
+        After each layer.
     dropout : float
-        Alpha dropout after each layer.
+        After each layer; alpha dropout with SELU.
+    **given
+        ``pca``, ``whiten`` and ``pixels``: see `Given`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such activation.
+
+    References
+    ----------
+    GELU: Hendrycks & Gimpel 2016, arXiv:1606.08415.
     """
 
     def __init__(
-        self, shape: Shape, *, hidden: Sequence[int] = (512, 512, 512), dropout: float = 0.0
+        self,
+        shape: Shape,
+        *,
+        hidden: Sequence[int] = (512, 512, 512),
+        activation: str = "selu",
+        dropout: float = 0.0,
+        **given: Any,
     ) -> None:
         super().__init__()
-        n_seen = shape.n_pixel * shape.n_channel + shape.n_input
+        if activation not in _ACTIVATIONS:
+            raise ValueError(f"no activation '{activation}'; there are {sorted(_ACTIVATIONS)}")
+        self.given = Given(shape, **given)
         self.layers = torch.nn.ModuleList(
             torch.nn.Linear(n_in, n_out)
-            for n_in, n_out in zip((n_seen, *hidden[:-1]), hidden, strict=True)
+            for n_in, n_out in zip((self.given.size, *hidden[:-1]), hidden, strict=True)
         )
-        self.dropout = torch.nn.AlphaDropout(dropout)
-        lecun_(self)
+        act, drop, gain = _ACTIVATIONS[activation]
+        self.activation, self.dropout = act(), drop(dropout)
+        lecun_(self, gain)
         self.head = Head(hidden[-1], shape.n_label)
 
     def forward(self, x: Tensor, extra: Tensor) -> Tensor:
         """Return means and log variances (n, 2, n_label) of scaled labels."""
-        y = torch.cat([x.flatten(1), extra], dim=1)
+        y = self.given(x, extra)
         for layer in self.layers:
-            y = self.dropout(torch.nn.functional.selu(layer(y)))
+            y = self.dropout(self.activation(layer(y)))
         made: Tensor = self.head(y)
         return made
+
+
+_ACTIVATIONS: dict[str, tuple[type[torch.nn.Module], type[torch.nn.Module], float]] = {
+    "selu": (torch.nn.SELU, torch.nn.AlphaDropout, 1.0),
+    "gelu": (torch.nn.GELU, torch.nn.Dropout, SMALL_GAIN),
+}
+"""Layer, its kind of dropout, and the gain that its weights are drawn with."""
 
 
 def principal(x: Tensor, n: int) -> tuple[Tensor, Tensor]:

@@ -1,18 +1,19 @@
 """A model's card: what it was made of, where it may be trusted, how well it measures."""
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from scalespec.kernels.wavelength import pixels_to_velocity
-from scalespec.models.base import Emulator
+from scalespec.models.base import Emulator, EmulatorSpec
+from scalespec.models.regressor import Prediction, RegressorSpec, Sample
 from scalespec.models.scatter import UNLEARNED
 from scalespec.optimize.constraints import Domain
 from scalespec.optimize.fit import FitOptions, fit_labels
 from scalespec.optimize.start import ridge_start
-from scalespec.store.training import Batch, TrainingData
+from scalespec.store.training import Batch
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -22,6 +23,13 @@ FEWEST = 5
 """Validation stars that a bin must hold to be said of."""
 VALIDATED = 256
 """Most validation stars that labels are fitted of."""
+FLOP_OF_FITS = 2e13
+"""What fits of validation stars may cost where each pixel is made by itself: minutes of a core."""
+STEPS_OF_A_FIT = 8
+NOISE = (15.0, 35.0, 75.0, 150.0, 300.0)
+"""S/N of the noise that validation spectra without any are given, in turn."""
+NOISELESS = 1e8
+"""From this ivar on, spectra are theory."""
 STARTS = 512
 """Spectra that the first estimates of validation stars are learned from."""
 FEW_PER_LABEL = 100
@@ -30,15 +38,39 @@ BIASED = 0.5
 """A median residual over this part of the scatter is said to be a fault."""
 
 
-def make_card(
-    model: Emulator, training: TrainingData, validation: TrainingData, source: str
-) -> dict[str, Any]:
-    """Return the card of a trained model; plain JSON types.
+class Stars(Protocol):
+    """Spectra with labels; `scalespec.store.training.TrainingData` is such."""
+
+    @property
+    def labels(self) -> FloatArray:
+        """(n, n_label), NaN where missing."""
+
+    @property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """(n,), their places."""
+
+    def read(self, which: npt.NDArray[np.int64]) -> Batch:
+        """Return some of them."""
+
+
+class Reads(Protocol):
+    """Any regressor."""
+
+    spec: RegressorSpec
+
+    def predict(
+        self, flux: FloatArray, ivar: FloatArray, extra: FloatArray | None = None
+    ) -> Prediction:
+        """Estimate labels."""
+
+
+def make_card(model: Emulator, training: Stars, validation: Stars, source: str) -> dict[str, Any]:
+    """Return the card of a trained emulator; plain JSON types.
 
     Parameters
     ----------
     model : Emulator
-    training, validation : TrainingData
+    training, validation : Stars
         What it learned from and is measured with; stars of one are none of the other.
     source : str
         What the spectra are called.
@@ -64,44 +96,108 @@ def make_card(
         errors, reason = label_errors(model, validation), "too few validation spectra"
     except ValueError as error:
         errors, reason = [], str(error)
+    card = _made_of(spec, source, (len(training.rows), len(validation.rows)), errors)
+    return card | {"domain": domain, "known_faults": faults(model, len(complete), errors, reason)}
+
+
+def regressor_card(
+    model: Reads, labels: FloatArray, validation: Sample, n: tuple[int, int], source: str
+) -> dict[str, Any]:
+    """Return the card of a trained regressor; plain JSON types, as `make_card`.
+
+    Parameters
+    ----------
+    model : Regressor or Baseline
+    labels : (n_training, n_label) float
+        What it learned from; NaN where missing.
+    validation : Sample
+        Spectra of other stars.
+    n : (int, int)
+        How many training and validation spectra there were.
+    source : str
+        What the spectra are called.
+    """
+    spec = model.spec
+    pairs = zip(spec.labels, np.nanmin(labels, axis=0), np.nanmax(labels, axis=0), strict=True)
+    box = {name: [float(low), float(high)] for name, low, high in pairs}
+    flux, ivar, added = with_noise(validation.flux, validation.ivar)
+    made = model.predict(flux, ivar, validation.extra).labels
+    residual = made.astype(np.float64) - validation.labels
+    errors = _binned(residual, _median_snr(flux, ivar), spec.labels, added=added)
+    said = few(len(labels), spec.labels) + biases(errors, spec.labels)
+    if not errors:
+        said.append("labels were not validated: too few validation spectra")
+    card = _made_of(spec, source, n, errors)
+    return card | {"domain": {"box": box}, "known_faults": said}
+
+
+def _made_of(
+    spec: EmulatorSpec | RegressorSpec, source: str, n: tuple[int, int], errors: list[Any]
+) -> dict[str, Any]:
+    """Return what all cards say alike."""
     return {
         "data": {
             "source": source,
             "wavelength_angstrom": [float(spec.wavelength[0]), float(spec.wavelength[-1])],
-            "n_pixel": spec.n_pixel,
+            "n_pixel": len(spec.wavelength),
         },
-        "domain": domain,
         "lsf": {"resolving_power": spec.resolving_power, "shape": "gaussian"},
         "normalization": dict(spec.normalization),
-        "n_training": len(training.rows),
-        "n_validation": len(validation.rows),
+        "n_training": n[0],
+        "n_validation": n[1],
         "errors_by_snr": errors,
-        "known_faults": faults(model, len(complete), errors, reason),
     }
 
 
-def label_errors(model: Emulator, validation: TrainingData) -> list[dict[str, Any]]:
+def label_errors(model: Emulator, validation: Stars) -> list[dict[str, Any]]:
     """Fit validation spectra, and return bias and scatter of labels by S/N.
+
+    Spectra without noise are given some, `NOISE` in turn.
 
     Returns
     -------
     list of dict
-        Per bin of S/N: ``snr`` (its limits), ``n``, and per label ``bias``, the median residual
-        (fit less label), ``scatter``, 1.4826 times their median absolute deviation, and ``mae``.
+        Per bin of S/N: ``snr`` (its limits), ``n``, whether noise was ``added``, and per label
+        ``bias``, the median residual (fit less label), ``scatter``, 1.4826 times their median
+        absolute deviation, and ``mae``.
 
     Raises
     ------
     ValueError
         If labels cannot be fitted on this grid, or only at length.
     """
-    if model.output is None:
-        raise ValueError("fits of a model that does not end in a linear layer take long")
+    most = affordable(model)
+    if most < min(FEWEST, VALIDATED):
+        raise ValueError(f"fits of {FEWEST} stars take over {FLOP_OF_FITS:.0e} FLOP: distil it")
     known = np.flatnonzero(np.isfinite(validation.labels).all(axis=1))
     # Evenly over the rows: a store may be sorted by anything.
-    which = known[np.linspace(0, len(known) - 1, min(len(known), VALIDATED)).astype(int)]
+    which = known[np.linspace(0, len(known) - 1, min(len(known), most)).astype(int)]
     if not len(which):
         return []
     return _by_snr(model, validation.read(which))
+
+
+def affordable(model: Emulator) -> int:
+    """Return how many stars may be fitted: fewer if each pixel passes through all weights."""
+    if model.output is not None:
+        return VALIDATED
+    spec = model.spec
+    weights = sum(p.numel() for p in model.parameters())
+    # Two FLOP per weight and pixel, for value and derivative by each label, at each step.
+    each = 2.0 * weights * spec.n_pixel * 2 * (1 + spec.n_label) * STEPS_OF_A_FIT
+    return min(int(FLOP_OF_FITS / each), VALIDATED)
+
+
+def with_noise(flux: FloatArray, ivar: FloatArray) -> tuple[FloatArray, FloatArray, bool]:
+    """Return spectra with noise, which is added if they have none, and whether it was."""
+    if not len(ivar) or float(np.median(ivar.max(axis=1))) < NOISELESS:
+        return flux, np.where(np.isinf(ivar), np.float32(NOISELESS), ivar), False
+    few = max(min(len(NOISE), len(flux) // FEWEST), 1)  # bins that hold enough stars
+    levels = np.array(NOISE)[np.linspace(0, len(NOISE) - 1, few).astype(int)]
+    sigma = (1 / levels[np.arange(len(flux)) % few])[:, None].astype(np.float32)
+    noise = np.random.default_rng(0).standard_normal(flux.shape, dtype=np.float32)
+    good = ivar > 0
+    return flux + np.where(good, sigma * noise, 0), np.where(good, sigma**-2, 0), True
 
 
 def _by_snr(model: Emulator, batch: Batch) -> list[dict[str, Any]]:
@@ -109,8 +205,7 @@ def _by_snr(model: Emulator, batch: Batch) -> list[dict[str, Any]]:
     wavelength = model.spec.wavelength
     step = float(np.log10(wavelength[-1] / wavelength[0])) / (len(wavelength) - 1)
     rv = pixels_to_velocity(displacement.astype(np.float64), step).astype(np.float32)
-    ivar = np.where(np.isinf(ivar), np.float32(1e8), ivar)  # spectra without noise
-    snr = _median_snr(flux, ivar)
+    flux, ivar, added = with_noise(flux, ivar)
     start = ridge_start(model, n_draws=STARTS).apply(flux, ivar)
     fit = fit_labels(
         model,
@@ -121,15 +216,21 @@ def _by_snr(model: Emulator, batch: Batch) -> list[dict[str, Any]]:
         options=FitOptions(rv_range=50.0, stars_per_batch=64),
     )
     residual = fit.labels.astype(np.float64) - labels
-    fitted = np.isfinite(residual).all(axis=1)
+    return _binned(residual, _median_snr(flux, ivar), model.spec.labels, added=added)
+
+
+def _binned(
+    residual: npt.NDArray[np.float64], snr: FloatArray, names: tuple[str, ...], *, added: bool
+) -> list[dict[str, Any]]:
+    """Return bias and scatter of each label by S/N; a label's residual is NaN where unknown."""
     made = []
     for low, high in pairwise(SNR_EDGES):
-        here = fitted & (snr > low) & (snr <= high)
-        if here.sum() < FEWEST:
+        here = np.isfinite(residual) & ((snr > low) & (snr <= high))[:, None]
+        if here.sum(axis=0).min() < FEWEST:
             continue
-        row: dict[str, Any] = {"snr": [low, None if np.isinf(high) else high], "n": int(here.sum())}
-        for k, name in enumerate(model.spec.labels):
-            row[name] = _summary(residual[here, k])
+        row: dict[str, Any] = {"snr": [low, None if np.isinf(high) else high], "added": added}
+        row["n"] = int(here.any(axis=1).sum())
+        row |= {name: _summary(residual[here[:, k], k]) for k, name in enumerate(names)}
         made.append(row)
     return made
 
@@ -159,13 +260,23 @@ def faults(
         said.append(f"{lost} of {spec.n_pixel} pixels were shown by no spectrum: they have no say")
     if not errors:
         said.append(f"labels were not validated: {reason}")
-    if n_training < FEW_PER_LABEL * spec.n_label:
-        said.append(
-            f"few stars, {n_training} for {spec.n_label} labels: corners of the box are empty, and "
-            "what is measured there is extrapolated; look at distances from the domain"
-        )
-    for row in errors[-1:]:  # where noise hides least
-        for name in spec.labels:
+    return said + few(n_training, spec.labels) + biases(errors, spec.labels)
+
+
+def few(n_training: int, labels: tuple[str, ...]) -> list[str]:
+    """Say so if there were few stars to learn from."""
+    if n_training >= FEW_PER_LABEL * len(labels):
+        return []
+    corners = "corners of the box are empty, and what is measured there is extrapolated"
+    said = f"few stars, {n_training} for {len(labels)} labels: {corners}"
+    return [f"{said}; look at distances from the domain"]
+
+
+def biases(errors: list[dict[str, Any]], labels: tuple[str, ...]) -> list[str]:
+    """Say which labels come out wrong in the last bin, where noise hides least."""
+    said = []
+    for row in errors[-1:]:
+        for name in labels:
             one = row[name]
             if abs(one["bias"]) > BIASED * one["scatter"] > 0:
                 off, stars = f"{one['bias']:+.3g} off", f"{row['n']} validation stars"
@@ -189,5 +300,6 @@ def card_text(card: dict[str, Any]) -> list[str]:
             for name, one in row.items()
             if isinstance(one, dict)
         ]
+        limits += " of noise added" if row["added"] else ""
         lines.append(f"  S/N {limits}, {row['n']} stars: " + ", ".join(labels))
     return [*lines, *(f"known fault: {fault}" for fault in card["known_faults"])]

@@ -22,11 +22,13 @@ from scalespec.store.spectra import memory_bytes, read_spectra
 
 TRAINING = 0
 """The split that is learned from, where the store has one."""
-NAMES = ("flux", "ivar", "labels", "label_err", "split", "status")
+NAMES = ("flux", "ivar", "labels", "label_err", "split", "status", "snr")
 
 
-def training_sample(spectra: xr.Dataset, labels: Sequence[str], split: int = TRAINING) -> Sample:
-    """Return the spectra of one part of a split, with these labels.
+def training_sample(
+    spectra: xr.Dataset, labels: Sequence[str], snr_min: float = 0.0, *, split: int = TRAINING
+) -> Sample:
+    """Return the spectra of one part of a split, from an S/N on, with these labels.
 
     Raises
     ------
@@ -38,6 +40,7 @@ def training_sample(spectra: xr.Dataset, labels: Sequence[str], split: int = TRA
         raise StageError(f"no label {lacking} in the store; there are {there}")
     columns = [there.index(name) for name in labels]
     keep = spectra["status"].to_numpy() & np.uint32(UNREADABLE) == 0
+    keep &= spectra["snr"].to_numpy() >= snr_min
     if "split" in spectra:
         keep &= spectra["split"].to_numpy() == split
     known = spectra["labels"].to_numpy()[keep][:, columns]
@@ -47,7 +50,9 @@ def training_sample(spectra: xr.Dataset, labels: Sequence[str], split: int = TRA
     return Sample(spectra["flux"].to_numpy()[keep], spectra["ivar"].to_numpy()[keep], known, errors)
 
 
-def elm_sums_stage(source: str, url: str, model: ExtremeLearning, blocks: Sequence[Block]) -> Stage:
+def elm_sums_stage(
+    source: str, url: str, model: ExtremeLearning, blocks: Sequence[Block], snr_min: float = 0.0
+) -> Stage:
     """Return the stage that sums up every block of a labelled store.
 
     Parameters
@@ -59,13 +64,15 @@ def elm_sums_stage(source: str, url: str, model: ExtremeLearning, blocks: Sequen
     model : ExtremeLearning
         Its `start` has drawn the hidden layer and learned scales from some of the spectra.
     blocks : sequence of Block
+    snr_min : float
+        Spectra below it are not learned from.
     """
     rows = max((block.size for block in blocks), default=0)
     return Stage(
         name="elm sums",
         url=url,
         blocks=blocks,
-        read=partial(_read, source=source, labels=model.spec.labels),
+        read=partial(_read, source=source, labels=model.spec.labels, snr_min=snr_min),
         compute=partial(_sums, model=model),
         write=partial(_write, url=url),
         runs_on="dask",
@@ -73,22 +80,31 @@ def elm_sums_stage(source: str, url: str, model: ExtremeLearning, blocks: Sequen
     )
 
 
-def combined_sums(url: str) -> Sums:
+def combined_sums(url: str, n_block: int) -> Sums:
     """Add the committed sums, in pairs, in the order of the blocks.
 
     Raises
     ------
     StageError
-        If no block is committed.
+        If one of the `n_block` blocks is not committed.
     """
     commits = Ledger(url).commits()
-    if not commits:
-        raise StageError(f"{url}: no sums are committed: run the stage first")
+    if len(commits) < n_block:
+        raise StageError(
+            f"{url}: sums of {len(commits)} of {n_block} blocks are committed: see status, then "
+            "run again with --retry-failed"
+        )
     return reduce_sums([_load(url, commits[index]) for index in sorted(commits)])
 
 
 def learn_elm(
-    source: str, url: str, model: ExtremeLearning, blocks: Sequence[Block], *, seed: int
+    source: str,
+    url: str,
+    model: ExtremeLearning,
+    blocks: Sequence[Block],
+    *,
+    seed: int,
+    snr_min: float = 0.0,
 ) -> Iterator[Stage]:
     """Yield the stage of the sums, then solve: `model` has learned when the iterator ends.
 
@@ -101,15 +117,17 @@ def learn_elm(
         If there is nothing to learn from.
     """
     first = read_spectra(source, blocks[0].start, blocks[0].stop, names=NAMES)
-    sample = training_sample(first, model.spec.labels)
-    held = training_sample(first, model.spec.labels, 1) if "split" in first else sample.take([])
+    labels = model.spec.labels
+    sample = training_sample(first, labels, snr_min)
+    held = training_sample(first, labels, snr_min, split=1) if "split" in first else sample.take([])
     model.start(sample, seed)
-    yield elm_sums_stage(source, url, model, blocks)
-    model.finish(combined_sums(url), sample, held)
+    yield elm_sums_stage(source, url, model, blocks, snr_min)
+    model.finish(combined_sums(url, len(blocks)), sample, held)
 
 
-def _read(block: Block, source: str, labels: Sequence[str]) -> Sample:
-    return training_sample(read_spectra(source, block.start, block.stop, names=NAMES), labels)
+def _read(block: Block, source: str, labels: Sequence[str], snr_min: float) -> Sample:
+    spectra = read_spectra(source, block.start, block.stop, names=NAMES)
+    return training_sample(spectra, labels, snr_min)
 
 
 def _sums(_: None, sample: Sample, model: ExtremeLearning) -> tuple[int, Sums]:

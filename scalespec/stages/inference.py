@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from scalespec.models.baselines import Baseline
 from scalespec.models.networks import Regressor
 from scalespec.models.regressor import Prediction
 from scalespec.optimize.matmul import linear
@@ -106,7 +107,7 @@ def _without_one_dnn() -> Iterator[None]:
 
 
 def infer_labels(
-    model: Regressor,
+    model: Regressor | Baseline,
     flux: FloatArray,
     ivar: FloatArray,
     extra: FloatArray | None = None,
@@ -118,8 +119,8 @@ def infer_labels(
 
     Parameters
     ----------
-    model : Regressor
-        As `load_regressor` gives it.
+    model : Regressor or Baseline
+        As `load_regressor` gives it; of a classical one neither batch nor precision is chosen.
     flux, ivar : (n, n_pixel) float32
         On the pixels of ``model.spec.wavelength``, normalized as ``model.spec.normalization`` says;
         an ivar of 0 means no information.
@@ -141,6 +142,8 @@ def infer_labels(
     ValueError
         If sizes are not those of the model.
     """
+    if isinstance(model, Baseline):
+        return model.predict(flux, ivar, extra)
     with Fast(precision):
         return model.predict(flux, ivar, extra, batch_size=batch_size or BATCHES[model.network])
 
@@ -164,7 +167,7 @@ class Plan:
 
 
 def make_plan(
-    model: Regressor,
+    model: Regressor | Baseline,
     flux: FloatArray,
     ivar: FloatArray,
     *,
@@ -183,6 +186,8 @@ def make_plan(
     precision : {"float32", "bfloat16"}
         What is wanted; it is float32 if labels would move by more than `LARGEST_SHIFT`.
     """
+    if isinstance(model, Baseline):
+        return Plan(len(flux), "float32", 0.0)
     shift = 0.0
     if precision != "float32":
         shift = precision_shift(model, flux[:GATE_SPECTRA], ivar[:GATE_SPECTRA], precision)

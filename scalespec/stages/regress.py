@@ -12,6 +12,7 @@ import pandas as pd
 
 from scalespec.config import InferTable, RunConfig
 from scalespec.errors import ConfigError, ModelError
+from scalespec.models.baselines import Baseline
 from scalespec.models.networks import Regressor
 from scalespec.models.regressor import Prediction
 from scalespec.optimize.result import NOT_FITTED, FitStatus
@@ -86,7 +87,7 @@ def regress(config: RunConfig) -> Iterator[Stage]:
     )
 
 
-def _check_inputs(model: Regressor, config: RunConfig) -> None:
+def _check_inputs(model: Regressor | Baseline, config: RunConfig) -> None:
     table, wanted = config.infer.inputs if config.infer else "", model.spec.inputs
     if bool(wanted) != bool(table):
         raise ConfigError(
@@ -99,7 +100,7 @@ def _check_inputs(model: Regressor, config: RunConfig) -> None:
 
 def load_fitting(
     url: str, wavelength: npt.NDArray[np.float64], attrs: Mapping[str, Any]
-) -> Regressor:
+) -> Regressor | Baseline:
     """Load a regressor for a spectra store.
 
     Raises
@@ -131,7 +132,9 @@ def load_fitting(
     return model
 
 
-def plan_of(url: str, model: Regressor, store: str, blocks: list[Block], table: InferTable) -> Plan:
+def plan_of(
+    url: str, model: Regressor | Baseline, store: str, blocks: list[Block], table: InferTable
+) -> Plan:
     """Measure batch and precision on the first spectra, or return what an earlier run measured."""
     where = paths.join(url, "inference.json")
     if paths.exists(where):
@@ -172,12 +175,12 @@ def read_asked(
     return Asked(question, np.stack([found[name] for name in columns], axis=1).astype(np.float32))
 
 
-def labels_of(model: Regressor, asked: Asked, plan: Plan, far: float) -> pd.DataFrame:
+def labels_of(model: Regressor | Baseline, asked: Asked, plan: Plan, far: float) -> pd.DataFrame:
     """Estimate labels of every spectrum asked for.
 
     Parameters
     ----------
-    model : Regressor
+    model : Regressor or Baseline
     asked : Asked
         n spectra.
     plan : Plan

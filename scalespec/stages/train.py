@@ -21,6 +21,7 @@ from scalespec.stages.latent import train_latent
 from scalespec.stages.learning import VALIDATION_SPECTRA, emulator_spec, select
 from scalespec.stages.pixels import train_pixels
 from scalespec.stages.preprocess import preprocess_stage
+from scalespec.stages.train_baseline import KINDS, train_baseline
 from scalespec.stages.train_regressor import train_regressor_loop
 from scalespec.stages.untrained import make_model, train_options
 from scalespec.store import paths
@@ -108,6 +109,8 @@ def train(config: RunConfig) -> Iterator[Stage | Training]:
         return
     if table.model == "cannon" and not table.latent_rounds:
         yield from train_pixels(config, source, url)
+    elif table.model in KINDS:
+        yield from train_baseline(config, source, url)
     else:
         which = train_regressor_loop if table.model in NETWORKS else train_loop
         loop = partial(which, table=table, source=source, url=url, seed=config.run.seed)

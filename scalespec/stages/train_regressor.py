@@ -1,6 +1,6 @@
 """Spectra + labels -> a regressor: labels may be missing, and have errors; columns beside them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,15 +13,13 @@ from scalespec.models.networks import Regressor
 from scalespec.models.regression_training import RegressionOptions, train_regressor
 from scalespec.models.regressor import RegressorSpec, Sample, describe
 from scalespec.plan import TrainContext
-from scalespec.schema import UNREADABLE, SpectrumStatus
-from scalespec.stages.learning import PARTS, VALIDATION_SPECTRA, split_of
+from scalespec.stages.card import regressor_card
+from scalespec.stages.learning import VALIDATION_SPECTRA, divide
 from scalespec.store import paths
 from scalespec.store.checkpoints import CheckpointFolder
 from scalespec.store.model import save_model
-from scalespec.store.spectra import chunk_rows, read_spectra
 from scalespec.store.training import TrainingData
 
-SCALARS = ("labels", "label_err", "split", "status", "snr")
 DESCRIBED_SPECTRA = 4096
 """Training spectra, spread over all, whose means and spreads the model's scales are."""
 
@@ -82,43 +80,10 @@ def labelled(url: str, table: TrainTable, seed: int) -> tuple[Labelled, Labelled
     ModelError
         If a label or input is not in the store, or a part is empty.
     """
-    head = read_spectra(url, 0, 0)
-    scalars = read_spectra(url, 0, 2**62, names=SCALARS)
-    labels = _columns(scalars, "labels", table.labels, url)
-    errors = np.full_like(labels, np.nan)
-    if "label_err" in scalars:
-        errors = _columns(scalars, "label_err", table.labels, url)
-    inputs = _columns(scalars, "labels", table.network.inputs, url)
-    snr, status = scalars["snr"].to_numpy(), scalars["status"].to_numpy()
-    usable = np.isfinite(labels).any(axis=1) & (snr > 0) & (snr >= table.snr_min)
-    usable &= status & np.uint32(UNREADABLE | SpectrumStatus.NO_REDSHIFT) == 0
-    split = split_of(scalars, seed)
-    columns = np.concatenate([labels, errors, inputs], axis=1)
-    size = chunk_rows(int(head.attrs["shard_rows"]))
-
-    def part(which: int) -> Labelled:
-        rows = np.flatnonzero(usable & (split == which))
-        if not len(rows):
-            raise ModelError(
-                f"{url}: no {PARTS[which]} spectrum: of {len(labels)}, {usable.sum()} have any of "
-                f"{table.labels}, a velocity and S/N >= {table.snr_min:g}"
-            )
-        still = np.zeros(len(rows), np.float32)
-        return Labelled(
-            TrainingData(url, columns[rows], rows, still, size, seed), len(table.labels)
-        )
-
-    return part(0), part(1), head
-
-
-def _columns(
-    scalars: xr.Dataset, variable: str, names: Sequence[str], url: str
-) -> npt.NDArray[np.float32]:
-    """Return columns of the store's labels, (n, n_name)."""
-    there = [str(name) for name in scalars["label"].values]
-    if lacking := [name for name in names if name not in there]:
-        raise ModelError(f"{url}: no label {lacking}; there are {there}: choose train.labels")
-    return scalars[variable].to_numpy().astype(np.float32)[:, [there.index(n) for n in names]]
+    inputs = table.network.inputs
+    training, validation, head = divide(url, table, seed, whole=False, errors=True, inputs=inputs)
+    n_label = len(table.labels)
+    return Labelled(training, n_label), Labelled(validation, n_label), head
 
 
 def regressor_spec(table: TrainTable, training: Labelled, head: xr.Dataset) -> RegressorSpec:
@@ -178,22 +143,27 @@ def train_regressor_loop(
         checkpoint_every=network.checkpoint_every,
         loss=network.loss,
         snr_range=network.snr_range if network.augment else None,
+        jitter=network.jitter,
     )
+    held = validation.spread(VALIDATION_SPECTRA)
     history = train_regressor(
         model,
         training,
-        validation.spread(VALIDATION_SPECTRA),
+        held,
         options=options,
         context=context,
         checkpoints=CheckpointFolder(paths.join(url, "checkpoints")),
         seed=seed,
     )
     if context.rank == 0:
+        name, n = source.rpartition("/")[2], (len(training.data.rows), len(validation.data.rows))
+        learned = training.data.labels[:, : training.n_label]
         metadata = {
-            "source": source.rpartition("/")[2],
-            "n_training": len(training.data.rows),
-            "n_validation": len(validation.data.rows),
+            "source": name,
+            "n_training": n[0],
+            "n_validation": n[1],
             "workers": context.world_size,
             "history": history,
+            "card": regressor_card(model, learned, held, n, name),
         }
         save_model(url, model, metadata)

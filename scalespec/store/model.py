@@ -35,7 +35,9 @@ MODELS: dict[str, Callable[..., Emulator]] = {
 }
 """Emulators by the name their JSON gives."""
 REGRESSOR = "regressor"
-"""What the JSON of a regressor gives, see `scalespec.store.regressor`."""
+"""What the JSON of a regressor made of networks gives, see `scalespec.store.regressor`."""
+BASELINE = "baseline"
+"""What the JSON of a classical regressor gives."""
 LARGEST_BYTES = 4 * 2**30
 """More than this in one weights file is no model of ours."""
 
@@ -208,7 +210,7 @@ def load_model(url: str) -> Emulator:
         return import_payne(url)
     url = standing_model(url)
     record = model_record(url)
-    if record["model"] == REGRESSOR:
+    if record["model"] in (REGRESSOR, BASELINE):
         raise ModelError(f"{url}: a regressor, flux to labels: load it by load_regressor")
     if record["model"] not in MODELS:
         raise ModelError(f"{url}: model '{record['model']}' is not one of {sorted(MODELS)}")

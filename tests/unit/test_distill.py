@@ -20,8 +20,8 @@ from scalespec.models.distill import (
 from scalespec.models.payne import Payne
 from scalespec.models.transformer import SpectrumTransformer
 from scalespec.plan import Training
-from scalespec.stages import folders
-from scalespec.stages.distilling import TRUST_NAME, distill_loop
+from scalespec.stages import distilling, folders
+from scalespec.stages.distilling import TRUST_NAME, VALIDATION_SPECTRA, distill_loop
 from scalespec.stages.train import train
 from scalespec.store import paths
 from scalespec.store.model import load_model, model_record, save_model
@@ -141,7 +141,25 @@ def test_a_transformer_is_distilled_into_a_payne_with_its_report(tmp_path):
     assert rms < 0.03 * float(flux.std(dim=0).square().mean().sqrt())
     assert trust["flux_rms"] == pytest.approx(rms, rel=0.5)  # other draws, a margin inside
     assert max(trust["gradient_error"]) < 0.1
-    assert model_record(url)["metadata"]["distrusted"] == trust["distrusted"]
+    metadata = model_record(url)["metadata"]
+    assert metadata["distrusted"] == trust["distrusted"]
+    card = metadata["card"]
+    assert (card["n_training"], card["n_validation"]) == (300, VALIDATION_SPECTRA)
+    assert card["domain"]["box"]["teff"] == [4000.0, 6000.0]
+    assert [row["added"] for row in card["errors_by_snr"]] == [True] * 5  # teachers make no noise
+
+
+def test_a_card_names_some_places_of_distrust_and_counts_the_others(tmp_path, monkeypatch):
+    places = [f"teff {k}: flux 0.1" for k in range(7)]
+    monkeypatch.setattr(distilling, "distrusted", lambda _: places)
+    save_model(str(tmp_path / "teacher"), transformer())
+    table = table_of(str(tmp_path / "teacher"), rounds=(0,))
+    distill_loop(LocalContext(), table, str(tmp_path / "student"), seed=4)
+    said = model_record(str(tmp_path / "student"))["metadata"]["card"]["known_faults"][-6:]
+    assert said == [
+        *(f"far from its teacher at {place}" for place in places[:5]),
+        "and in 2 places more: see trust.json",
+    ]
 
 
 def test_paths_of_teacher_and_gradients_are_the_run_files_own(tmp_path):

@@ -10,7 +10,7 @@ from scalespec.models.bayesian import BayesianCNN, MonteCarloDropout
 from scalespec.models.folded import FoldedCNN
 from scalespec.models.heads import Shape
 from scalespec.models.networks import NETWORKS, Regressor
-from scalespec.models.residual import ResidualMLP, principal
+from scalespec.models.residual import Given, PlainMLP, ResidualMLP, principal
 from scalespec.models.starnet import StarNet, convolved
 
 SMALL = {
@@ -202,18 +202,77 @@ def test_the_pca_variant_sees_components_and_the_mean_weight_alone(sample):
     model = regressor(sample, "residual", options=SMALL["residual"] | {"pca": 4})
     net = model.members[0]
     x = model.see(torch.from_numpy(sample.flux), torch.from_numpy(sample.ivar)).x
-    net.prepare(x)
+    net.given.learn(x)
     assert net.first.in_features == 5
-    projected = torch.nn.functional.linear(x[:, 0], net.components)
+    projected = torch.nn.functional.linear(x[:, 0], net.given.components)
     assert float(projected.square().mean()) == pytest.approx(1, rel=1e-3)
     across = x.clone()
-    across[:, 0] -= projected @ torch.linalg.pinv(net.components).T
+    across[:, 0] -= projected @ torch.linalg.pinv(net.given.components).T
     across[:, 1] = across[:, 1].flip(1)
     none = x[:, 0, :0]
     moved = x.clone()
     moved[:, 0] -= across[:, 0]
     moved[:, 1] = across[:, 1]
     assert torch.allclose(net(x, none), net(moved, none), atol=1e-4)
+
+
+def steep(n=400, n_pixel=40, seed=0):
+    """Draw spectra whose spread falls a hundredfold from direction to direction."""
+    rng = np.random.default_rng(seed)
+    turned = np.linalg.qr(rng.normal(size=(n_pixel, n_pixel)))[0]
+    x = rng.normal(size=(n, n_pixel)) * np.geomspace(1, 1e-2, n_pixel) @ turned
+    return torch.from_numpy(x).float()[:, None]
+
+
+@pytest.mark.parametrize("whiten", [0.0, 0.5, 1.0])
+def test_components_are_divided_by_a_power_of_their_spread(whiten):
+    x = steep()
+    given = Given(shape(40, n_channel=1), pca=8, whiten=whiten)
+    given.learn(x)
+    made = given(x, x[:, 0, :0])
+    _, singular, _ = np.linalg.svd(x[:, 0].double().numpy(), full_matrices=False)
+    expected = (singular[:8] / singular[0]) ** (1 - whiten)
+    found = made.square().mean(dim=0).sqrt().numpy()
+    assert np.allclose(found / found[0], expected, rtol=2e-3)  # float32 subspace iteration
+    assert float(made.square().mean()) == pytest.approx(1, rel=1e-3)
+
+
+def test_pixels_stand_beside_the_components_where_asked_for(sample):
+    model = regressor(sample, "mlp", options={"hidden": [8], "pca": 5, "pixels": True})
+    x = model.see(torch.from_numpy(sample.flux), torch.from_numpy(sample.ivar)).x
+    given = model.members[0].given
+    given.learn(x)
+    made = given(x, x[:, 0, :0])
+    assert made.shape[1] == given.size == 5 + 2 * 143
+    assert torch.equal(made[:, 5:], x.flatten(1))
+
+
+def test_small_components_survive_products_in_bfloat16():
+    x = steep()
+    given = Given(shape(40, n_channel=1), pca=40, whiten=1.0)
+    given.learn(x)
+    exact = given(x, x[:, 0, :0])
+    with torch.autocast("cpu", torch.bfloat16):
+        made = given(x, x[:, 0, :0])
+    # Of 8 bits, the rounding of the largest component would drown the smallest.
+    assert torch.equal(made, exact)
+
+
+@pytest.mark.parametrize("whiten", [-0.1, 1.1])
+def test_whitening_is_a_part_of_one(whiten):
+    with pytest.raises(ValueError, match="wanted 0 to 1"):
+        Given(shape(), pca=4, whiten=whiten)
+
+
+def test_the_plain_network_takes_either_activation_and_no_other():
+    x, none = torch.randn(20, 1, 143), torch.zeros(20, 0)
+    made = [
+        PlainMLP(shape(n_channel=1), hidden=[8], activation=name, dropout=0.5).eval()(x, none)
+        for name in ("selu", "gelu")
+    ]
+    assert not torch.allclose(*made)
+    with pytest.raises(ValueError, match="no activation 'relu6'"):
+        PlainMLP(shape(), activation="relu6")
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import torch
 from toy_lines import HALF, toy, toy_spec
 
 from scalespec.models.calibrated import SNR_CENTERS, temperature_at, temperatures
-from scalespec.models.degrade import degrade, spectrum_snr
+from scalespec.models.degrade import degrade, jittered, spectrum_snr
 from scalespec.models.domain import Domain
 from scalespec.models.estimators import make_estimator
-from scalespec.models.label_loss import label_loss
+from scalespec.models.label_loss import VARIANCE_SHARE, label_loss
 from scalespec.models.networks import Regressor
 from scalespec.models.regression_training import (
     InMemory,
@@ -82,7 +82,7 @@ def test_the_loss_is_least_at_the_residuals_own_variance():
         made = torch.stack([residual, log_variance.mean().expand(4, 1)], dim=1)
         loss = label_loss(made, torch.zeros(4, 1), torch.full((4, 1), 0.1), "mae")
         (gradient,) = torch.autograd.grad(loss, log_variance)
-        log_variance = (log_variance - 2 * gradient).detach().requires_grad_()
+        log_variance = (log_variance - 2 / VARIANCE_SHARE * gradient).detach().requires_grad_()
     # what the label's own error of 0.1 does not explain
     assert float(log_variance.mean().exp().detach()) == pytest.approx(0.3**2 - 0.1**2, rel=0.02)
 
@@ -131,6 +131,26 @@ def test_spectra_without_noise_get_the_same_noise_everywhere():
     )
     assert torch.equal(same, flux)
     assert torch.isinf(none).all()
+
+
+def test_jitter_is_a_part_of_each_pixels_own_noise():
+    sigma = torch.tensor([0.01, 0.1, 1.0]).repeat(4000, 1)
+    made = jittered(torch.ones(4000, 3), sigma**-2, 0.3, generator())
+    # A standard deviation of 4,000 draws is known to 1.1 %.
+    assert torch.allclose((made - 1).std(dim=0) / sigma[0], torch.tensor(0.3), rtol=0.05)
+    assert torch.allclose(made.mean(dim=0), torch.ones(3), atol=0.02)
+    dead = jittered(torch.ones(2, 3), torch.zeros(2, 3), 0.3, generator())
+    assert torch.equal(dead, torch.ones(2, 3))
+
+
+def test_training_jitters_spectra_that_have_noise_and_no_others():
+    def last_loss(sample, jitter):
+        options = RegressionOptions(epochs=1, batch_size=40, snr_range=None, jitter=jitter)
+        return train(small(sample), sample, sample, options)[-1]["loss"]
+
+    noisy, clean = toy(80, seed=1, snr=(15, 25))[0], toy(80, seed=1)[0]
+    assert last_loss(noisy, 0.0) != last_loss(noisy, 0.5)
+    assert last_loss(clean, 0.0) == last_loss(clean, 0.5)
 
 
 def test_an_empty_spectrum_has_no_snr_and_stays_empty():

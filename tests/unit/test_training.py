@@ -245,7 +245,7 @@ def test_validation_is_wanted():
         train(spectra(10), held=tuple(array[:0] for array in spectra(10)))
 
 
-TWO_RANKS = """
+RANKS = """
 import sys
 import numpy as np, torch
 sys.path.insert(0, {here!r})
@@ -256,10 +256,10 @@ from scalespec.models.training import train_emulator
 rank = int(sys.argv[1])
 torch.set_num_threads(1)
 torch.distributed.init_process_group(
-    "gloo", init_method="file://{folder}/meet", rank=rank, world_size=2)
+    "gloo", init_method="file://{folder}/meet", rank=rank, world_size={n})
 
 class Context(Alone):
-    world_size = 2
+    world_size = {n}
     def wrap(self, model):
         return torch.nn.parallel.DistributedDataParallel(model)
 
@@ -273,14 +273,16 @@ torch.distributed.destroy_process_group()
 """
 
 
-def test_two_ranks_learn_one_model_as_good_as_one_ranks(tmp_path):
-    script = TWO_RANKS.format(here=str(Path(__file__).parent), folder=tmp_path)
+@pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_ranks_learn_one_model_as_good_as_one_ranks(tmp_path, n):
+    script = RANKS.format(here=str(Path(__file__).parent), folder=tmp_path, n=n)
     command = [sys.executable, "-c", script]
-    ranks = [subprocess.Popen([*command, str(rank)]) for rank in range(2)]
-    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
-    states = [dict(np.load(tmp_path / f"rank{rank}.npz")) for rank in range(2)]
-    for name in states[0]:
-        np.testing.assert_array_equal(states[0][name], states[1][name], err_msg=name)
+    ranks = [subprocess.Popen([*command, str(rank)]) for rank in range(n)]
+    assert [rank.wait(timeout=300) for rank in ranks] == [0] * n
+    states = [dict(np.load(tmp_path / f"rank{rank}.npz")) for rank in range(n)]
+    for other in states[1:]:
+        for name, value in states[0].items():
+            np.testing.assert_array_equal(value, other[name], err_msg=name)
     model = payne()
     model.load_state_dict({name: torch.tensor(value) for name, value in states[0].items()})
     alone, _ = train(spectra(400), options=BOTH)
