@@ -11,6 +11,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import json
 import logging
 import sys
+import webbrowser
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -22,6 +23,15 @@ from rich.logging import RichHandler
 from scalespec import __version__
 from scalespec.config import STAGES, load_config
 from scalespec.errors import ConfigError, ScalespecError
+from scalespec.options import (
+    engine_option,
+    fractions,
+    json_option,
+    limit_option,
+    ranges,
+    run_file,
+    run_options,
+)
 from scalespec.terminal import (
     Stopping,
     drawn,
@@ -63,17 +73,6 @@ def _explained(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-run_file = click.argument("run_file", type=click.Path(exists=True, dir_okay=False))
-engine_option = click.option(
-    "--engine", type=click.Choice(["local", "dask", "ray"]), help="One engine for every stage."
-)
-retry_option = click.option("--retry-failed", is_flag=True, help="Take failed blocks again.")
-limit_option = click.option("--limit", type=click.IntRange(1), help="Only the first N spectra.")
-log_option = click.option("--log", type=click.Path(), help="JSON lines are appended: one a block.")
-metrics_option = click.option("--metrics", type=click.Path(), help="Counts for Prometheus.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
-
 @click.group(cls=Order, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-v", "--verbose", count=True, help="Say more; twice for debugging.")
 @click.version_option(__version__)
@@ -93,34 +92,30 @@ def main(verbose: int) -> None:
 @click.option("--truth-model", type=click.Path(), help="True spectra from this model or .npz.")
 @click.option("--labels", help="Of the stars, as teff,logg,fe_h,mg_fe; without --truth-model.")
 @click.option("--recipe", multiple=True, help="Of the stars, as binary=0.3; may be repeated.")
+@click.option("--limits", multiple=True, help="Of the stars, as logg=0:4; may be repeated.")
 @click.option("--even-fibres", is_flag=True, help="All resolve alike, as a fit assumes.")
 @click.option("--ivar-factor", type=float, default=1.0, help="Stated over true ivar.")
 @click.option("--spectra-per-file", type=click.IntRange(1), help="Where a file holds many.")
 @click.option("--engine", type=click.Choice(["local", "dask"]), default="dask", show_default=True)
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True)
 @_explained
-def mock(folder: str, labels: str | None, recipe: tuple[str, ...], **options: Any) -> None:
+def mock(
+    folder: str,
+    labels: str | None,
+    recipe: tuple[str, ...],
+    limits: tuple[str, ...],
+    **options: Any,
+) -> None:
     """Write a made-up survey: files, label catalogs, pairs, truth, library, run files."""
     from scalespec.mock import write_mock
 
     if labels:
         options["labels"] = tuple(labels.split(","))
-    options["recipe"] = _fractions(recipe)
+    options["recipe"] = fractions(recipe)
+    options["limits"] = ranges(limits)
     with drawn() as listener:
         made = write_mock(folder, listener=listener, **options)
     say(made)
-
-
-def _fractions(recipe: tuple[str, ...]) -> dict[str, float]:
-    """Return ``name=value`` options as a mapping."""
-    fractions = {}
-    for text in recipe:
-        name, _, value = text.partition("=")
-        try:
-            fractions[name.strip()] = float(value)
-        except ValueError as error:
-            raise ConfigError(f"--recipe {text}: wanted as binary=0.3") from error
-    return fractions
 
 
 @main.command()
@@ -150,14 +145,6 @@ def _probe(config: Any, as_json: bool, *, prices: str, workers: int | None, engi
     asked = Prices.parse(prices)
     found = priced(probe_run(config, engine=engine, workers=workers), asked, workers, config)
     out.print_json(json.dumps(found)) if as_json else out.print(probe_table(found))
-
-
-def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the run file and all that says how to run it."""
-    options = (run_file, engine_option, retry_option, limit_option, log_option, metrics_option)
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 def _verb(name: str) -> None:
@@ -286,6 +273,25 @@ def inspect(url: str, obsid: int | None, output: str | None) -> None:
     target = output or f"{obsid}.png"
     say(draw_star(load_config(url), obsid, target))
     say(target)
+
+
+@main.command()
+@run_file
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=5006, show_default=True, help="0: any."
+)
+@click.option("--no-browser", is_flag=True, help="Only say the address.")
+@_explained
+def view(run_file: str, port: int, *, no_browser: bool) -> None:
+    """Serve the catalog and its stars on localhost, to browse; Ctrl-C ends it."""
+    from scalespec.viewer import view as serve
+
+    def ready(url: str) -> None:
+        say(f"{url} (Ctrl-C ends it)")
+        if not no_browser:
+            webbrowser.open(url)
+
+    serve(load_config(run_file), port=port, ready=ready)
 
 
 @main.command()

@@ -62,7 +62,8 @@ def write_mock(
         our own line synthesis; labels: of the stars, for our own; recipe: mapping of fields of
         `Recipe` to fractions; spectra_per_file: made at a time, and in one file where a survey's
         files hold many; even_fibres: all resolve alike, as a fit of one resolution assumes;
-        ivar_factor: stated over true ivar, for a pipeline that is wrong about its noise.
+        ivar_factor: stated over true ivar, for a pipeline that is wrong about its noise; limits:
+        mapping of labels to (low, high), between which the stars lie.
 
     Returns
     -------
@@ -72,7 +73,7 @@ def write_mock(
     Raises
     ------
     ConfigError
-        If there is no such survey, or a recipe or `ivar_factor` is wrong.
+        If there is no such survey, or a recipe, `ivar_factor` or limit is wrong.
     StageError
         If a block could not be written; the same command goes on from the blocks it has.
     """
@@ -120,6 +121,7 @@ def _options(
     spectra_per_file: int | None = None,
     even_fibres: bool = False,
     ivar_factor: float = 1.0,
+    limits: Mapping[str, tuple[float, float]] | None = None,
 ) -> dict[str, Any]:
     """Return what the stage is to be told, checked."""
     if survey not in MOCK_SURVEYS:
@@ -141,6 +143,7 @@ def _options(
         "spectra_per_block": spectra_per_file or BLOCK,
         "even_fibres": even_fibres,
         "ivar_factor": ivar_factor,
+        "limits": tuple((label, *ends) for label, ends in (limits or {}).items()),
     }
 
 

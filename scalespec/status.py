@@ -30,6 +30,7 @@ ENGINES = {
     "train": "ray",
     "infer": "ray",
     "fit": "ray",
+    "posterior": "ray",
     "calibrate": "dask",
     "derive": "ray",
     "ages": "dask",
@@ -84,6 +85,7 @@ def _stage_folders(config: RunConfig, stage: str) -> list[tuple[str, Callable[[]
         "preprocess": folders.spectra_url,
         "infer": folders.first_url,
         "fit": folders.best_url,
+        "posterior": folders.posterior_url,
         "calibrate": folders.calibrated_url,
         "derive": folders.derived_url,
         "ages": folders.ages_url,
@@ -193,7 +195,8 @@ def _verify_folder(config: RunConfig, stage: str, url: str) -> tuple[list[str], 
 
 def _verify_rows(stage: str, index: int, rows: int, planned: int) -> list[str]:
     """Every planned spectrum has its row; matches are as many as there are."""
-    if stage.startswith(("crossmatch", "compare")):  # a split has the rows that it has
+    # a split, and chosen stars, have the rows that they have
+    if stage.startswith(("crossmatch", "compare", "posterior")):
         return []
     return [f"block {index} holds {rows} rows, planned were {planned}"]
 
@@ -259,6 +262,9 @@ def plan_run(config: RunConfig) -> list[dict[str, Any]]:
         counts |= {stage: there for stage in counts if stage not in ("ingest", "crossmatch")}
     n, n_pixel = counts.get("preprocess", (0, 0))
     memory["preprocess"] = 2 * memory_bytes(min(size, n), n_pixel)
+    memory["infer"] = memory["fit"] = memory_bytes(min(size, n), n_pixel)
+    gpus = config.engine.ray.gpus_per_worker
+    fits = config.fit.batch_bytes(n_pixel) if config.fit else 0
     return [
         {
             "stage": stage,
@@ -266,7 +272,8 @@ def plan_run(config: RunConfig) -> list[dict[str, Any]]:
             "blocks": _count_blocks(config, stage, n),
             "spectra": n,
             "bytes": n * n_pixel * ROW_BYTES.get(stage, 0),
-            "memory_bytes": memory.get(stage, 0),
+            "memory_bytes": memory.get(stage, 0) + (fits if stage == "fit" and not gpus else 0),
+            "gpu_bytes": fits if stage == "fit" and gpus else 0,
         }
         for stage, (n, n_pixel) in counts.items()
     ]

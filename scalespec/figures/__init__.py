@@ -6,7 +6,7 @@ which color-blind readers can tell apart.
 """
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, NamedTuple, ParamSpec
 
@@ -379,22 +379,4 @@ def mean_residual(wavelength: FloatArray, residual: FloatArray, error: FloatArra
     reach = float(np.nanquantile(np.abs(residual), 0.995)) * 1.3 or 0.01
     axes.set(xlim=(wavelength[0], wavelength[-1]), ylim=(-reach, reach))
     axes.legend(loc="upper right")
-    return figure
-
-
-@styled
-def learning_curve(history: Sequence[Mapping[str, float]]) -> Figure:
-    """Draw the validation residual by step; a point has ``step`` and ``validation_rms``."""
-    figure = Figure(figsize=(5.4, 3.2), layout="constrained")
-    axes = figure.subplots()
-    axes.set(xlabel="round or epoch", ylabel="rms residual of flux")
-    points = [point for point in history if "validation_rms" in point]
-    if not points:
-        say_empty(axes, "the model tells no history")
-        return figure
-    steps = [point["step"] + 1 for point in points]
-    values = [point["validation_rms"] for point in points]
-    axes.plot(steps, values, color=BLUE, marker="o", ms=3, lw=1.5, label="validation")
-    axes.set_yscale("log")
-    axes.legend()
     return figure

@@ -94,7 +94,9 @@ def gradient_spectra(rows: Sequence[Gradients], *, title: str = "", unit: str = 
             bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1.5},
         )  # fmt: skip
     panels[0].set_title(title)
-    panels[0].legend(loc="lower right", ncols=4)
+    panels[0].legend(
+        loc="lower right", ncols=4, frameon=True, framealpha=0.8, edgecolor="none", borderpad=0.1
+    )
     panels[-1].set_xlabel("wavelength (vacuum) [Å]")
     panels[-1].set_xlim(float(rows[0].wavelength[0]), float(rows[0].wavelength[-1]))
     return figure

@@ -266,7 +266,7 @@ def calibrated_labels_of(
         columns |= {f"{one.label}_cal": value.astype(np.float32)}
         columns |= {f"{one.label}_cal_err": err.astype(np.float32)}
         known = np.isfinite(value)
-        status[known & one.outside(teff)] |= np.uint32(CalibrationStatus.BEYOND_TREND)
+        status[known & one.outside(teff, logg)] |= np.uint32(CalibrationStatus.BEYOND_TREND)
         status[known & one.without(logg)] |= np.uint32(CalibrationStatus.NO_TREND)
     return pa.table({**columns, "calibration_status": status})
 

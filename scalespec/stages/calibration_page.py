@@ -33,10 +33,15 @@ def calibration(config: RunConfig) -> str:
     url = folders.calibrated_url(config)
     record = read_json(paths.join(url, RECORD))
     made = read_corrections(url)
-    order = ", then ".join(record["order"])
+    used = {"floors", *(step.source for one in made for step in one.steps)}
+    order = ", then ".join(name for name in record["order"] if name in used)
     html = paragraph(f"Version {record['version']}; in this order: {order}.")
     html += paragraph(HOW, kind="quiet")
-    html += "".join(_label(one) for one in made)
+    left = [label_title(one.label) for one in made if not one.steps]
+    if left:
+        text = f"Too few stars speak of {', '.join(left)}: as it was fitted it stays."
+        html += paragraph(text, kind="bad")
+    html += side_by_side(drawn for one in made for drawn in _label(one))
     return html + heading("Before and after") + _checks(made)
 
 
@@ -51,11 +56,9 @@ def class_names(n: int) -> tuple[str, ...]:
     return CLASSES if n == len(CLASSES) else tuple(f"class {i}" for i in range(n))
 
 
-def _label(made: Correction) -> str:
+def _label(made: Correction) -> list[str]:
+    """Draw a label's corrections, and its error floors where they are known."""
     title, unit = label_title(made.label), label_facts(made.label)[0]
-    html = heading(title)
-    if not made.steps:
-        html += paragraph("Too few stars speak of it: it stays as it is.", kind="bad")
     drawn = [_step(made, step) for step in made.steps]
     floors = made.record["floors"]
     known = {
@@ -67,7 +70,7 @@ def _label(made: Correction) -> str:
         )
         said = "What must be added to stated errors, in quadrature, so that measurements agree."
         drawn.append(picture(figure, said))
-    return html + side_by_side(drawn)
+    return drawn
 
 
 def _numbers(values: list[Any]) -> npt.NDArray[np.float64]:

@@ -123,6 +123,7 @@ COLUMNS = {
     "rv_scatter": ("km/s", "standard deviation of the star's velocities"),
     "rv_p_value": ("", "chance that a star of constant velocity scatters as much"),
     "ebv": ("mag", "E(B-V) by color and temperature"),
+    "out_of_domain": ("", "how far from the spectra that the regressor has learned from"),
     "anomaly": ("", "robust sigmas by which the residual of the fit is unusual"),
     "age": ("Gyr", "median of the age's posterior, by isochrones"),
     "age_err": ("Gyr", "standard deviation of the age's posterior"),
@@ -162,6 +163,12 @@ COLUMNS = {
     "separation_arcsec": ("arcsec", "distance on the sky, at the epoch of observation"),
     "split": ("", "0 train, 1 validation, 2 test; -1: not matched"),
 }
+ERRORS = {
+    "_err": "1 sigma of {}",
+    "_aleatoric": "1 sigma of {} by noise, as the regressor has learned it",
+    "_epistemic": "1 sigma of {} by what the regressor has not learned",
+}
+"""What the end of an error's name says."""
 LABELS = {
     "teff": ("K", "effective temperature"),
     "logg": ("dex", "log10 of surface gravity in cm/s2"),
@@ -199,9 +206,10 @@ def describe(name: str, catalogs: Sequence[str] = ()) -> tuple[str, str]:
     if name.endswith("_cal"):
         unit, text = describe(name.removesuffix("_cal"))
         return unit, f"{text}, calibrated"
-    if name.endswith("_err"):
-        label = name.removesuffix("_err")
-        return describe(label)[0], f"1 sigma of {label}"
+    for end, text in ERRORS.items():
+        if name.endswith(end):
+            label = name.removesuffix(end)
+            return describe(label)[0], text.format(label)
     if name.startswith("first_"):
         unit, text = describe(name.removeprefix("first_"))
         return unit, f"first estimate: {text}"
@@ -235,6 +243,25 @@ def label_names(names: Iterable[str]) -> list[str]:
     there = list(names)
     velocities = ("rv", "survey_rv", "first_rv")
     return [name for name in there if f"{name}_err" in there and name not in velocities]
+
+
+def measured_labels(names: Iterable[str]) -> list[str]:
+    """Return the labels that a run measured, among the columns of its catalog.
+
+    A fit has a first estimate beside its label, a regressor the kinds of its error.
+
+    Examples
+    --------
+    >>> fit = ["teff", "teff_err", "first_teff", "vsini", "vsini_err"]
+    >>> measured_labels([*fit, "gaia_teff", "gaia_teff_err"])
+    ['teff']
+    >>> measured_labels(["teff", "teff_err", "teff_aleatoric", "teff_epistemic"])
+    ['teff']
+    """
+    there = list(names)
+    beside = [*(n.removeprefix("first_") for n in there if n.startswith("first_"))]
+    beside += [n.removesuffix("_aleatoric") for n in there if n.endswith("_aleatoric")]
+    return [name for name in label_names(there) if name in beside]
 
 
 def label_title(name: str) -> str:

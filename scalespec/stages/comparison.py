@@ -12,6 +12,7 @@ import numpy as np
 from scalespec import figures
 from scalespec.errors import ConfigError
 from scalespec.kernels.where import columns_in, where
+from scalespec.optimize.result import FitStatus
 from scalespec.stages.columns import label_facts, label_title
 from scalespec.stages.evidence import Evidence
 from scalespec.stages.page import heading, paragraph, picture, side_by_side, table
@@ -28,14 +29,15 @@ ONE_TO_ONE = (
 )
 TRUTH = (
     "In the figures: S/N ≥ {:g}, no flag, the label off its bound; in the table every S/N. Bias is "
-    "a median, scatter 1.4826 MAD; a pull is (fit - truth) / σ."
+    "a median, scatter 1.4826 MAD. σ is the fit's own error: where neither box nor prior says "
+    "more than the spectrum, the Cramér-Rao bound. A pull is (fit - truth) / σ."
 )
 RESIDUALS = "Residuals (fit - truth): narrow, and centered on 0."
 PULLS = (
     "Pulls should follow the orange unit normal: wider means errors are too small, narrower too "
     "large."
 )
-TABLE = ("label", "stars", "n", "bias", "scatter", "pull σ")
+TABLE = ("label", "stars", "n", "bias", "scatter", "median σ", "pull σ")
 TRUTH_ROWS = 262_144
 """Rows of the table of true labels in memory at a time."""
 TEST = 2
@@ -74,15 +76,18 @@ class Compared:
         pull: Array = self.residual / np.hypot(self.err, self.reference_err)
         return pull
 
-    def rows(self, groups: Mapping[str, Array]) -> list[tuple[str, str, int, float, float, float]]:
-        """Return label, group, n, bias, scatter and width of the pulls for each group."""
-        found = {name: figures.spread(self.residual[stars]) for name, stars in groups.items()}
+    def rows(self, groups: Mapping[str, Array]) -> list[tuple[str | int | float, ...]]:
+        """Return label, group, n, bias, scatter, median error and width of pulls for each group."""
         name = f"{self.title} [{self.unit}]" if self.unit else self.title
-        return [
-            (name, group, s.n, s.bias, s.scatter, figures.spread(self.pull[groups[group]]).scatter)
-            for group, s in found.items()
-            if s.n
-        ]
+        sigma = np.hypot(self.err, self.reference_err)
+        rows: list[tuple[str | int | float, ...]] = []
+        for group, stars in groups.items():
+            found, pull = (figures.spread(a[stars]) for a in (self.residual, self.pull))
+            if found.n:
+                known = stars & np.isfinite(self.pull)
+                middle = float(np.median(sigma[known])) if known.any() else float("nan")
+                rows.append((name, group, found.n, found.bias, found.scatter, middle, pull.scatter))
+        return rows
 
 
 def references(evidence: Evidence) -> str:
@@ -126,9 +131,9 @@ def _reference(evidence: Evidence, catalog: str) -> str:
 
 
 def _fitted_names(stars: Rows) -> list[str]:
-    """Return what was fitted and has an error: labels, velocity, rotation where it was free."""
-    rotation = [name for name in ("vsini",) if f"{name}_err" in stars.columns]
-    return [*stars.labels, "rv", *(name for name in rotation if name not in stars.labels)]
+    """Return what was measured with an error: labels; velocity and rotation where a fit did."""
+    others = [name for name in ("rv", "vsini") if f"{name}_err" in stars.columns]
+    return [*stars.labels, *(name for name in others if name not in stars.labels)]
 
 
 def _pairs(stars: Rows, catalog: str) -> list[Compared]:
@@ -151,6 +156,10 @@ def _pairs(stars: Rows, catalog: str) -> list[Compared]:
 
 def _inside(evidence: Evidence, stars: Rows, pairs: Sequence[Compared]) -> Array:
     """(n,) bool: stars whose reference labels, where known, lie in the range of one model."""
+    if evidence.config.fit is None:  # a regressor says of spectra, not of labels, what it knows
+        unknown = stars.columns["fit_status"] & np.uint32(FitStatus.OUT_OF_DOMAIN) != 0
+        known: Array = stars.fitted & ~unknown
+        return known
     inside = np.zeros(len(stars), bool)
     for fitted in evidence.models:
         spec = fitted.model.spec

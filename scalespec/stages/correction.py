@@ -79,27 +79,34 @@ class LabelData:
 
 @dataclass(frozen=True)
 class Step:
-    """One correction in order: where it comes from, its trend, and the classes it is known for."""
+    """One correction in order: where it comes from, its trend, and the classes it is known for.
+
+    A class is known between the temperatures [K] of `reach`; beyond them its end is taken, for a
+    spline without stars goes anywhere.
+    """
 
     source: str
     form: str
     trend: Trend
     classes: tuple[int, ...]
+    reach: tuple[tuple[float, float], ...]
     n: int
 
     def at(self, teff: FloatArray, kind: IntArray) -> FloatArray:
         """Return the correction; 0 for a class without a trend."""
-        return trend_at(self.trend, teff, kind, self.classes)
+        made = np.where(np.isnan(teff), np.nan, 0.0)
+        for one, (low, high) in zip(self.classes, self.reach, strict=True):
+            if one < len(self.trend.coefficients):  # a resample may have no star of the last one
+                there = kind == one
+                made[there] = self.trend(np.clip(teff[there], low, high), kind[there])
+        return made
 
-
-def trend_at(
-    trend: Trend, teff: FloatArray, kind: IntArray, classes: tuple[int, ...]
-) -> FloatArray:
-    """Return a trend at stars of some classes [K], 0 for those of no other."""
-    there = np.isin(kind, [c for c in classes if c < len(trend.coefficients)])
-    made = np.where(np.isnan(teff), np.nan, 0.0)
-    made[there] = trend(teff[there], kind[there])
-    return made
+    def beyond(self, teff: FloatArray, kind: IntArray) -> BoolArray:
+        """(n,) bool: the class is known, but not at this temperature; a flat step is everywhere."""
+        found = np.zeros(teff.shape, bool)
+        for one, (low, high) in zip(self.classes, self.reach, strict=True):
+            found |= (kind == one) & ((teff < low) | (teff > high))
+        return found & (self.form == "trend")
 
 
 @dataclass(frozen=True)
@@ -154,9 +161,12 @@ class Correction:
         value = stars.value - self(stars.teff, stars.logg)
         return value, np.where(np.isnan(value), np.nan, np.sqrt(stars.err**2 + error**2 + floor**2))
 
-    def outside(self, teff: FloatArray) -> BoolArray:
-        """(n,) bool: temperature beyond where the correction was learned."""
-        return np.asarray((teff < self.teff[0]) | (teff > self.teff[-1]))
+    def outside(self, teff: FloatArray, logg: FloatArray) -> BoolArray:
+        """(n,) bool: temperature beyond where the correction was learned for such stars."""
+        found = np.asarray((teff < self.teff[0]) | (teff > self.teff[-1]))
+        for step in self.steps:
+            found = found | step.beyond(teff, self.kind(logg))
+        return found
 
     def without(self, logg: FloatArray) -> BoolArray:
         """(n,) bool: the star's luminosity class has no correction."""
@@ -180,7 +190,14 @@ class Correction:
     def from_dict(cls, plain: Mapping[str, Any]) -> Self:
         """Return the correction that `to_dict` wrote."""
         steps = [
-            Step(**(s | {"trend": Trend.from_dict(s["trend"]), "classes": tuple(s["classes"])}))
+            Step(
+                source=s["source"],
+                form=s["form"],
+                trend=Trend.from_dict(s["trend"]),
+                classes=tuple(s["classes"]),
+                reach=tuple((low, high) for low, high in s["reach"]),
+                n=s["n"],
+            )
             for s in plain["steps"]
         ]
         return cls(

@@ -20,7 +20,7 @@ from scalespec.stages import folders
 from scalespec.stages.gather import gather
 from scalespec.stages.ingest import read_index
 from scalespec.stages.label_catalog import key_values
-from scalespec.stages.matches import combine_matches
+from scalespec.stages.matches import Split, combine_matches
 from scalespec.stages.matching import (
     ROWS_PER_PIECE,
     WIDEST_ARCSEC,
@@ -103,7 +103,8 @@ def crossmatch(config: RunConfig) -> Iterator[Stage]:
             merge_catalogs(config, name)
         else:
             nobody = yield from _match_catalog(config, name, table)
-            combine_matches(folders.matches_url(config, name), config.run.seed, nobody)
+            split = Split(table.training.fractions, config.run.seed)
+            combine_matches(folders.matches_url(config, name), split, nobody)
         if config.preprocess is not None:
             yield from gather(config, name)
 

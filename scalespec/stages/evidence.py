@@ -19,8 +19,9 @@ from scalespec.optimize.result import FitStatus
 from scalespec.plan import Block, plan_blocks
 from scalespec.schema import UNREADABLE, SpectrumStatus, status_names
 from scalespec.stages import folders
-from scalespec.stages.columns import label_names
+from scalespec.stages.columns import measured_labels
 from scalespec.stages.inspect import Fitted, load_fitted
+from scalespec.stages.rankings import LIMITS, LISTS, head_of, poor_probability
 from scalespec.stages.samples import Array, Columns, Rows, Sample
 from scalespec.store import paths
 from scalespec.store.catalog import iterate_parts, read_schema
@@ -36,7 +37,8 @@ CHUNK_ROWS = 256
 OWN = (
     *("row", "obsid", "ra", "dec", "snr", "spectrum_status", "fit_status", "at_bound"),
     *("prior_dominated", "model", "chi2", "dof", "n_used", "rv", "rv_err", "rv_residual"),
-    *("vsini", "vsini_err", "lsf", "lsf_err"),
+    *("vsini", "vsini_err", "lsf", "lsf_err", "out_of_domain", "ebv", "anomaly"),
+    *("age", "age_err", "age_status", "m_k"),
 )
 """Columns that a page needs beside the labels."""
 
@@ -69,6 +71,8 @@ def count(rows: Rows) -> Counts:
         for name in ("at_bound", "prior_dominated"):
             found[name, label] = int((rows.fitted & rows.has_bit(name, label)).sum())
         found["trusted", label] = int(rows.trusted(label).sum())
+    for name, limit in LIMITS.items():
+        found["metal-poor", name] = int((poor_probability(rows, limit) > 0.5).sum())
     return Counter(found)
 
 
@@ -91,6 +95,10 @@ class Evidence:
         Good rows in chunks of the store.
     extremes : Rows
         The rows that are the most of their kind.
+    dated : Rows
+        A sample of the rows that have an age to be trusted.
+    lists : mapping of str to Rows
+        The heads of the lists of `rankings`, the first row first.
     """
 
     config: RunConfig
@@ -100,6 +108,8 @@ class Evidence:
     matched: Mapping[str, Rows] = field(default_factory=dict)
     near: Rows = field(default_factory=lambda: Rows({}, ()))
     extremes: Rows = field(default_factory=lambda: Rows({}, ()))
+    dated: Rows = field(default_factory=lambda: Rows({}, ()))
+    lists: Mapping[str, Rows] = field(default_factory=dict)
 
     @property
     def store(self) -> str:
@@ -157,6 +167,8 @@ def gather(config: RunConfig, planned: int, parts: Iterable[Rows]) -> Evidence:
     counts: Counts = Counter()
     stars, near = Sample(SAMPLE_ROWS), Sample(NEAR_ROWS, together=CHUNK_ROWS)
     matched = {name: Sample(SAMPLE_ROWS) for name in config.crossmatch or {}}
+    dated = Sample(SAMPLE_ROWS)
+    lists: dict[str, Rows] = {}
     extremes: list[Rows] = []
     for part in parts:
         counts.update(count(part))
@@ -164,6 +176,13 @@ def gather(config: RunConfig, planned: int, parts: Iterable[Rows]) -> Evidence:
         mine = part.take(np.ones(len(part), bool), own)
         stars.add(mine)
         near.add(mine.take(mine.good))
+        if "age" in mine.columns:
+            has_age = np.isfinite(mine.columns["age"]) & (mine.columns["age_status"] == 0)
+            counts["rows", "dated"] += int(has_age.sum())
+            dated.add(mine.take(has_age))
+        for name, rank in LISTS.items():
+            before = [lists[name]] if name in lists else []
+            lists[name] = head_of(Rows.join([*before, mine]), rank)
         for name, sample in matched.items():
             others = [n for n in part.columns if n.startswith(f"{name}_")]
             known = part.fitted & _any_known(part, others)
@@ -180,12 +199,15 @@ def gather(config: RunConfig, planned: int, parts: Iterable[Rows]) -> Evidence:
         {name: sample.rows() for name, sample in matched.items()},
         near.rows(),
         extremes[0],
+        dated.rows(),
+        lists,
     )
 
 
 def own_columns(labels: Sequence[str]) -> frozenset[str]:
     """Return the columns that a page needs, but for what other catalogs say."""
-    return frozenset((*OWN, *labels, *(f"{label}_err" for label in labels)))
+    ends = ("", "_err", "_cal", "_cal_err")
+    return frozenset((*OWN, *(f"{label}{end}" for label in labels for end in ends)))
 
 
 def _any_known(rows: Rows, names: Sequence[str]) -> Array:
@@ -209,7 +231,7 @@ def read_evidence(config: RunConfig) -> Evidence:
     planned = sum(segment.n for segment in folders.planned_segments(config))
     schema = read_schema(url)
     numeric = [f.name for f in schema if patypes.is_integer(f.type) or patypes.is_floating(f.type)]
-    labels = [name for name in label_names(numeric) if f"first_{name}" in numeric]
+    labels = measured_labels(numeric)
     own = own_columns(labels)
     catalogs = tuple(f"{name}_" for name in config.crossmatch or {})
     names = [name for name in numeric if name in own or name.startswith(catalogs)]
@@ -251,7 +273,8 @@ def stage_folders(config: RunConfig) -> dict[str, str]:
         "library": partial(folders.library_url, config),
         "model": partial(folders.model_url, config),
         "first": partial(folders.first_url, config),
-        "best": partial(folders.best_url, config),
+        **({"best": partial(folders.best_url, config)} if config.fit else {}),
+        **({"posterior": partial(folders.posterior_url, config)} if config.posterior else {}),
         "calibrated": partial(folders.calibrated_url, config),
         "derived": partial(folders.derived_url, config),
         "ages": partial(folders.ages_url, config),

@@ -181,6 +181,20 @@ def _merged(fits: Sequence[FitResult], chosen: npt.NDArray[np.int64]) -> FitResu
     return stacked.take(chosen * len(chosen) + np.arange(len(chosen)))
 
 
+def symmetric(upper: npt.NDArray[np.floating[Any]], n: int) -> npt.NDArray[np.float64]:
+    """Return the (n, n) covariance of an upper triangle, row by row, as ``label_cov`` has it.
+
+    Examples
+    --------
+    >>> symmetric(np.array([4.0, 3.0, 9.0]), 2).tolist()
+    [[4.0, 3.0], [3.0, 9.0]]
+    """
+    matrix = np.zeros((n, n))
+    first, second = np.triu_indices(n)
+    matrix[first, second] = matrix[second, first] = upper
+    return matrix
+
+
 def _table(
     spectra: xr.Dataset,
     first: pd.DataFrame,

@@ -225,6 +225,19 @@ def best_url(config: RunConfig) -> str:
     return stage_url(config.run.workspace, "best", name)
 
 
+def posterior_url(config: RunConfig) -> str:
+    """Return the folder of draws from the posteriors of chosen stars.
+
+    A block that is fitted later may hold one of them: it makes another folder.
+    """
+    if config.posterior is None:
+        raise StoreError("no [posterior] table: nothing is drawn")
+    best = best_url(config)
+    there = sorted(Ledger(best).done())
+    name = digest(config.posterior, _name(best), there, config.run.seed, FORMAT_VERSION)
+    return stage_url(config.run.workspace, "posterior", name)
+
+
 def calibrated_url(config: RunConfig) -> str:
     """Return the folder of the calibrated labels.
 

@@ -16,6 +16,7 @@ from scalespec import figures
 from scalespec.config import RunConfig, load_config
 from scalespec.errors import StoreError
 from scalespec.models.base import Emulator
+from scalespec.models.baselines import Baseline
 from scalespec.models.networks import Regressor
 from scalespec.optimize.objective import Objective, Smoother, as_rows
 from scalespec.optimize.result import FitStatus
@@ -238,12 +239,16 @@ def _spectra_text(url: str) -> str:
     return "\n".join(lines)
 
 
-def _regressor_text(model: Regressor) -> str:
+def _regressor_text(model: Regressor | Baseline) -> str:
     spec = model.spec
-    grid, options = spec.wavelength, model.options
+    grid = spec.wavelength
+    if isinstance(model, Baseline):
+        kind = model.name
+    else:
+        kind = f"{model.options['members']} x {model.options['network']}"
     beside = f", beside {', '.join(spec.inputs)}" if spec.inputs else ""
     lines = [
-        f"regressor {spec.name}: {options['members']} x {options['network']}, flux to labels",
+        f"regressor {spec.name}: {kind}, flux to labels",
         f"grid: {len(grid):,} pixels, {grid[0]:.2f}-{grid[-1]:.2f} Å in vacuum{beside}",
         f"normalization: {dict(spec.normalization)}, R = {spec.resolving_power}",
     ]
@@ -256,8 +261,8 @@ def _regressor_text(model: Regressor) -> str:
 
 def _model_text(url: str) -> str:
     model = open_model(url)
-    if isinstance(model, Regressor):
-        return _regressor_text(model)
+    if isinstance(model, Regressor | Baseline):
+        return "\n".join([_regressor_text(model), *_card_lines(url)])
     spec = model.spec
     grid = spec.wavelength
     lines = [
@@ -269,9 +274,13 @@ def _model_text(url: str) -> str:
     lines += [
         f"  {n:<12}{low:>10.4g} to {high:<10.4g}{label_facts(n)[0]}" for n, low, high in ranges
     ]
-    if not url.endswith(".npz") and (card := model_record(url)["metadata"].get("card")):
-        lines += card_text(card)
-    return "\n".join(lines)
+    return "\n".join(lines + _card_lines(url))
+
+
+def _card_lines(url: str) -> list[str]:
+    """Return a model's card, if it has one, as lines."""
+    card = None if url.endswith(".npz") else model_record(url)["metadata"].get("card")
+    return card_text(card) if card else []
 
 
 def _workspace_text(url: str) -> str:

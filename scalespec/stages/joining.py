@@ -39,13 +39,14 @@ NOT_PUBLISHED = {"row", "obsid", "star", "rank", "n_candidates", "by_id"}
 class Pieces:
     """What one block's rows are made of; every table but the matches has the block's rows.
 
-    ``beside`` is what later stages know of the rows: calibrated labels, ages, ...
+    ``first`` is None where labels are a regressor's, which are the best there are; ``beside`` is
+    what later stages know of the rows: calibrated labels, ages, ...
     """
 
     block: Block
     spectra: xr.Dataset
     index: pd.DataFrame
-    first: pa.Table
+    first: pa.Table | None
     best: pa.Table
     matches: Mapping[str, pa.Table]
     beside: Mapping[str, pa.Table] = field(default_factory=dict)
@@ -67,14 +68,15 @@ def join_block(pieces: Pieces) -> pa.Table:
     """
     rows = np.arange(pieces.block.start, pieces.block.stop, dtype=np.int64)
     obsid = pieces.spectra["obsid"].to_numpy()
-    for name, table in (("first", pieces.first), ("best", pieces.best), *pieces.beside.items()):
+    estimates = {"first": pieces.first} if pieces.first is not None else {}
+    for name, table in (*estimates.items(), ("best", pieces.best), *pieces.beside.items()):
         if not np.array_equal(table["row"], rows) or not np.array_equal(table["obsid"], obsid):
             raise StageError(
                 f"block {pieces.block.index}: '{name}' holds {table.num_rows} rows that are not "
                 f"the store's {pieces.block.start}:{pieces.block.stop}: run {name} again"
             )
     best = {name: pieces.best[name] for name in pieces.best.column_names}
-    first = {_first_name(name): pieces.first[name] for name in pieces.first.column_names}
+    first = {_first_name(n): t[n] for t in estimates.values() for n in t.column_names}
     kept = [n for n in STORE_COLUMNS if n in pieces.spectra]
     beside = pieces.beside.values()
     groups: list[Mapping[str, pa.Array]] = [
@@ -87,6 +89,18 @@ def join_block(pieces: Pieces) -> pa.Table:
         *(_matched(name, table, rows) for name, table in pieces.matches.items()),
     ]
     return _assembled(groups, tuple(pieces.matches))
+
+
+def as_labels(inferred: pa.Table) -> pa.Table:
+    """Return what a regressor inferred under the names that a fit's labels have.
+
+    Examples
+    --------
+    >>> as_labels(pa.table({"row": [0], "first_teff": [5e3], "first_status": [0]})).column_names
+    ['row', 'teff', 'fit_status']
+    """
+    names = [name.removeprefix("first_") for name in inferred.column_names]
+    return inferred.rename_columns([n if n != "status" else "fit_status" for n in names])
 
 
 def _first_name(name: str) -> str:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from scalespec.config import ContinuumTable, FitTable, InferTable, PreprocessTable
+from scalespec.config import FitTable, InferTable, PreprocessTable
 from scalespec.errors import ConfigError, ModelError, StoreError
 from scalespec.models.base import Emulator, EmulatorSpec
 from scalespec.optimize.objective import Smoother
@@ -16,6 +16,7 @@ from scalespec.stages.emulators import load_starters, make_ready
 from scalespec.stages.fit import best_labels
 from scalespec.stages.infer import first_labels
 from scalespec.stages.ingest import ingest_block
+from scalespec.stages.normalizers import table_of
 from scalespec.stages.preprocess import normalization, preprocess_block
 from scalespec.stages.question import ask
 from scalespec.store.fetch import fetch
@@ -148,20 +149,22 @@ def preparation_for(spec: EmulatorSpec, wavelength: npt.NDArray[np.float64]) -> 
         If model and survey have no wavelength in common.
     """
     default = PreprocessTable()
-    low = max(default.wavelength_min_angstrom, float(spec.wavelength[0]), float(wavelength[0]))
-    high = min(default.wavelength_max_angstrom, float(spec.wavelength[-1]), float(wavelength[-1]))
+    low = max(float(spec.wavelength[0]), float(wavelength[0]))
+    high = min(float(spec.wavelength[-1]), float(wavelength[-1]))
+    if low < default.wavelength_max_angstrom and high > default.wavelength_min_angstrom:
+        low = max(low, default.wavelength_min_angstrom)  # LAMOST's ends hold little
+        high = min(high, default.wavelength_max_angstrom)
     if low >= high:
         raise ModelError(
             f"the model covers {spec.wavelength[0]:.0f}-{spec.wavelength[-1]:.0f} Å, the survey "
             f"{wavelength[0]:.0f}-{wavelength[-1]:.0f} Å: choose another model"
         )
-    known = spec.normalization
-    width = float(known.get("width_angstrom", default.continuum.width_angstrom))
+    # Half a pixel of tolerance: the model's first pixel must not be lost to rounding.
+    half = min(1e-4, 0.5 * float(spec.wavelength[1] / spec.wavelength[0] - 1))
     return default.model_copy(
         update={
-            # Half a pixel of tolerance: the model's first pixel must not be lost to rounding.
-            "wavelength_min_angstrom": low * (1 - 1e-4),
-            "wavelength_max_angstrom": high * (1 + 1e-4),
-            "continuum": ContinuumTable(width_angstrom=width, passes=int(known.get("passes", 1))),
+            "wavelength_min_angstrom": low * (1 - half),
+            "wavelength_max_angstrom": high * (1 + half),
+            "continuum": table_of(spec.normalization),
         }
     )

@@ -4,6 +4,7 @@ One block is in memory at a time, and beside it of the whole survey only a count
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -18,8 +19,6 @@ from scalespec.store.catalog import iterate_parts
 from scalespec.store.joined import write_tables
 from scalespec.store.ledger import Ledger
 
-FRACTIONS = (0.8, 0.1, 0.1)
-"""Stars for training, validation and test."""
 BESIDE = ("right", "mutual", "spectrum_snr")
 """Columns of a block's matches that the table of best matches leaves out."""
 REPEATED = ("star", "row", "obsid", "spectrum_snr", "separation_arcsec", "rank")
@@ -28,7 +27,19 @@ SIEVE = 1 << 24
 """Counters of stars by hash [16 MB]: who is alone in one has but one spectrum."""
 
 
-def combine_matches(url: str, seed: int, nobody: pd.DataFrame) -> None:
+@dataclass(frozen=True)
+class Split:
+    """How stars are dealt to training, validation and test: shares of 1, and the seed."""
+
+    fractions: tuple[float, float, float]
+    seed: int
+
+    def of(self, stars: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Return each star's part."""
+        return split_by_star(stars, fractions=self.fractions, seed=self.seed)
+
+
+def combine_matches(url: str, split: Split, nobody: pd.DataFrame) -> None:
     """Put the committed parts together, in block order, with the split of their stars.
 
     Beside ``matches.parquet``, one row per matched spectrum, stand ``pairs.parquet`` with every
@@ -39,18 +50,18 @@ def combine_matches(url: str, seed: int, nobody: pd.DataFrame) -> None:
     ----------
     url : str
         Folder of the matches.
-    seed : int
-        Of the split.
+    split : Split
+        Which stars are learned from.
     nobody : pd.DataFrame
         A table of matches without a row: some catalogs match nothing.
     """
     seen = np.zeros(SIEVE, np.uint8)
     commits = Ledger(url).commits().values()
     none = nobody.assign(split=np.zeros(0, np.uint8))
-    best = partial(_best, none=none, url=url, seed=seed)
+    best = partial(_best, none=none, url=url, split=split)
     write_tables(paths.join(url, "matches.parquet"), best(seen=seen))
     if any(result.rows > result.counts["matched"] for result in commits):
-        every = partial(_every, none=none, url=url, seed=seed)
+        every = partial(_every, none=none, url=url, split=split)
         write_tables(paths.join(url, "pairs.parquet"), every())
     several = [_several(part, seen) for part in _parts(url, REPEATED)]
     grouped = repeats(pd.concat([nobody[list(REPEATED)], *several], ignore_index=True))
@@ -63,21 +74,19 @@ def _parts(url: str, columns: tuple[str, ...] | None = None) -> Iterator[pd.Data
         yield table.to_pandas()
 
 
-def _split(url: str, seed: int, none: pd.DataFrame) -> Iterator[pd.DataFrame]:
+def _dealt(url: str, split: Split, none: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """Yield a table without a row, whose columns are those of all, and those of the blocks."""
     yield none
     for part in _parts(url):
-        yield part.assign(
-            split=split_by_star(part["star"].to_numpy(), fractions=FRACTIONS, seed=seed)
-        )
+        yield part.assign(split=split.of(part["star"].to_numpy()))
 
 
 def _best(
-    seen: npt.NDArray[np.uint8], url: str, seed: int, none: pd.DataFrame
+    seen: npt.NDArray[np.uint8], url: str, split: Split, none: pd.DataFrame
 ) -> Iterator[pa.Table]:
     """Yield the best matches of each block, and count their stars."""
     schema: pa.Schema | None = None
-    for part in _split(url, seed, none):
+    for part in _dealt(url, split, none):
         first = part[part["rank"] == 0]
         places, count = np.unique(_place(first["star"]), return_counts=True)
         seen[places] = np.minimum(seen[places] + np.minimum(count, 2), 2)
@@ -87,10 +96,10 @@ def _best(
         yield table
 
 
-def _every(url: str, seed: int, none: pd.DataFrame) -> Iterator[pa.Table]:
+def _every(url: str, split: Split, none: pd.DataFrame) -> Iterator[pa.Table]:
     """Yield all candidates of each block."""
     schema: pa.Schema | None = None
-    for part in _split(url, seed, none):
+    for part in _dealt(url, split, none):
         kept = part.drop(columns="spectrum_snr")
         table = pa.Table.from_pandas(kept, schema, preserve_index=False)
         schema = schema or table.schema

@@ -23,8 +23,6 @@ FloatArray = npt.NDArray[np.float64]
 
 FEWEST_IN_COMMON = 10
 """Stars that a source and the reference must share before their agreement counts."""
-FRACTIONS = (0.8, 0.1, 0.1)
-"""Stars for training, validation and test."""
 
 
 def merge_catalogs(config: RunConfig, name: str) -> None:
@@ -67,7 +65,7 @@ def merge_catalogs(config: RunConfig, name: str) -> None:
             paths.write_bytes(paths.join(url, f"agreement-{label}.png"), figures.to_png(drawn))
     merged = merge_labels(sources, order)
     merged["split"] = split_by_star(
-        merged["star"].to_numpy(), fractions=FRACTIONS, seed=config.run.seed
+        merged["star"].to_numpy(), fractions=table.training.fractions, seed=config.run.seed
     )
     _write_parquet(paths.join(url, "matches.parquet"), merged)
 

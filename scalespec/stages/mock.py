@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from scalespec.errors import StageError
 from scalespec.kernels.families import Recipe
-from scalespec.models.base import Emulator
+from scalespec.models.base import Emulator, EmulatorSpec
 from scalespec.plan import Block, BlockReport, BlockResult, Engine, Stage, plan_blocks
+from scalespec.stages import mock_allstar
 from scalespec.stages.mock_files import made_files, survey_model
 from scalespec.stages.mock_records import (
     BROKEN,
@@ -39,7 +40,9 @@ BROKEN_FRACTION = 0.015
 WRITERS = 16
 """Objects in flight to an object store, per worker."""
 LAMOST = "lamost_lrs"
+APOGEE = "apogee"
 TABLES = ("truth", *(catalog.name for catalog in CATALOGS), "pairs")
+"""Of every survey; APOGEE's has an allStar beside them."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class MockSurvey:
         All fibres resolve alike.
     ivar_factor : float
         Stated over true ivar.
+    limits : tuple of (label, low, high)
+        Between which the stars lie, within the model's own: giants alone, for one.
     """
 
     out: str
@@ -77,6 +82,26 @@ class MockSurvey:
     survey: str = LAMOST
     even_fibres: bool = False
     ivar_factor: float = 1.0
+    limits: tuple[tuple[str, float, float], ...] = ()
+
+    def within(self, spec: EmulatorSpec) -> EmulatorSpec:
+        """Return what a model knows of, cut to the limits.
+
+        Raises
+        ------
+        ValueError
+            If a limit is of no label, or leaves nothing of its range.
+        """
+        low, high = spec.minimum.copy(), spec.maximum.copy()
+        for label, least, most in self.limits:
+            if label not in spec.labels:
+                raise ValueError(f"limits name the label '{label}', the model has {spec.labels}")
+            k = spec.labels.index(label)
+            low[k], high[k] = max(low[k], least), min(high[k], most)
+            if not low[k] < high[k]:
+                known = f"{spec.minimum[k]:g} to {spec.maximum[k]:g}"
+                raise ValueError(f"limits {least:g} to {most:g} of {label}: the model has {known}")
+        return replace(spec, minimum=low, maximum=high)
 
 
 @dataclass(frozen=True)
@@ -87,7 +112,8 @@ class MockBlock:
     ----------
     files : list of (path under ``files/``, content)
     tables : dict of str to dict of str to array
-        ``truth``, one row per spectrum; label catalogs of stars first seen here; ``pairs``.
+        ``truth``, one row per spectrum; label catalogs of stars first seen here; ``pairs``; of
+        APOGEE ``allStar``, one row per file.
     """
 
     files: list[tuple[str, bytes]]
@@ -104,7 +130,8 @@ def mock_block(index: int, model: Emulator, survey: MockSurvey) -> MockBlock:
     start = index * survey.spectra_per_block
     numbers = np.arange(start, min(start + survey.spectra_per_block, survey.n_spectra))
     rng = np.random.default_rng([survey.seed, index])
-    stars = observed_stars(survey.seed, numbers, model.spec, survey.recipe)
+    drawn = survey.within(model.spec)
+    stars = observed_stars(survey.seed, numbers, drawn, survey.recipe)
     unlucky = rng.random(len(numbers)) < BROKEN_FRACTION
     kinds = np.where(unlucky, np.array(BROKEN)[rng.integers(len(BROKEN), size=len(numbers))], "")
     stars["no_ivar"] = kinds == "no_ivar"
@@ -127,8 +154,12 @@ def mock_block(index: int, model: Emulator, survey: MockSurvey) -> MockBlock:
     tables = {
         "truth": truth,
         **{c.name: _published(c, stars, first, survey, index, model) for c in CATALOGS},
-        "pairs": pair_list(survey.seed, numbers, survey.n_spectra, model.spec, survey.recipe),
+        "pairs": pair_list(survey.seed, numbers, survey.n_spectra, drawn, survey.recipe),
     }
+    if survey.survey == APOGEE:
+        tables[mock_allstar.NAME] = mock_allstar.allstar(
+            truth, model.spec.labels, seed=survey.seed, block=index
+        )
     return MockBlock(files, tables)
 
 
@@ -282,7 +313,7 @@ def make_mock(
     counts: dict[str, int] = {}
     for _, result in sorted(ledger.commits().items()):
         _add(counts, result.counts)
-    for table in TABLES:
+    for table in (*TABLES, *[mock_allstar.NAME] * (survey.survey == APOGEE)):
         parts = (paths.join(stage.url, _part(table, b.index)) for b in stage.blocks)
         join_parquet(paths.join(out, f"{table}.parquet"), parts)
     paths.delete_tree(paths.join(out, "parts"))

@@ -116,12 +116,12 @@ def label_catalog(
         **{m: stars[m][row] + rng.normal(0.0, MOTION_ERR, n) for m in ("pmra", "pmdec")},
     }
     for label in labels:
-        table |= _measured(catalog, label, stars[label][row], rng)
+        table |= measured(catalog, label, stars[label][row], rng)
     return table
 
 
-def _measured(catalog: Catalog, label: str, true: FloatArray, rng: np.random.Generator) -> Columns:
-    """Return one label with its errors as a catalog has it."""
+def measured(catalog: Catalog, label: str, true: FloatArray, rng: np.random.Generator) -> Columns:
+    """Return one label with its errors as a catalog has it: columns `label` and ``<label>_err``."""
     low, high = SIZES.get(label, (0.03, 0.10))
     error = catalog.errors * rng.uniform(low, high, len(true))
     wild = np.where(rng.random(len(true)) < catalog.outliers, OUTLIER_SIGMA, 1.0)

@@ -1,6 +1,7 @@
 """The run files of a made-up survey."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 from scalespec.stages.mock_records import CATALOGS
 from scalespec.store import paths
@@ -39,10 +40,13 @@ rounds = [0, 10, 30, 60, 100]
 [fit]
 
 [publish]
+formats = [{formats}]
 
 [report]
 truth = "{truth}"
 """
+FORMATS = ("fits", "votable", *(("hats",) if find_spec("hats") else ()))
+"""Forms that the catalog is published in, those that this installation can write."""
 SOURCES = {
     "library": 'library = "{library}"  # noiseless spectra over the range of FGK stars',
     "catalog": 'catalog = "apogee"  # matched stars, with their noise and the catalog\'s labels\n'
@@ -89,6 +93,7 @@ def run_file(
         catalog=place(f"{CATALOGS[0].name}.parquet"),
         truth=place("truth.parquet"),
         source=SOURCES[source].format(library=place("library", "spectra.zarr")),
+        formats=", ".join(f'"{name}"' for name in FORMATS),
         learned={"library": "library", "catalog": "matched stars"}[source],
         epoch=CATALOGS[0].epoch,
         columns=", ".join(f'{column} = "{column}"' for column in taken),

@@ -1,8 +1,8 @@
 """The continuum that a run file asks for, as one function; and how models and stores say it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -141,3 +141,22 @@ def said(table: ContinuumTable) -> dict[str, Any]:
         return {"method": method, "width_angstrom": width, **passes}
     values = table.model_dump(mode="json")
     return {"method": table.method} | {k: values[k] for k in _SETTINGS.get(table.method, ())}
+
+
+def table_of(normalization: Mapping[str, Any]) -> ContinuumTable:
+    """Return the settings that `said` says: how to normalize spectra as a model's own were.
+
+    A model over the true continuum is met by spectra that pass a Gaussian, as the model will.
+
+    Examples
+    --------
+    >>> chips = ContinuumTable(method="chebyshev", degree=4, chips=((15150.0, 15800.0),))
+    >>> table_of(said(chips)) == chips
+    True
+    """
+    known = dict(normalization)
+    method = str(known.pop("method"))
+    if method in ("continuum", "gaussian", "gaussian_ivar"):
+        weights: Literal["mask", "ivar"] = "ivar" if method == "gaussian_ivar" else "mask"
+        return ContinuumTable(weights=weights, **known)
+    return ContinuumTable.model_validate({"method": method, **known})

@@ -27,12 +27,12 @@ def sky(evidence: Evidence) -> str:
 
 
 def abundances(evidence: Evidence) -> str:
-    """Draw every abundance ratio against metallicity."""
+    """Draw every abundance ratio against metallicity; "" where the model has none."""
     stars = evidence.stars
     metal = next((name for name in ("fe_h", "m_h") if name in stars.labels), "")
     names = [n for n in stars.labels if n != metal and label_facts(n)[1].startswith(RATIO)]
     if not metal or not names:
-        return paragraph("The model has no metallicity and abundance ratio to draw.", kind="quiet")
+        return ""
     ratios = {
         label_title(name): np.where(stars.trusted(metal, name), stars.columns[name], np.nan)
         for name in names

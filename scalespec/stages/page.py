@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from scalespec.figures import to_png
 
 Cell = str | int | float
+BAR_PX = 180
+"""Width of the longest bar of a table."""
 
 STYLE = """
 :root { color-scheme: light; }
@@ -43,6 +45,7 @@ td.n, th.n { text-align: right; white-space: nowrap; font-variant-numeric: tabul
 figure { margin: 8px 0 14px; min-width: 0; }
 figure img { display: block; width: 100%; height: auto; max-width: 620px; }
 figure.wide img { max-width: none; min-width: 720px; }
+.bars td:first-child { white-space: nowrap; }
 .bar { display: inline-block; height: 11px; border-radius: 3px; background: #0072b2; }
 figcaption { font-size: 13.5px; color: #555b66; margin-top: 4px; max-width: 80ch; }
 .quiet { color: #555b66; }
@@ -52,7 +55,7 @@ pre { background: #f4f6f8; padding: 12px; border-radius: 8px; overflow: auto; fo
 summary { cursor: pointer; color: #0065a0; }
 code { overflow-wrap: anywhere; font-size: 13px; }
 @media (max-width: 560px) { main { padding: 0 10px 40px; } section { padding: 16px 14px; }
-  h1 { font-size: 24px; } th, td { padding-right: 14px; } }
+  h1 { font-size: 24px; } table { font-size: 13px; } th, td { padding-right: 9px; } }
 """
 
 
@@ -169,11 +172,12 @@ def side_by_side(pictures: Iterable[str]) -> str:
 
 
 def bars(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    """Return a table whose last column, all positive numbers, is also drawn as bars."""
-    most = max((float(row[-1]) for row in rows), default=1.0)
+    """Return a table whose last column, numbers of 0 or more, is also drawn as bars."""
+    most = max((float(row[-1]) for row in rows), default=1.0) or 1.0
     html = table([*columns, ""], [(*row, f"\0{i}\0") for i, row in enumerate(rows)])
+    html = html.replace("<table>", '<table class="bars">', 1)
     for i, row in enumerate(rows):
-        width = 280 * float(row[-1]) / most
+        width = BAR_PX * float(row[-1]) / most
         html = html.replace(f"\0{i}\0", f'<span class="bar" style="width:{width:.0f}px"></span>')
     return html
 

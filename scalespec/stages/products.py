@@ -13,7 +13,7 @@ from scalespec.config import ProductTable, PublishTable
 from scalespec.errors import ConfigError
 from scalespec.kernels.where import columns_in, where
 from scalespec.optimize.result import FitStatus
-from scalespec.stages.columns import NOTES, label_names
+from scalespec.stages.columns import NOTES, measured_labels
 from scalespec.stages.samples import BY_LABEL
 from scalespec.store import formats, paths, streams
 from scalespec.store.catalog import iterate_parts, read_schema
@@ -38,7 +38,7 @@ def recommended_cuts(names: Sequence[str]) -> dict[str, str]:
     {'teff': 'not isnan(teff) and (fit_status & 30715) == 0 and (at_bound & 1) == 0'}
     """
     bits = int(np.uint32(sum(FitStatus)) & ~BY_LABEL)
-    labels = [one for one in label_names(names) if f"first_{one}" in names and one not in WIDTHS]
+    labels = [one for one in measured_labels(names) if one not in WIDTHS]
     cuts = {}
     for number, label in enumerate(labels):
         terms = [f"not isnan({label})", f"(fit_status & {bits}) == 0"]

@@ -14,10 +14,16 @@ from scalespec.plan import Block, BlockResult, Stage
 from scalespec.schema import status_names
 from scalespec.stages import folders
 from scalespec.stages.best_fit import best_fit_stages
-from scalespec.stages.columns import NOTES, label_names
+from scalespec.stages.columns import NOTES, measured_labels
 from scalespec.stages.data_model import NULLS, write_data_model
 from scalespec.stages.ingest import read_index
-from scalespec.stages.joining import STORE_COLUMNS, Pieces, join_block, without_covariance
+from scalespec.stages.joining import (
+    STORE_COLUMNS,
+    Pieces,
+    as_labels,
+    join_block,
+    without_covariance,
+)
 from scalespec.stages.partitioned import finish_hats, hats_stage, plan_hats
 from scalespec.stages.products import recommended_cuts, write_products
 from scalespec.stages.provenance import provenance, write_provenance
@@ -33,6 +39,7 @@ from scalespec.store.catalog import (
     write_part,
 )
 from scalespec.store.ledger import Ledger
+from scalespec.store.regressor import is_regressor
 from scalespec.store.spectra import read_spectra
 
 log = logging.getLogger(__name__)
@@ -47,7 +54,7 @@ BESIDE: Mapping[str, Callable[[RunConfig], str]] = {
 
 @dataclass(frozen=True)
 class Sources:
-    """Folders that a catalog is made of."""
+    """Folders that a catalog is made of; where labels are a regressor's, `best` is `first`."""
 
     raw: str
     spectra: str
@@ -69,10 +76,10 @@ def select_columns(wanted: Sequence[str], names: Sequence[str]) -> list[str] | N
     """
     if not wanted:
         return None
-    labels = [name for name in label_names(names) if f"first_{name}" in names]
+    status = ("spectrum_status", "first_status", "fit_status")
     groups = {
-        "labels": [n for label in labels for n in (label, f"{label}_err")],
-        "status": ["spectrum_status", "first_status", "fit_status"],
+        "labels": [n for label in measured_labels(names) for n in (label, f"{label}_err")],
+        "status": [name for name in status if name in names],
     }
     chosen = [name for want in wanted for name in groups.get(want, [want])]
     if unknown := sorted(set(chosen) - set(names)):
@@ -84,12 +91,24 @@ def select_columns(wanted: Sequence[str], names: Sequence[str]) -> list[str] | N
 
 
 def catalog_sources(config: RunConfig) -> Sources:
-    """Return the folders that the run's catalog is made of."""
+    """Return the folders that the run's catalog is made of.
+
+    Raises
+    ------
+    ConfigError
+        If nothing is fitted, and the run's model is no regressor.
+    """
+    first = folders.first_url(config)
+    if config.fit is None and not all(map(is_regressor, folders.model_urls(config))):
+        raise ConfigError(
+            "[publish] without [fit] wants the labels of a regressor: what [infer] finds by an "
+            "emulator is where a fit begins, and has no errors"
+        )
     return Sources(
         raw=folders.raw_url(config),
         spectra=folders.spectra_url(config),
-        first=folders.first_url(config),
-        best=folders.best_url(config),
+        first=first,
+        best=folders.best_url(config) if config.fit is not None else first,
         matches={name: folders.matches_url(config, name) for name in config.crossmatch or {}},
         beside={name: call(config) for name, call in BESIDE.items() if getattr(config, name)},
     )
@@ -143,19 +162,22 @@ def _publishable(sources: Sources, blocks: Sequence[Block]) -> list[Block]:
     upstream = (sources.raw, sources.spectra, sources.first, sources.best)
     failed = {index for folder in upstream for index in Ledger(folder).failures()}
     if open_ends := [b.index for b in blocks if b.index not in fitted | failed]:
-        raise StageError(f"blocks {open_ends} are not fitted yet: run fit first")
+        verb = "fit" if sources.best != sources.first else "infer"
+        raise StageError(f"blocks {open_ends} have no labels yet: run {verb} first")
     return [block for block in blocks if block.index in fitted]
 
 
 def read_pieces(block: Block, sources: Sources) -> Pieces:
     """Read what one block's rows are made of."""
     store = paths.join(sources.spectra, "spectra.zarr")
+    inferred = read_part(sources.first, block)
+    fitted = sources.best != sources.first
     return Pieces(
         block=block,
         spectra=read_spectra(store, block.start, block.stop, names=STORE_COLUMNS),
         index=read_index(sources.raw, block),
-        first=read_part(sources.first, block),
-        best=read_part(sources.best, block),
+        first=inferred if fitted else None,
+        best=read_part(sources.best, block) if fitted else as_labels(inferred),
         matches={
             name: read_row_range(paths.join(folder, "matches.parquet"), block)
             for name, folder in sources.matches.items()
@@ -166,7 +188,9 @@ def read_pieces(block: Block, sources: Sources) -> Pieces:
 
 def _compute(_: None, pieces: Pieces, covariance: str) -> pa.Table:
     joined = join_block(pieces)
-    return joined if covariance == "full" else without_covariance(joined, covariance)
+    if covariance == "full" or "label_cov" not in joined.column_names:
+        return joined
+    return without_covariance(joined, covariance)
 
 
 def write_joined(block: Block, table: pa.Table, url: str) -> BlockResult:

@@ -17,12 +17,14 @@ from scalespec.stages import folders
 from scalespec.stages.calibration_page import calibration
 from scalespec.stages.columns import FIT_STATUS, SPECTRUM_STATUS, label_title
 from scalespec.stages.comparison import references, truth
+from scalespec.stages.costs import throughput
 from scalespec.stages.evidence import Evidence, read_evidence, stage_folders
 from scalespec.stages.examples import examples, mean_residual
+from scalespec.stages.findings import ages, metal_poor, reddening, unusual
 from scalespec.stages.label_sources import label_catalogs
+from scalespec.stages.model_spectra import model_spectra
 from scalespec.stages.overview import abundances, sky
 from scalespec.stages.page import (
-    bars,
     by_status,
     folded,
     heading,
@@ -33,6 +35,7 @@ from scalespec.stages.page import (
     table,
     tiles,
 )
+from scalespec.stages.posterior_page import posteriors
 from scalespec.stages.samples import Array
 from scalespec.stages.survey_pages import (
     before_and_after,
@@ -40,10 +43,12 @@ from scalespec.stages.survey_pages import (
     spectra_summary,
     survey_statistics,
 )
+from scalespec.stages.training_pages import gradients, learning, search
+from scalespec.stages.velocities import velocities
 from scalespec.store import paths
 from scalespec.store.isochrones import read_lines
 from scalespec.store.ledger import read_json, set_current
-from scalespec.store.model import checksum, model_record
+from scalespec.store.model import checksum
 
 
 def summary(evidence: Evidence) -> str:
@@ -100,12 +105,12 @@ def _by_label(evidence: Evidence) -> str:
 
 
 def kiel(evidence: Evidence) -> str:
-    """Draw the Kiel diagram of the stars without flags."""
+    """Draw the Kiel diagram of the stars without flags; "" where the model has none."""
     stars = evidence.stars
     metal = next((name for name in ("fe_h", "m_h") if name in stars.columns), "")
     names = ("teff", "logg", metal)
     if not set(names) <= set(stars.columns):
-        return paragraph("The model has no Teff, log g and metallicity to draw.", kind="quiet")
+        return ""
     shown = stars.trusted("teff", "logg")
     text = (
         "One should see a main sequence at log g 4-5 and a giant branch that is cooler where "
@@ -153,51 +158,6 @@ def _kiel(
     return with_isochrones(figure, lines)
 
 
-def throughput(config: RunConfig) -> str:
-    """Say how fast each stage was."""
-    timings = [
-        read_json(paths.join(url, "timing.json"))
-        for url in stage_folders(config).values()
-        if paths.exists(paths.join(url, "timing.json"))
-    ]
-    if not timings:
-        return paragraph("The run kept no record of time.", kind="quiet")
-    rows = [
-        (t["stage"], t["rows"], t["workers"], float(t["seconds"]), t["rows"] / (t["seconds"] or 1))
-        for t in timings
-        if t["rows"] > 1
-    ]
-    text = "Wall time, all workers together, the start of the engine included."
-    columns = ["stage", "rows", "workers", "seconds", "rows/s"]
-    return bars(columns, rows) + paragraph(text, kind="quiet") + _foretold(config, timings)
-
-
-def _foretold(config: RunConfig, timings: Sequence[Mapping[str, Any]]) -> str:
-    """Hold the times against what ``plan --probe`` said of them, if it was asked."""
-    url = paths.join(config.run.workspace, "prediction.json")
-    if not paths.exists(url):
-        return ""
-    said = {one["stage"]: float(one["seconds"]) for one in read_json(url)["stages"]}
-    rows = [
-        (name, said[name], took, 100 * (said[name] - took) / took)
-        for name, took in ((t["stage"], float(t["seconds"])) for t in timings)
-        if name in said and took > 0
-    ]
-    columns = ["stage", "predicted, s", "took, s", "error, %"]
-    text = "Predicted by plan --probe from a few blocks, for as many workers."
-    return heading("Prediction") + table(columns, rows) + paragraph(text, kind="quiet")
-
-
-def learning(config: RunConfig) -> str:
-    """Draw how the trained model learned."""
-    if config.train is None or folders.model_url(config) not in folders.model_urls(config):
-        return paragraph("The run's models were trained elsewhere.", kind="quiet")
-    metadata = model_record(folders.model_url(config))["metadata"]
-    figure = figures.learning_curve(metadata.get("history", []))
-    caption = "Validation should follow training down; a gap that opens is over-fitting."
-    return picture(figure, caption)
-
-
 def provenance(config: RunConfig) -> str:
     """Say what made this: models, digests, versions, the run file as resolved."""
     urls = folders.model_urls(config) if config.infer or config.train else ()
@@ -216,10 +176,14 @@ OF_CATALOG: dict[str, Callable[[Evidence], str]] = {
     "Sky": sky,
     "Kiel diagram": kiel,
     "Abundances": abundances,
+    "Metal-poor stars": metal_poor,
+    "Ages": ages,
+    "Reddening": reddening,
     "Against other catalogs": references,
     "Against the truth": truth,
     "Example spectra": examples,
     "Mean residual": mean_residual,
+    "Unusual spectra": unusual,
 }
 """Sections of a run that ends in a catalog."""
 OF_SPECTRA: dict[str, Callable[[RunConfig], str]] = {
@@ -229,15 +193,41 @@ OF_SPECTRA: dict[str, Callable[[RunConfig], str]] = {
 }
 """Sections of every run."""
 OF_RUN: dict[str, Callable[[RunConfig], str]] = {
+    "Variable velocities": velocities,
     "Label catalogs": label_catalogs,
     "Calibration": calibration,
     "Learning": learning,
+    "Search": search,
+    "Gradients": gradients,
+    "Model spectra": model_spectra,
+    "Posteriors": posteriors,
     "Throughput": throughput,
     "Provenance": provenance,
 }
 """Sections of every run that has something to say there; they come last."""
-WANTS = {"Label catalogs": "crossmatch", "Calibration": "calibrate", "Learning": "train"}
-"""Tables of the run file without which a section is left out."""
+
+
+def _emulates(config: RunConfig) -> bool:
+    """Whether the run's labels are of fits, by models that make spectra."""
+    return config.fit is not None
+
+
+WANTS: dict[str, Callable[[RunConfig], bool]] = {
+    "Ages": lambda config: config.ages is not None,
+    "Reddening": lambda config: bool(config.derive and config.derive.color),
+    "Unusual spectra": lambda config: bool(config.derive and config.derive.anomaly_sample),
+    "Variable velocities": lambda config: config.derive is not None,
+    "Against other catalogs": lambda config: bool(config.crossmatch),
+    "Against the truth": lambda config: bool(config.report and config.report.truth),
+    "Example spectra": _emulates,
+    "Mean residual": _emulates,
+    "Label catalogs": lambda config: any(t.sources for t in (config.crossmatch or {}).values()),
+    "Calibration": lambda config: config.calibrate is not None,
+    "Learning": lambda config: config.train is not None,
+    "Posteriors": lambda config: config.posterior is not None,
+    "Search": lambda config: config.train is not None and config.train.search is not None,
+}
+"""Sections that only some run files have, and which do; one whose text is empty is left out."""
 
 
 def write_report(config: RunConfig) -> str:
@@ -252,20 +242,27 @@ def write_report(config: RunConfig) -> str:
     sections: list[tuple[str, str]] = []
     if config.publish is not None:
         evidence = read_evidence(config)
-        sections += [(name, _made(partial(make, evidence))) for name, make in OF_CATALOG.items()]
+        sections += _sections(OF_CATALOG, config, evidence)
         titles = ", ".join(map(label_title, evidence.stars.labels[:8]))
         lead = f"{evidence.counts['rows', 'all']:,} spectra, {titles}"
     else:
         lead = spectra_lead(config)
-    for name, make in (OF_SPECTRA | OF_RUN).items():
-        if name not in WANTS or getattr(config, WANTS[name]) is not None:
-            sections.append((name, _made(partial(make, config))))
+    sections += _sections(OF_SPECTRA | OF_RUN, config, config)
     html = page(config.run.name, lead, sections)
     folder = folders.report_url(config)
     url = paths.join(folder, "index.html")
     paths.write_bytes(url, html.encode())
     set_current(config.run.workspace, "report", folder.partition("?")[0].rpartition("/")[2])
     return url
+
+
+def _sections(
+    makers: Mapping[str, Callable[[Any], str]], config: RunConfig, of: Evidence | RunConfig
+) -> list[tuple[str, str]]:
+    """Return name and text of the sections that this run has something to say in."""
+    wanted = [name for name in makers if name not in WANTS or WANTS[name](config)]
+    made = [(name, _made(partial(makers[name], of))) for name in wanted]
+    return [(name, text) for name, text in made if text]
 
 
 def _made(make: Callable[[], str]) -> str:

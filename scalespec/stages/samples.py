@@ -73,7 +73,9 @@ class Rows:
 
     @property
     def chi2_dof(self) -> Array:
-        """(n,): χ² per degree of freedom."""
+        """(n,): χ² per degree of freedom; NaN where nothing was fitted."""
+        if "chi2" not in self.columns:
+            return np.full(len(self), np.nan)
         free = self.columns.get("dof", self.columns["n_used"])
         quality: Array = self.columns["chi2"] / np.maximum(free, 1)
         return quality
@@ -139,6 +141,8 @@ class Sample:
         return rows.take(order)
 
     def rows(self) -> Rows:
-        """Return the sample in the catalog's order."""
+        """Return the sample in the catalog's order; no columns if no rows were ever seen."""
+        if not self._parts:
+            return Rows({}, ())
         least = self._least()
         return least.take(np.argsort(least.columns["row"], kind="stable"))

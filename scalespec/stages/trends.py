@@ -30,12 +30,13 @@ from scalespec.stages.correction import (
     Step,
     nulls,
     snr_bin,
-    trend_at,
 )
 from scalespec.stages.samples import scrambled
 
 LEAST_STARS = 20
 """A luminosity class with fewer stars has no trend of its own: it is left as it is, and flagged."""
+END_STARS = 5
+"""So many stars beyond it carry an end of a trend."""
 MOST_ROWS = 200_000
 """Pairs or stars that a trend is fitted to: more make it no better than its knots allow."""
 GRID_POINTS = 61
@@ -90,7 +91,7 @@ def fit_correction(
         trends = bootstrap_trend(again, arrays, n=table.bootstrap, seed=2 * seed + number)
         for one in step.classes:
             kind = np.full(GRID_POINTS, one)
-            spread_of = np.std([trend_at(t, teff, kind, step.classes) for t in trends], axis=0)
+            spread_of = np.std([replace(step, trend=t).at(teff, kind) for t in trends], axis=0)
             variance[one] = np.nan_to_num(variance[one]) + spread_of**2
     made = replace(made, error=np.sqrt(variance))
     floor, floors = _floors(made, data, table)
@@ -120,7 +121,8 @@ def _pair_step(
     first = fit(pairs.teff, difference, sigma, kind)
     left = difference - first(pairs.teff[:, 0], kind[:, 0]) + first(pairs.teff[:, 1], kind[:, 1])
     arrays = (pairs.teff, difference, _with_scatter(left, sigma), kind)
-    return Step("pairs", "trend", fit(*arrays), classes, len(difference)), fit, arrays
+    reach = _reach(pairs.teff, kind, classes)
+    return Step("pairs", "trend", fit(*arrays), classes, reach, len(difference)), fit, arrays
 
 
 def _fitted_pairs(
@@ -157,7 +159,8 @@ def _reference_step(
         _with_scatter(difference - first(stars.teff, kind), sigma),
         kind,
     )
-    return Step(name, form, fit(*arrays), classes, len(difference)), fit, arrays
+    reach = _reach(stars.teff, kind, classes)
+    return Step(name, form, fit(*arrays), classes, reach, len(difference)), fit, arrays
 
 
 def _fitted_reference(
@@ -209,6 +212,17 @@ def _classes(kind: IntArray, n_class: int) -> tuple[tuple[int, ...], BoolArray]:
     kept = tuple(int(one) for one in np.flatnonzero(counts >= LEAST_STARS))
     inside = np.isin(kind, kept)
     return kept, inside if inside.ndim == 1 else np.all(inside, axis=1)
+
+
+def _reach(
+    teff: FloatArray, kind: IntArray, classes: tuple[int, ...]
+) -> tuple[tuple[float, float], ...]:
+    """Return between which temperatures each class has stars: `END_STARS` are beyond either end."""
+    found = []
+    for one in classes:
+        here = np.sort(teff[kind == one])
+        found.append((float(here[END_STARS]), float(here[-1 - END_STARS])))
+    return tuple(found)
 
 
 def _floors(

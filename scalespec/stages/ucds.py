@@ -64,6 +64,8 @@ UCDS = {
 }
 ENDS = {
     "_err": "stat.error;{}",
+    "_aleatoric": "stat.error;{}",
+    "_epistemic": "stat.error;{}",
     "_p16": "stat.value;{}",
     "_p84": "stat.value;{}",
     "_cal": "{}",

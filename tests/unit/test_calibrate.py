@@ -8,11 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from scalespec.config import parse_config
+from scalespec.config.calibrate import CalibrateTable
 from scalespec.errors import ConfigError, StageError
 from scalespec.kernels.calibration import PIN_TEFF, CalibrationStatus
 from scalespec.optimize.result import FitStatus
 from scalespec.stages import folders
 from scalespec.stages.calibrate import calibrate, read_corrections
+from scalespec.stages.correction import Correction, LabelData, Referred
+from scalespec.stages.trends import fit_correction
 from scalespec.store import paths
 from scalespec.store.catalog import read_parts
 from scalespec.store.ledger import Ledger, read_json
@@ -286,3 +289,31 @@ models = ["m"]
 def test_a_table_that_cannot_be_meant_is_refused(tables, said):
     with pytest.raises(ConfigError, match=said):
         parse_config(RUN + "[fit]\n" + tables)
+
+
+def test_a_class_is_corrected_as_at_its_last_stars_beyond_them():
+    """Giants end at 5,500 K: at 6,500 K they are not what a cubic does without data."""
+    rng = np.random.default_rng(3)
+    n = 600
+    teff = np.concatenate([rng.uniform(4000, 7000, n), rng.uniform(4000, 5500, n)])
+    logg = np.repeat([4.4, 2.5], n)
+    wrong = np.where(logg > 3.5, 1e-4, 4e-4) * (teff - 5500)
+    stars = Referred(
+        teff=teff,
+        logg=logg,
+        snr=np.full(2 * n, 50.0),
+        value=wrong + rng.normal(0, 0.02, 2 * n),
+        err=np.full(2 * n, 0.02),
+        star=np.arange(2 * n),
+        reference=np.zeros(2 * n),
+        reference_err=np.full(2 * n, 0.01),
+    )
+    table = CalibrateTable(references={"high": {}}, teff_range=(4000.0, 7000.0), bootstrap=20)
+    made = fit_correction("fe_h", LabelData(references={"high": stars}), table)
+    again = Correction.from_dict(json.loads(json.dumps(made.to_dict())))
+    for one in (made, again):
+        hot, last = one(np.array([6500.0, 5500.0]), np.array([2.5, 2.5]))
+        assert hot == pytest.approx(last, abs=0.01)  # the fifth star from the end lies 15 K off it
+        assert one(np.array([6500.0]), np.array([4.4]))[0] == pytest.approx(0.1, abs=0.01)
+        beyond = one.outside(np.array([6500.0, 5000.0, 6500.0]), np.array([2.5, 2.5, 4.4]))
+        assert beyond.tolist() == [True, False, False]

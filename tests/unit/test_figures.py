@@ -10,6 +10,7 @@ from matplotlib.image import imread
 from scipy import stats
 
 from scalespec import figures
+from scalespec.figures.learning import learning_curve
 
 RNG = np.random.default_rng(1)
 NONE = np.full(4, np.nan)
@@ -181,7 +182,7 @@ def test_spectrum_fit_shows_the_lines_that_are_on_its_grid():
 
 def test_learning_curve_draws_the_points_that_were_validated():
     history = [{"step": i, "validation_rms": 0.1 / (i + 1)} for i in range(5)]
-    line = figures.learning_curve([*history, {"step": 5}]).axes[0].lines[0]
+    line = learning_curve([*history, {"step": 5}]).axes[0].lines[0]
     assert line.get_xdata().tolist() == [1, 2, 3, 4, 5]
     assert line.get_ydata().tolist() == [point["validation_rms"] for point in history]
 
@@ -194,7 +195,7 @@ def test_learning_curve_draws_the_points_that_were_validated():
         (lambda: figures.histograms({"a": NONE}), "no star has both"),
         (lambda: figures.histograms({"a": NONE}, what="pull"), "no star has both"),
         (lambda: figures.mean_residual(NONE, NONE, NONE), "no star was fitted"),
-        (lambda: figures.learning_curve([]), "no history"),
+        (lambda: learning_curve([]), "no history"),
     ],
 )
 def test_a_figure_of_nothing_says_so(figure, said):
@@ -220,9 +221,9 @@ def test_the_same_arrays_give_the_same_bytes():
 
 
 def test_the_callers_style_neither_matters_nor_changes():
-    plain = figures.to_png(figures.learning_curve([]))
+    plain = figures.to_png(learning_curve([]))
     with mpl.rc_context({"font.size": 30, "axes.grid": True}):
-        styled = figures.learning_curve([])
+        styled = learning_curve([])
         assert mpl.rcParams["font.size"] == 30
     assert isinstance(styled, Figure)
     assert figures.to_png(styled) == plain

@@ -10,12 +10,13 @@ import pytest
 from scalespec.kernels.match import split_by_star
 from scalespec.plan import plan_blocks
 from scalespec.stages import matches
-from scalespec.stages.matches import FRACTIONS, combine_matches
+from scalespec.stages.matches import Split, combine_matches
 from scalespec.stages.matching import repeats
 from scalespec.store import paths
 from scalespec.store.catalog import write_part
 
 N, SIZE = 60, 7
+SPLIT = Split((0.5, 0.1, 0.4), 5)
 
 
 def pairs(n, rng):
@@ -58,8 +59,8 @@ def test_the_tables_are_those_of_all_at_once(tmp_path, monkeypatch, sieve):
     monkeypatch.setattr(matches, "SIEVE", sieve)
     table, url = pairs(N, np.random.default_rng(3)), str(tmp_path)
     store(url, table)
-    combine_matches(url, 5, table.iloc[:0])
-    split = split_by_star(table["star"].to_numpy(), fractions=FRACTIONS, seed=5)
+    combine_matches(url, SPLIT, table.iloc[:0])
+    split = split_by_star(table["star"].to_numpy(), fractions=(0.5, 0.1, 0.4), seed=5)
     every = table.assign(split=split)
     best = every[every["rank"] == 0].reset_index(drop=True)
     expected = best.drop(columns=["right", "mutual", "spectrum_snr"])
@@ -72,7 +73,7 @@ def test_the_tables_are_those_of_all_at_once(tmp_path, monkeypatch, sieve):
 def test_without_second_candidates_there_is_no_table_of_pairs(tmp_path):
     table, url = pairs(N, np.random.default_rng(3)), str(tmp_path)
     store(url, table[table["rank"] == 0])
-    combine_matches(url, 5, table.iloc[:0])
+    combine_matches(url, SPLIT, table.iloc[:0])
     assert len(read(url, "matches")) == N
     assert not paths.exists(f"{url}/pairs.parquet")
 
@@ -80,7 +81,7 @@ def test_without_second_candidates_there_is_no_table_of_pairs(tmp_path):
 def test_no_match_is_a_table_with_every_column(tmp_path):
     table, url = pairs(N, np.random.default_rng(3)), str(tmp_path)
     store(url, table.iloc[:0])
-    combine_matches(url, 5, table.iloc[:0])
+    combine_matches(url, SPLIT, table.iloc[:0])
     for name, columns in (("matches", {"split", "teff", "name"}), ("repeats", {"star_rank"})):
         found = read(url, name)
         assert len(found) == 0
@@ -101,5 +102,5 @@ def test_one_block_is_in_memory_at_a_time(tmp_path, monkeypatch):
             alive.discard(number)
 
     monkeypatch.setattr(matches, "iterate_parts", watched)
-    combine_matches(url, 5, table.iloc[:0])
+    combine_matches(url, SPLIT, table.iloc[:0])
     assert max(most) == 1

@@ -3,6 +3,7 @@
 import hashlib
 import pickle
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -252,6 +253,12 @@ def test_run_file_is_a_run_file(survey):
     assert config.run.seed == 3
     assert config.ingest.survey == survey
     assert set(config.stages()) >= {"ingest", "crossmatch", "train", "fit", "report"}
+
+
+def test_the_run_file_asks_for_every_form_that_can_be_written_here():
+    config = parse_config(run_file(LABELS))
+    known = [name for name in ("fits", "votable", "hats") if name != "hats" or find_spec("hats")]
+    assert list(config.publish.formats) == known
 
 
 def test_a_run_file_of_a_bucket_names_it():

@@ -131,7 +131,7 @@ def test_a_block_that_failed_upstream_is_missing_and_named(tiny, tiny_run):
 
 def test_a_block_that_nobody_fitted_is_an_error(tiny_run):
     lose(tiny_run.config, 1)
-    with pytest.raises(StageError, match=r"blocks \[1\] are not fitted yet"):
+    with pytest.raises(StageError, match=r"blocks \[1\] have no labels yet"):
         next(publish(tiny_run.config))
 
 

@@ -12,6 +12,7 @@ from scalespec.run import run
 from scalespec.stages import folders
 from scalespec.status import clean_run, plan_run, run_folders, stage_states, verify_run
 from scalespec.store.ledger import Ledger
+from scalespec.terminal import plan_table
 
 EVERYTHING = """
 [run]
@@ -250,6 +251,23 @@ def test_a_plan_is_said_without_touching_anything(survey, tmp_path):
     assert ingest["bytes"] == 10 * 3909 * (4 + 4 + 4)  # flux, ivar, mask
     assert ingest["memory_bytes"] > 4 * 3909 * 12
     assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize("gpus", [0.0, 1.0])
+def test_fits_take_a_batch_of_memory_where_they_run(survey, gpus):
+    """By hand: 100 stars of 3,909 pixels at 64 bytes, and half a GiB."""
+    text = EVERYTHING.format(workspace="nowhere").replace("[fit]", "[fit]\nstars_per_batch = 100")
+    text = text.replace('"none"', f'"{survey}"')
+    config = parse_config(text + f"\n[engine.ray]\ngpus_per_worker = {gpus}\n")
+    facts = {fact["stage"]: fact for fact in plan_run(config)}
+    batch = 100 * 3909 * 64 + 2**29
+    assert facts["fit"]["gpu_bytes"] == (batch if gpus else 0)
+    assert facts["fit"]["memory_bytes"] - facts["infer"]["memory_bytes"] == (0 if gpus else batch)
+    assert facts["ingest"]["gpu_bytes"] == 0
+    said = [
+        str(cell) for column in plan_table(list(facts.values())).columns for cell in column.cells
+    ]
+    assert any("of its GPU" in cell for cell in said) == bool(gpus)
 
 
 def test_a_plan_that_was_made_is_what_is_said(config):

@@ -1,0 +1,127 @@
+"""Draws from posteriors of chosen stars: who is drawn, what is refused, what a page shows."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from scalespec.config import FitTable, PosteriorTable, parse_config
+from scalespec.errors import ConfigError, StageError
+from scalespec.figures.posterior import Normal, corner, ellipse
+from scalespec.stages import folders
+from scalespec.stages.fit import fit
+from scalespec.stages.posterior import posterior
+from scalespec.stages.posterior_page import posteriors
+from scalespec.store.catalog import read_parts
+
+OBSID = 2**55
+
+
+def asked(run, *stars, **fit_settings):
+    """The tiny run, asking for the posteriors of some stars."""
+    table = PosteriorTable(stars=stars, draws=120, chains=4)
+    update = {"posterior": table, "fit": FitTable(**fit_settings)}
+    return replace(run, config=run.config.model_copy(update=update))
+
+
+@pytest.fixture
+def fitted(tiny, tiny_run):
+    """A run whose stars are truly fitted."""
+    run = asked(tiny_run, OBSID + 1, OBSID + 12, tolerance=0.009)  # other settings, other folder
+    tiny.run_stage(fit(run.config))
+    return run
+
+
+def test_chosen_stars_are_drawn_around_their_fits(tiny, fitted):
+    tiny.run_stage(posterior(fitted.config))
+    drawn = read_parts(folders.posterior_url(fitted.config)).to_pylist()
+    assert [one["row"] for one in drawn] == [1, 12]
+    best = read_parts(folders.best_url(fitted.config)).to_pylist()
+    for star in drawn:
+        found = best[star["row"]]
+        assert len(star["teff"]) == 480
+        assert star["r_hat"] < 1.1
+        for name in ("teff", "logg", "fe_h", "rv"):
+            sigma = found[f"{name}_err"]
+            assert abs(np.mean(star[name]) - found[name]) < 0.5 * sigma
+            assert abs(np.std(star[name]) / sigma - 1) < 0.35  # 480 draws, and bounds nearby
+
+
+def test_draws_are_the_same_whoever_else_is_chosen(tiny, fitted):
+    tiny.run_stage(posterior(fitted.config))
+    both = read_parts(folders.posterior_url(fitted.config)).to_pylist()
+    one = asked(fitted, OBSID + 12, tolerance=0.009)
+    tiny.run_stage(posterior(one.config))
+    assert read_parts(folders.posterior_url(one.config)).to_pylist() == both[1:]
+
+
+def test_a_page_shows_draws_beside_the_fit_and_the_truth(tiny, fitted):
+    tiny.run_stage(posterior(fitted.config))
+    page = posteriors(fitted.config)
+    assert page.count("<img") == 2
+    assert page.count("truth</th>") == 2
+    assert f"{fitted.labels[12, 0]:,.1f}" in page
+    assert f"obsid {OBSID + 12}" in page
+
+
+@pytest.mark.parametrize("star", [17, "2M00000000+0000000", OBSID + 3])  # row 3 is unreadable
+def test_a_star_that_was_not_fitted_is_named(tiny, fitted, star):
+    run = asked(fitted, OBSID + 1, star, tolerance=0.009)
+    with pytest.raises(StageError, match="are no stars of this run that were fitted") as told:
+        tiny.run_stage(posterior(run.config))
+    assert str(star) in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"robust": 5.0}, {"polynomial": 2}, {"vsini_kms": (0, 9)}, {"tied": {"a": "b"}}]
+)
+def test_fits_with_other_parameters_are_refused(tiny, tiny_run, settings):
+    run = asked(tiny_run, OBSID, **settings)
+    with pytest.raises(ConfigError, match=f"no draws of a fit with {next(iter(settings))}"):
+        tiny.run_stage(posterior(run.config))
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("stars = []", "name a star at least"),
+        ('stars = ["a"]\nchains = 1', "greater than or equal to 2"),
+        ("draws = 100", "Field required"),
+    ],
+)
+def test_tables_that_cannot_be_are_refused(table, message):
+    text = f'[run]\nname = "a"\nworkspace = "w"\n[posterior]\n{table}'
+    with pytest.raises(ConfigError, match=message):
+        parse_config(text)
+
+
+def test_posteriors_want_a_fit():
+    with pytest.raises(ConfigError, match=r"\[posterior\] wants a \[fit\] table"):
+        parse_config('[run]\nname = "a"\nworkspace = "w"\n[posterior]\nstars = [7]')
+
+
+def test_an_ellipse_is_as_far_as_it_says():
+    cov = np.array([[4.0, 1.2], [1.2, 1.0]])
+    x, y = ellipse(np.array([1.0, 2.0]), cov, 2.0)
+    away = np.stack([x - 1, y - 2])
+    distance = np.einsum("ik,ij,jk->k", away, np.linalg.inv(cov), away)
+    assert np.allclose(distance, 4.0)  # Mahalanobis
+
+
+def test_a_corner_plot_has_a_panel_per_pair():
+    draws = np.random.default_rng(1).normal(size=(500, 3)) * [30, 0.1, 0.05] + [4800, 2.5, 0.0]
+    normal = Normal(draws.mean(axis=0), np.cov(draws.T))
+    figure = corner(
+        draws, ["Teff [K]", "log g", "[Fe/H]"], fit=normal, truth=np.array([4800, 2.5, np.nan])
+    )
+    shown = [axes for axes in figure.axes if axes.axison]
+    assert len(shown) == 6
+    below = [axes.get_xlabel() for axes in shown if axes.get_xlabel()]
+    assert below == ["Teff [K]", "log g", "[Fe/H]"]
+    edges = shown[0].get_xlim()
+    assert np.allclose(edges, np.median(draws[:, 0]) + np.array([-4, 4]) * draws[:, 0].std())
+
+
+def test_a_corner_plot_wants_names_for_all():
+    with pytest.raises(ValueError, match="want names of each"):
+        corner(np.zeros((5, 3)), ["a", "b"])
