@@ -51,7 +51,7 @@ nightly: check
 	$(BIN)/python -m pytest -m "not gpu" -n 0 --timeout 3600
 
 chaos: env
-	$(BIN)/python benchmarks/chaos.py --events $(or $(EVENTS),200) --stores disk s3
+	$(BIN)/python benchmarks/chaos.py --events $(or $(EVENTS),200) --stores disk s3 --json benchmarks/results/chaos.json
 
 sbom: env
 	$(PYTHON) -m venv .sbom

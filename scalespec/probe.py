@@ -28,7 +28,9 @@ BLOCKS_PER_WORKER = 3
 ROUNDS = 3
 """Rounds of training that the probe makes; the others are longer, at the same price a step."""
 EPOCHS = 2
-NOT_PROBED = ("report", "compare", "calibrate")
+NOT_PROBED = ("report", "compare")
+LEFT_OUT = ("posterior", "calibrate")
+"""What few spectra do not have: the stars that were chosen, pairs and references enough."""
 PREDICTION = "prediction.json"
 
 
@@ -195,7 +197,7 @@ def _shortened(config: RunConfig, limit: int) -> RunConfig:
     """Return the run of the probe: its own workspace, few spectra, little training."""
     ingest, train = config.ingest, config.train
     least = min(limit, (ingest.limit if ingest else None) or limit)
-    changed: dict[str, Any] = {
+    changed: dict[str, Any] = dict.fromkeys(LEFT_OUT) | {
         "run": config.run.model_copy(
             update={"workspace": paths.join(config.run.workspace, "probe")}
         ),

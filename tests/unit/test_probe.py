@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from scalespec.config import RunConfig, RunTable, TrainTable
+from scalespec.config import PublishTable, RunConfig, RunTable, TrainTable
+from scalespec.config.calibrate import CalibrateTable, PairsTable
+from scalespec.config.posterior import PosteriorTable
 from scalespec.errors import ConfigError
 from scalespec.plan import Block, BlockReport, BlockResult
 from scalespec.probe import (
@@ -15,6 +17,7 @@ from scalespec.probe import (
     _predicted,
     _rates,
     _Seen,
+    _shortened,
     _warm_blocks,
     _with_training,
     compare,
@@ -133,6 +136,18 @@ def test_a_probe_of_a_run_leaves_nothing_but_its_prediction(line, tmp_path):
     compared = {stage: (predicted, took) for stage, predicted, took in compare(workspace.config)}
     assert {"ingest", "preprocess", "infer", "fit"} <= set(compared)
     print(json.dumps({stage: [round(x, 2) for x in pair] for stage, pair in compared.items()}))
+
+
+def test_a_probe_asks_nothing_that_few_spectra_do_not_have():
+    """Chosen stars may not be among them, nor pairs; what comes after is probed all the same."""
+    tables = {
+        "posterior": PosteriorTable(stars=(7,)),
+        "calibrate": CalibrateTable(pairs=PairsTable(catalog="pairs.parquet")),
+        "publish": PublishTable(),
+    }
+    asked = RunConfig(run=RunTable(name="t", workspace="w")).model_copy(update=tables)
+    assert asked.stages() == ("posterior", "calibrate", "publish")
+    assert _shortened(asked, 64).stages() == ("publish",)
 
 
 def test_a_run_without_a_prediction_is_compared_with_nothing(tmp_path, write_survey):
