@@ -3,9 +3,10 @@
 With flux = W a(x) + b, its derivatives by labels are W M, M = da/dx, and that by velocity is D W a
 + D b, D the derivative of a shift. Both lie in the span of few spectra E, and with weights that
 vary slowly J^T W J = S^T G S, where S is small and G = E^T diag(w) E is a sum over blocks of
-wavelength of each block's mean weight times its own Gram matrix, computed once per model. Only the
-path of a search depends on it, and the covariance by the scatter of weights within a block; chi2
-and gradient are exact elsewhere.
+wavelength of each block's mean weight times its own Gram matrix, computed once per model. A model's
+own scatter varies fast, greatest where lines are: with it, each block has a second Gram matrix, by
+the weights that the scatter leaves. Only the path of a search depends on all this, and the
+covariance by how weights differ from both; chi2 and gradient are exact elsewhere.
 """
 
 from dataclasses import dataclass, replace
@@ -25,11 +26,12 @@ PATH_BLOCKS, ERROR_BLOCKS = 16, 32
 """Blocks of wavelength that a search, and that errors are made of."""
 _CACHED_STARS = 32  # whose Gram matrices are used while they are in the cache
 _SAMPLES = 64  # label sets all over the box that say in which directions the features move
-_TYPICAL_WEIGHT = 1e4  # of a pixel at S/N 100
-_UNKNOWN = 0.5  # scatter of pixels, mostly at a grid's ends, that a model never learned
-EVEN = 1.5
-"""How much a model's own scatter may change a weight from pixel to pixel, at S/N 100. The Cannon's
-is greatest in lines, where the derivatives are: by means over blocks errors came out at 0.6."""
+PROFILE_SNR, OTHER_SNR = 350.0, (50.0, 100.0, 200.0, 600.0)
+"""Of pixels: whose noise a model's scatter is seen beside, and where that has to do as well."""
+MOST_MISWEIGHED = 0.15
+"""By so much of itself a label's information may be wrong before derivatives are formed. By means
+over blocks alone The Cannon's errors came out at 0.6, The Payne's at 0.9."""
+_EVEN = 1e-6  # a profile that varies by less says no more than a mean
 PATH_LOSS, ERROR_LOSS = 1e-3, 1e-4
 """Parts of the squared derivatives that a search, and that errors may do without."""
 
@@ -89,10 +91,13 @@ class BlockGram:
         Takes derivatives of the features to the r spectra that span those of the flux.
     by_velocity : (q, H), offset : (q,)
         Take the features to the q spectra that span its derivative by velocity.
-    grams : ((r + q)^2, B)
-        Gram matrix of each of B blocks for weight 1.
+    grams : ((r + q)^2, B) or ((r + q)^2, 2 B)
+        Gram matrix of each of B blocks for weight 1; then for the weights of `profile`.
     edges : tuple of int
         Block k is pixels ``[edges[k], edges[k + 1])``.
+    profile : (P,) float64, or None
+        Weights that the model's scatter leaves beside the noise of a good spectrum, 1 where it
+        leaves all; None for a model without scatter.
     """
 
     by_label: Tensor
@@ -100,20 +105,19 @@ class BlockGram:
     offset: Tensor
     grams: Tensor
     edges: tuple[int, ...]
+    profile: Tensor | None = None
 
     @classmethod
     def of(cls, objective: Objective) -> tuple[Self, Self] | None:
         """Return those for a search, and those for errors; None if derivatives must be formed.
 
         Derivatives must be formed where the model does not end in a linear layer; where a continuum
-        is marginalized or line widths are free, which change them beyond a weight; and where the
-        model's scatter makes weights vary from pixel to pixel.
+        is marginalized or line widths are free, which change them beyond a weight; and where blocks
+        do not know what the model's scatter does to weights.
         """
         layer = output_layer(objective.model)
         smoothed = isinstance(objective.continuum, Renormalization)
         if layer is None or objective.broadening or not (objective.continuum is None or smoothed):
-            return None
-        if _uneven(objective.model.scatter):
             return None
         columns, slopes = _columns(objective, layer)
         generator = torch.Generator().manual_seed(0)
@@ -123,26 +127,76 @@ class BlockGram:
             Span.of(columns, moves.flatten(0, 1)),
             Span.of(slopes, torch.nn.functional.pad(features, (0, 1), value=1.0)),
         )
-        return cls.made(spans, PATH_LOSS, PATH_BLOCKS), cls.made(spans, ERROR_LOSS, ERROR_BLOCKS)
+        scatter = objective.model.scatter.double()
+        profile = _weights(scatter, PROFILE_SNR) / PROFILE_SNR**2 if scatter.any() else None
+        for_errors = cls.made(spans, ERROR_LOSS, ERROR_BLOCKS, profile)
+        if any(for_errors.misweighs(columns, moves, _weights(scatter, s)) for s in OTHER_SNR):
+            return None
+        return cls.made(spans, PATH_LOSS, PATH_BLOCKS, profile), for_errors
 
     @classmethod
-    def made(cls, spans: tuple[Span, Span], loss: float, n_block: int) -> Self:
+    def made(
+        cls, spans: tuple[Span, Span], loss: float, n_block: int, profile: Tensor | None
+    ) -> Self:
         """Make them of the spectra that keep all but `loss` of the squared derivatives."""
         by_label, by_velocity = (span.kept(loss) for span in spans)
         basis = torch.cat([by_label.basis, by_velocity.basis], dim=1)
         cuts = np.linspace(0, len(basis), min(n_block, len(basis)) + 1).astype(int)
         edges = tuple(cuts.tolist())
-        grams = [(basis[a:b].T @ basis[a:b]).flatten() for a, b in pairwise(edges)]
+        weighed = [basis] if profile is None else [basis, basis * profile[:, None].to(basis)]
+        grams = [(basis[a:b].T @ w[a:b]).flatten() for w in weighed for a, b in pairwise(edges)]
         stacked = torch.stack(grams, dim=1).contiguous()
         rv, offset = by_velocity.reduction[:, :-1].contiguous(), by_velocity.reduction[:, -1]
-        return cls(by_label.reduction, rv, offset.contiguous(), stacked, edges)
+        return cls(by_label.reduction, rv, offset.contiguous(), stacked, edges, profile)
 
     def coefficients(self, weight: Tensor) -> Tensor:
-        """(n, P) weights -> (n, B) their means over blocks."""
-        total = torch.nn.functional.pad(weight.double().cumsum(dim=1), (1, 0))
-        edges = torch.tensor(self.edges, device=weight.device)
-        width = (edges[1:] - edges[:-1]).to(weight)
-        return (total[:, edges[1:]] - total[:, edges[:-1]]).to(weight) / width
+        """(n, P) weights -> (n, B) their means over blocks; (n, 2 B) with those of the profile.
+
+        The two are the least squares of a block's weights, but none is negative.
+        """
+        total = self._sums(weight.double())
+        one = weight.new_ones((1, weight.shape[1]), dtype=torch.float64)
+        width = self._sums(one)
+        if self.profile is None:
+            return (total / width).to(weight)
+        along = self._sums(weight.double() * self.profile)
+        first, second = self._sums(one * self.profile), self._sums(one * self.profile**2)
+        determinant = width * second - first**2
+        bent = determinant > _EVEN * width * second
+        safe = torch.where(bent, determinant, 1.0)
+        flat = torch.where(bent, (second * total - first * along) / safe, total / width)
+        profile = torch.where(bent, (width * along - first * total) / safe, 0.0)
+        flat, profile = (
+            torch.where(flat < 0, 0.0, torch.where(profile < 0, total / width, flat)),
+            torch.where(profile < 0, 0.0, torch.where(flat < 0, total / first, profile)),
+        )
+        return torch.cat([flat, profile], dim=1).to(weight)
+
+    def _sums(self, values: Tensor) -> Tensor:
+        """(n, P) -> (n, B) sums over blocks."""
+        total = torch.nn.functional.pad(values.cumsum(dim=1), (1, 0))
+        edges = torch.tensor(self.edges, device=values.device)
+        return total[:, edges[1:]] - total[:, edges[:-1]]
+
+    def misweighs(self, columns: Tensor, moves: Tensor, weight: Tensor) -> bool:
+        """Whether a label's information is another by a block's weights than by its pixels'.
+
+        Parameters
+        ----------
+        columns : (P, H)
+            Flux by features.
+        moves : (s, K, H)
+            Derivatives of features by labels at label sets all over the box.
+        weight : (P,) float64
+        """
+        sizes = torch.tensor(self.edges).diff().to(weight.device)
+        used = self.coefficients(weight[None]).view(-1, len(sizes)).repeat_interleave(sizes, dim=1)
+        means = used[0] if self.profile is None else used[0] + used[1] * self.profile
+        exact = mean = torch.zeros(moves.shape[1]).to(weight)
+        for derivatives in moves.to(columns):  # (K, H) each
+            power = linear(derivatives, columns).double() ** 2
+            exact, mean = exact + power @ weight, mean + power @ means
+        return bool(((exact - mean).abs() > MOST_MISWEIGHED * mean).any())
 
     def hessian(self, objective: Objective, parameters: Tensor, c: Tensor) -> Tensor:
         """(n, Q) parameters and (n, B) mean weights -> (n, Q, Q) float64."""
@@ -166,14 +220,10 @@ class BlockGram:
         return small
 
 
-def _uneven(scatter: Tensor) -> bool:
-    """Whether a model's scatter (P,) makes weights of neighboring pixels differ."""
-    learned = scatter[scatter < _UNKNOWN].double().cpu()
-    if not len(learned):
-        return False
-    doubt = 1 + _TYPICAL_WEIGHT * learned.square()
-    low, high = np.quantile(doubt.numpy(), [0.05, 0.95])
-    return bool(high > EVEN * low)
+def _weights(scatter: Tensor, snr: float) -> Tensor:
+    """(P,) weights of a spectrum of some S/N per pixel, beside a model's scatter."""
+    weight: Tensor = 1 / (snr**-2 + scatter.double() ** 2)
+    return weight
 
 
 def _features_and_moves(objective: Objective, x: Tensor) -> tuple[Tensor, Tensor]:

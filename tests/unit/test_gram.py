@@ -99,16 +99,37 @@ def test_models_without_a_last_layer_and_free_widths_form_their_derivatives():
     assert BlockGram.of(free) is None
 
 
-def test_pixels_that_no_spectrum_taught_do_not_make_a_scatter_uneven():
-    objective, _ = objective_of()
+def test_a_scatter_that_is_greatest_in_lines_is_in_the_blocks():
+    """Against every pixel's own weight; where blocks cannot know it derivatives are formed."""
+    objective, parameters = objective_of(40)
     scatter = objective.model.scatter
-    scatter.fill_(0.004)
-    scatter[: len(scatter) // 8] = 1.0  # as training leaves a grid's ends
-    assert BlockGram.of(objective) is not None
-    scatter[len(scatter) // 8 : len(scatter) // 4] = 0.03
+    jacobian = objective.model.flux_and_jacobian(torch.zeros(1, objective.n_label))[1][0]
+    power = jacobian.square().sum(dim=0).sqrt()
+    scatter.copy_(0.001 + 0.02 * power / power.max())
     assert BlockGram.of(objective) is None
-    scatter.fill_(1.0)
-    assert BlockGram.of(objective) is not None
+    scatter.copy_(0.001 + 0.002 * power / power.max())
+    scatter[:20] = 1.0  # as training leaves a grid's ends
+    _, gram = BlockGram.of(objective)
+    for snr in (30.0, 100.0, 350.0):
+        weight = (1 / (snr**-2 + scatter.double() ** 2)).expand(len(parameters), -1)
+        at = replace(objective, weight=weight.to(objective.weight).contiguous())
+        exact = at.hessian(parameters)
+        blocks = gram.hessian(at, parameters, gram.coefficients(at.data()[1]))
+        ratio = (blocks / exact).diagonal(dim1=1, dim2=2)
+        assert float((ratio.mean(dim=0) - 1).abs().max()) < 0.08
+
+
+def test_weights_of_blocks_are_never_negative_and_keep_their_sums():
+    rng = np.random.default_rng(5)
+    profile = torch.tensor(rng.uniform(0, 1, 100))
+    gram = BlockGram(*(torch.zeros(1, 1) for _ in range(4)), (0, 50, 100), profile)
+    for weight in (1 - profile, profile**3, profile**0, 0 * profile, 2 + 3 * profile):
+        flat, along = gram.coefficients(weight[None])[0].view(2, 2)
+        assert (flat >= 0).all()
+        assert (along >= 0).all()
+        total = 50 * flat + along * profile.view(2, 50).sum(dim=1)
+        torch.testing.assert_close(total, weight.view(2, 50).sum(dim=1))
+    np.testing.assert_allclose(gram.coefficients((2 + 3 * profile)[None])[0], [2, 2, 3, 3])
 
 
 @pytest.mark.parametrize("widths", [False, True])
