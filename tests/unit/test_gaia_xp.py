@@ -61,7 +61,7 @@ def test_lsf_is_shared_by_all():
         (b"source_id,flux\n1,2\n", "bad_layout"),
         (b'source_id,flux,flux_error\n1,"[1,2]","[1,2]"\n', "corrupt"),
         (b"source_id,flux,flux_error\n1,x,y\n", "corrupt"),
-        (gzip.compress(b"<html>no</html>"), "not_fits"),
+        (gzip.compress(b"<html>no</html>", mtime=0), "not_fits"),
         (xp_csv()[:-30], "truncated"),
     ],
 )
