@@ -25,6 +25,9 @@ from scalespec.optimize.shift import Shift
 PATH_BLOCKS, ERROR_BLOCKS = 16, 32
 """Blocks of wavelength that a search, and that errors are made of."""
 _CACHED_STARS = 32  # whose Gram matrices are used while they are in the cache
+_ALIGNED = (
+    4  # matrices of so many rows begin on 16 bytes, and are multiplied alike wherever they lie
+)
 _SAMPLES = 64  # label sets all over the box that say in which directions the features move
 PROFILE_SNR, OTHER_SNR = 350.0, (50.0, 100.0, 200.0, 600.0)
 """Of pixels: whose noise a model's scatter is seen beside, and where that has to do as well."""
@@ -201,22 +204,27 @@ class BlockGram:
     def hessian(self, objective: Objective, parameters: Tensor, c: Tensor) -> Tensor:
         """(n, Q) parameters and (n, B) mean weights -> (n, Q, Q) float64."""
         small = self._small(objective, objective.labels(parameters))
-        size = small.shape[2]
+        n_line, size = objective.n_label + 1, small.shape[2]
         hessian = small.new_empty((len(small), small.shape[1], small.shape[1]))
         for begin in range(0, len(small), _CACHED_STARS):
             rows = slice(begin, begin + _CACHED_STARS)
             gram = linear(c[rows], self.grams).view(-1, size, size)
             torch.bmm(torch.bmm(small[rows], gram), small[rows].mT, out=hessian[rows])
-        return objective.completed(hessian.double())
+        return objective.completed(hessian[:, :n_line, :n_line].double())
 
     def _small(self, objective: Objective, x: Tensor) -> Tensor:
-        """(n, K) scaled labels -> (n, K + 1, r + q) derivatives in terms of the spectra."""
+        """(n, K) scaled labels -> (n, K + 1, r + q) derivatives in terms of the spectra.
+
+        Rows of zeros follow, to a multiple of `_ALIGNED`.
+        """
         features, moves = _features_and_moves(objective, x)
         r, q = len(self.by_label), len(self.by_velocity)
-        small = moves.new_zeros((len(x), moves.shape[1] + 1, r + q))
-        small[:, :-1, :r] = linear(moves.flatten(0, 1), self.by_label).view(len(x), -1, r)
-        by_velocity = torch.addmm(self.offset, features, self.by_velocity.T)
-        small[:, -1, r:] = by_velocity * objective.line_scale()[0]
+        n_label = moves.shape[1]
+        n_row = n_label + 1 + -(n_label + 1) % _ALIGNED
+        small = moves.new_zeros((len(x), n_row, r + q))
+        small[:, :n_label, :r] = linear(moves.flatten(0, 1), self.by_label).view(len(x), -1, r)
+        by_velocity = linear(features, self.by_velocity, self.offset)
+        small[:, n_label, r:] = by_velocity * objective.line_scale()[0]
         return small
 
 

@@ -11,13 +11,16 @@ import torch
 from torch import Tensor
 
 from scalespec.optimize.gram import BlockGram
+from scalespec.optimize.matmul import whole
 from scalespec.optimize.objective import Objective
 from scalespec.optimize.quadratic import JITTER, bounded_step, promised_gain
 from scalespec.optimize.result import FitStatus
 
 _FIRST_DAMPING, _LEAST_DAMPING, _MOST_DAMPING = 1e-4, 1e-6, 1e6
 _HELD_DAMPING = 1e-2  # the least after a rejected step: smaller ones change no step
+_KINK_DAMPING = 0.5  # from which a step that gains nothing is not one that is merely too long
 _ACCEPTED, _REJECTED = 0.2, 8.0  # factors on the damping
+_POOR = 0.25  # part of what a step promised, under which the next one is shorter
 _HARMLESS_GAIN = 1.0  # of chi2: what a kink may withhold without a flag
 _SMALL_GAIN = 0.1  # of chi2: what a refused step may leave
 _FRESH_STEPS = 3  # accepted steps after each of which the Hessian is made anew
@@ -104,6 +107,12 @@ class Search:
         State
             With the Hessian at the parameters reached; rows that are not `finite` did not start.
         """
+        n = len(first)
+        rows = whole(torch.arange(n, device=first.device))
+        if len(rows) > n:
+            bounds = lower[rows], upper[rows]
+            everyone = self.run(objective.take(rows), first[rows], *bounds)
+            return everyone.take(torch.arange(n, device=first.device))
         state = self._begin(objective, first.clamp(lower, upper), lower, upper)
         active = torch.nonzero(state.finite).squeeze(1)
         for _ in range(_ROUNDS):
@@ -132,12 +141,14 @@ class Search:
 
     def _descend(self, objective: Objective, state: State, active: Tensor) -> None:
         """Step the `active` stars, in place, until the last one is done."""
-        objective = objective.take(active)
+        everyone, active = objective, whole(active)
+        objective = everyone.take(active)
         while len(active):
             part, done = self._step(objective, state.take(active))
             state.put(active, part)
             if bool(done.any()):
-                active, objective = active[~done], objective.take(~done)
+                active = whole(active[~done])
+                objective = everyone.take(active)
 
     def _step(self, objective: Objective, state: State) -> tuple[State, Tensor]:
         """Try one step for every star; return the new state and (n,) bool, which stars are done.
@@ -165,14 +176,15 @@ class Search:
         accepted = (gain > 0) & point.gradient.isfinite().all(dim=1)
         honest = (gain > _HONEST[0] * less) & (gain < _HONEST[1] * less)
         stale = ~state.fresh & ~accepted  # the old Hessian may be to blame, not the damping
+        poor = gain < _POOR * less
         damping = torch.where(
-            accepted,
+            accepted & ~poor,
             (state.damping * _ACCEPTED).clamp(min=_LEAST_DAMPING),
             (state.damping * _REJECTED).clamp(min=_HELD_DAMPING),
         )
         damping = torch.where(stale, state.damping, damping)
         # In a kink steps gain next to nothing of what is promised; little is at stake.
-        slow &= torch.where(
+        slow &= (state.damping >= _KINK_DAMPING) & torch.where(
             accepted, gain < self.options.tolerance, state.fresh & (promise < _SMALL_GAIN)
         )
         stalled = (held & (promise > _HARMLESS_GAIN)) | (damping > _MOST_DAMPING)
@@ -202,7 +214,7 @@ class Search:
             return
         exact = state.exact[rows]
         if self.gram is not None and not bool(exact.all()):
-            some = rows[~exact]
+            some = whole(rows[~exact])
             state.hessian[some] = self.gram.hessian(
                 objective.take(some), state.parameters[some], state.blocks[some]
             )
@@ -218,7 +230,7 @@ class Search:
             return active
         part, rows = state.take(active), torch.arange(len(active), device=active.device)
         objective = objective.take(active)
-        stale = rows[~(part.exact & part.fresh)]
+        stale = whole(rows[~(part.exact & part.fresh)])
         if self.last_gram is None:
             part.exact[:] = True
             self._refresh(objective, part, stale)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scalespec.optimize import fused
-from scalespec.optimize.matmul import ROWS, linear
+from scalespec.optimize.matmul import GROUP, ROWS, linear, whole
 from scalespec.optimize.normalization import Continuum, Renormalization, Smoother, as_rows
 from scalespec.optimize.shift import Broadening, Shift, log_step, stencil_span
 
@@ -219,8 +219,8 @@ class Objective:
 
     def data(self) -> tuple[Tensor, Tensor]:
         """Return flux and weight (n, P) of these stars."""
-        if len(self.rows) == len(self.flux):
-            return self.flux, self.weight
+        if torch.equal(self.rows, torch.arange(len(self.flux)).to(self.rows)):
+            return self.flux, self.weight  # all, in order: nothing is copied
         return self.flux[self.rows], self.weight[self.rows]
 
     @property
@@ -282,11 +282,11 @@ class Objective:
     @torch.no_grad()
     def evaluate(self, parameters: Tensor) -> Point:
         """(n, Q) parameters -> chi2 and its exact gradient: two products with the last layer."""
-        spare = -len(parameters) % ROWS if len(parameters) > ROWS and self.continuum is None else 0
-        if spare:  # rows that fill up the products' shapes: cheaper than copies of their inputs
-            rows = torch.arange(len(parameters) + spare).to(self.rows) % len(parameters)
+        n = len(parameters)
+        rows = torch.arange(n + self._spare(n), device=self.rows.device) % max(n, 1)
+        if len(rows) > n:  # cheaper than copies of the products' inputs
             point = self.take(rows).evaluate(parameters[rows])
-            return Point(point.chi2[:-spare], point.gradient[:-spare])
+            return Point(point.chi2[:n], point.gradient[:n])
         x = self.labels(parameters).detach().clone().requires_grad_()
         layer = output_layer(self.model)
         with torch.enable_grad():
@@ -303,6 +303,10 @@ class Objective:
             by_label = by_label @ self.tie.matrix.double()
         scale = by_line.new_tensor(self.line_scale())
         return Point(chi2, torch.cat([by_label, by_line * scale], dim=1))
+
+    def _spare(self, n: int) -> int:
+        """Return how many rows fill up the shapes of the products; `n` can be 0."""
+        return -n % (ROWS if n > ROWS and self.continuum is None else GROUP)
 
     def _compare(self, shift: Shift, rest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return chi2 (n,), half its gradient by pixels at rest (n, P) and by km/s (n, D)."""
@@ -337,14 +341,15 @@ class Objective:
 
     def hessian(self, parameters: Tensor) -> Tensor:
         """(n, Q) parameters -> (n, Q, Q) float64 J^T W J from every pixel's derivatives."""
-        chunk = max(1, _JACOBIAN_FLOATS // (self.n_parameter * self.flux.shape[1]))
+        chunk = max(1, _JACOBIAN_FLOATS // (self.n_parameter * self.flux.shape[1] * GROUP)) * GROUP
         parts = []
         for begin in range(0, len(parameters), chunk):
-            rows = torch.arange(begin, min(begin + chunk, len(parameters)), device=self.rows.device)
+            n = min(chunk, len(parameters) - begin)
+            rows = whole(torch.arange(begin, begin + n, device=self.rows.device))
             part = self.take(rows)
             _, columns = part.jacobian(parameters[rows])
             columns *= torch.sqrt(part.data()[1])[:, None]
-            parts.append(torch.bmm(columns, columns.transpose(1, 2)).double())
+            parts.append(torch.bmm(columns, columns.transpose(1, 2))[:n].double())
         size = self.n_label + len(self.line_scale())
         empty = parameters.new_zeros((0, size, size)).double()
         return self.completed(torch.cat([empty, *parts]))

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scalespec.optimize.matmul import whole
 from scalespec.optimize.normalization import Smoother, as_rows
 from scalespec.optimize.objective import ArrayLike, Emulator, EmulatorSpec, Objective
 from scalespec.optimize.shift import C_KMS, log_step
@@ -65,7 +66,9 @@ class RidgeStart:
             rows = slice(begin, begin + _BATCH)
             used = np.isfinite(flux[rows]) & (ivar[rows] > 0)
             filled = as_rows(np.where(used, flux[rows], self.mean), mean)
-            parts.append(_features(filled, mean, basis) @ torch.tensor(self.coefficients))
+            filled = filled[whole(torch.arange(len(used)))]
+            found = _features(filled, mean, basis) @ torch.tensor(self.coefficients)
+            parts.append(found[: len(used)])
         x = torch.cat(parts).numpy().clip(-0.5, 0.5)
         labels = self.minimum + (x + 0.5) * (self.maximum - self.minimum)
         return labels.astype(np.float32)

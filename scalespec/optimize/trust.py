@@ -25,6 +25,7 @@ leave the box, so what spans it scatters less than the curvature of chi2 says; 0
 of 0.86, 0.98 and 1.09 where 22 labels follow one that spans it."""
 _OUTSIDE = 3.0  # sigmas beyond its bound, from which a label is not there by noise
 _EDGE = 1e-6  # so near its bound, in scaled units, is a parameter on it: float32 rounding
+_NEAR = 0.03  # sigmas: a search that ends so near a bound cannot tell whether it is on it
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,12 @@ class Edges:
 def edges(state: State) -> Edges:
     """Find the parameters on their bounds; `outside` says which of them pull hard against it."""
     fixed = state.upper <= state.lower
-    low, high = state.parameters - state.lower < _EDGE, state.upper - state.parameters < _EDGE
-    bound = (low | high) & ~fixed
-    free = ~(bound | fixed)
+    room = torch.minimum(state.parameters - state.lower, state.upper - state.parameters)
+    free = (room >= _EDGE) & ~fixed
+    variance = inverse(state.hessian, free).diagonal(dim1=1, dim2=2).clamp(min=0)
+    widest = BOX_VARIANCE * (state.upper - state.lower).double() ** 2
+    free &= room >= _NEAR * torch.minimum(variance, widest).sqrt()
+    bound = ~(free | fixed)
     curvature = _schur_diagonal(state.hessian, inverse(state.hessian, free))
     pull = state.gradient.abs() / curvature.clamp(min=1e-30).sqrt()
     return Edges(bound, bound & (pull > _OUTSIDE), fixed)

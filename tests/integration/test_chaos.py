@@ -165,12 +165,19 @@ def test_fewer_blocks_than_workers(line, tmp_path, engine):
     code, said = workspace.call("run", "--engine", engine)
     assert code == 0, said
     assert len(folders.planned_blocks(workspace.config)) == 1
-    assert same_labels(workspace, line) == []
+    # Continua of other blocks round otherwise, in the seventh digit; a fit ends within 0.1 sigma of
+    # the best labels, two within 0.2 of each other.
+    found, wanted = labels(workspace), labels(line.undisturbed)
+    assert found.obsid.tolist() == wanted.obsid.tolist()
+    assert (found.fit_status == wanted.fit_status).all()
+    for name in ("teff", "logg", "fe_h"):
+        assert np.nanmax(np.abs(found[name] - wanted[name]) / wanted[f"{name}_err"]) < 0.2
     assert workspace.problems() == []
 
 
 def labels(workspace):
-    columns = ["obsid", "teff", "logg", "fe_h", "fit_status"]
+    names = [n for label in ("teff", "logg", "fe_h") for n in (label, f"{label}_err")]
+    columns = ["obsid", *names, "fit_status"]
     return pq.read_table(io.BytesIO(workspace.catalog()), columns=columns).to_pandas()
 
 

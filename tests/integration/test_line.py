@@ -42,19 +42,14 @@ def test_a_changed_fit_redoes_fit_and_publish_alone(line, tmp_path):
     assert len(workspace.commits("best")) == 2 * N_BLOCKS  # beside the old ones
 
 
-def test_how_many_stars_are_fitted_together_changes_nothing_that_matters(line, tmp_path):
+def test_how_many_stars_are_fitted_together_changes_nothing(line, tmp_path):
     workspace = line.workspace(tmp_path, before="best")
     workspace.change("[fit]", "[fit]\nstars_per_batch = 3")
     code, said = workspace.call("run", "--engine", "local")
     assert code == 0, said
     one, other = (pd.read_parquet(io.BytesIO(w.catalog())) for w in (line.undisturbed, workspace))
-    # Flags are thresholds on such numbers: a star that lies on one may carry it in one run only.
-    assert (one.fit_status != other.fit_status).mean() < 0.03
-    for name in ("teff", "logg", "fe_h", "rv"):
-        # Another batch sums in another order. A fit ends where chi2 would fall by less than 0.01,
-        # and is the same to the square root of that in sigma; a few end in flat valleys at a bound.
-        moved = np.abs(one[name] - other[name]) / one[f"{name}_err"]
-        assert np.nanquantile(moved, 0.97) < 0.1
+    for name in one.columns.drop("label_cov"):
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
 INTERRUPTS = [

@@ -1,5 +1,8 @@
 """Batched Levenberg-Marquardt against scipy, truth, Cramér-Rao and its own conditions."""
 
+import runpy
+from dataclasses import fields, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +17,8 @@ from scalespec.optimize.quadratic import bounded_step, promised_gain
 from scalespec.optimize.result import FitResult, FitStatus
 from scalespec.optimize.shift import C_KMS
 from scalespec.optimize.trust import BOX_VARIANCE
+
+_networks = runpy.run_path(str(Path(__file__).with_name("networks.py")))
 
 N_PIXEL, N_LABEL = 400, 4
 STEP = 1e-4 * np.log(10)
@@ -259,6 +264,31 @@ def test_pulls_stay_standard_with_smoothing():
     assert abs(((fit.rv - rv) / fit.rv_err).std() - 1) < 0.06
 
 
+@pytest.mark.parametrize("per_batch", [1, 8, 50])
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_star_is_fitted_alike_in_any_company(per_batch: int, exact: bool):
+    """To the last bit: what a catalog says of a star must not depend on the batches of its run."""
+    model = _networks["small_payne"]()
+    stars = _networks["small_mocks"](model, 90)
+    every = FitOptions(restarts=2, exact_covariance=exact)
+    together = fit_labels(model, stars["flux"], stars["ivar"], options=every)
+    apart = fit_labels(
+        model, stars["flux"], stars["ivar"], options=replace(every, stars_per_batch=per_batch)
+    )
+    for field in fields(FitResult):
+        one, other = getattr(together, field.name), getattr(apart, field.name)
+        np.testing.assert_array_equal(one, other, err_msg=field.name)
+
+
+def test_rows_of_an_objective_are_not_taken_for_all_in_order():
+    model = _networks["small_payne"]()
+    stars = _networks["small_mocks"](model, 8)
+    flux, ivar = torch.tensor(stars["flux"]), torch.tensor(stars["ivar"])
+    objective = Objective.of(model, flux, ivar, rv_start=torch.zeros(8), rv_range=10.0)
+    some = objective.take(torch.full((8,), 2))
+    assert torch.equal(some.data()[0], objective.data()[0][2].expand(8, -1))
+
+
 def test_order_and_batch_size_change_nothing_beyond_rounding():
     stars = mocks(60, seed=3)
     stars.flux[7], stars.flux[20, 5], stars.ivar[30] = 1e20, np.nan, 0
@@ -361,6 +391,37 @@ def test_running_out_of_steps_is_said():
     fit = fit_labels(stars.model, stars.flux, stars.ivar, options=FitOptions(max_steps=1))
     assert (fit.status & FitStatus.MAX_STEPS).all()
     assert (fit.n_steps == 1).all()
+
+
+def test_steps_that_are_twice_too_long_do_not_end_a_search():
+    """What the Gauss-Newton matrix leaves out is as much as what it has: steps gain nothing.
+
+    Half the pixels say x and want 0, half say x^2 and want -1 / 2: chi2 grows by 2 x^2 for each
+    pair of them where the matrix, blind to the bend, says x^2.
+    """
+    half = torch.arange(60) < 30
+    spec = SimpleNamespace(
+        labels=("a",),
+        minimum=np.full(1, -0.5),
+        maximum=np.full(1, 0.5),
+        wavelength=10 ** (3.7 + 1e-4 * np.arange(60)),
+    )
+    model = SimpleNamespace(
+        spec=spec,
+        scatter=torch.zeros(60).double(),
+        forward_scaled=lambda x: torch.where(half, x, x**2),
+        flux_and_jacobian=lambda x: (
+            torch.where(half, x, x**2),
+            torch.where(half, torch.ones_like(x), 2 * x)[:, None],
+        ),
+    )
+    flux, ivar = torch.where(half, 0.0, -0.5)[None], np.full((1, 60), 1.0)
+    for first in (0.05, 0.07, 0.1):  # chi2 is 0.15 to 0.6 above the least
+        fit = fit_labels(
+            model, flux, ivar, start=np.full((1, 1), first), options=FitOptions(rv_range=0.0)
+        )
+        assert not fit.status[0] & (FitStatus.STALLED | FitStatus.MAX_STEPS)
+        assert abs(fit.labels[0, 0]) < 0.1 * fit.label_err[0, 0]
 
 
 def test_kink_that_withholds_its_promise_is_said():
