@@ -5,6 +5,7 @@ and line widths.
 """
 
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -138,32 +139,104 @@ def fit_labels(
     >>> fit.labels.round(3), fit.label_err.round(3), fit.status
     (array([[0.3]], dtype=float32), array([[0.005]], dtype=float32), array([0], dtype=uint32))
     """
-    options, constraints = options or FitOptions(), constraints or Constraints()
-    n, n_label = len(flux), len(model.spec.labels)
-    _check_shapes(model, smoothing, flux, ivar, start, rv_start)
-    starts = None if start is None else _numpy(start).reshape(n, _n_start(start), n_label)
-    low, width = box(model)
-    first = np.full((n, 1, n_label), np.nan) if starts is None else (starts - low) / width - 0.5
-    first = np.nan_to_num(first, nan=0.0).clip(-0.5, 0.5)
-    rv = np.zeros(n) if rv_start is None else np.nan_to_num(_numpy(rv_start))
-    given = Given.of(model, constraints, n)
-    parts = [FitResult.empty(0, n_label, n_width=len(options.broadening.ranges))]
-    limits = SearchOptions(options.max_steps, options.tolerance, options.exact_covariance)
-    search: Search | None = None
-    with torch.no_grad():
-        for begin in range(0, n, options.stars_per_batch):
-            rows = slice(begin, begin + options.stars_per_batch)
-            batch = (as_rows(values[rows], model.scatter) for values in (flux, ivar, rv))
-            objective, result = _prepared(model, *batch, smoothing=smoothing, options=options)
-            search = search or Search.of(objective, limits)
-            _fit_batch(search, objective, result, first[rows], (given, rows), options)
-            parts.append(result)
-    result = FitResult.concatenate(parts)
-    if constraints.domain is not None:
-        away = constraints.domain.distance(result.labels).astype(np.float32)
-        result.distance[:] = np.fmax(result.distance, away)
-    result.raise_flag(FitStatus.OUT_OF_DOMAIN, result.distance > options.distance_max)
-    return result
+    fitter = Fitter.of(model, smoothing=smoothing, options=options)
+    return fitter.fit(flux, ivar, start=start, rv_start=rv_start, constraints=constraints)
+
+
+@dataclass(frozen=True)
+class Fitter:
+    """A model, how it is fitted, and what all of its fits share: made once, used for any stars.
+
+    Attributes
+    ----------
+    model : Emulator
+        Must not change any more.
+    smoothing : Smoother or None
+    options : FitOptions
+    search : Search
+        With the model's Gram matrices by wavelength, half a second's work for 25 labels.
+
+    Examples
+    --------
+    As in `fit_labels`, which is ``Fitter.of(model, ...).fit(flux, ivar, ...)``.
+    """
+
+    model: Emulator
+    smoothing: Smoother | None
+    options: FitOptions
+    search: Search
+
+    @classmethod
+    def of(
+        cls,
+        model: Emulator,
+        *,
+        smoothing: Smoother | None = None,
+        options: FitOptions | None = None,
+    ) -> Self:
+        """Prepare fits; the parameters are those of `fit_labels`.
+
+        Raises
+        ------
+        ValueError
+            If the smoothing does not fit the model, or it has more than 64 labels.
+        """
+        options, n_pixel = options or FitOptions(), len(model.spec.wavelength)
+        if smoothing is not None and smoothing.n_pixel != n_pixel:
+            raise ValueError(f"smoothing has {smoothing.n_pixel} pixels, the model {n_pixel}")
+        if len(model.spec.labels) > 64:
+            raise ValueError(
+                f"a fit has at most 64 labels (bits of at_bound), got {len(model.spec.labels)}"
+            )
+        limits = SearchOptions(options.max_steps, options.tolerance, options.exact_covariance)
+        with torch.no_grad():
+            one = torch.ones((1, n_pixel)).to(model.scatter)
+            objective, _ = _prepared(
+                model, one, one, one[:, 0] * 0, smoothing=smoothing, options=options
+            )
+            return cls(model, smoothing, options, Search.of(objective, limits))
+
+    def fit(
+        self,
+        flux: ArrayLike,
+        ivar: ArrayLike,
+        *,
+        start: ArrayLike | None = None,
+        rv_start: ArrayLike | None = None,
+        constraints: Constraints | None = None,
+    ) -> FitResult:
+        """Fit spectra as `fit_labels` does.
+
+        Raises
+        ------
+        ValueError
+            If shapes or constraints do not fit the model.
+        """
+        model, options, constraints = self.model, self.options, constraints or Constraints()
+        n, n_label = len(flux), len(model.spec.labels)
+        _check_shapes(model, flux, ivar, start, rv_start)
+        starts = None if start is None else _numpy(start).reshape(n, _n_start(start), n_label)
+        low, width = box(model)
+        first = np.full((n, 1, n_label), np.nan) if starts is None else (starts - low) / width - 0.5
+        first = np.nan_to_num(first, nan=0.0).clip(-0.5, 0.5)
+        rv = np.zeros(n) if rv_start is None else np.nan_to_num(_numpy(rv_start))
+        given = Given.of(model, constraints, n)
+        parts = [FitResult.empty(0, n_label, n_width=len(options.broadening.ranges))]
+        with torch.no_grad():
+            for begin in range(0, n, options.stars_per_batch):
+                rows = slice(begin, begin + options.stars_per_batch)
+                batch = (as_rows(values[rows], model.scatter) for values in (flux, ivar, rv))
+                objective, result = _prepared(
+                    model, *batch, smoothing=self.smoothing, options=options
+                )
+                _fit_batch(self.search, objective, result, first[rows], (given, rows), options)
+                parts.append(result)
+        result = FitResult.concatenate(parts)
+        if constraints.domain is not None:
+            away = constraints.domain.distance(result.labels).astype(np.float32)
+            result.distance[:] = np.fmax(result.distance, away)
+        result.raise_flag(FitStatus.OUT_OF_DOMAIN, result.distance > options.distance_max)
+        return result
 
 
 def _prepared(
@@ -276,7 +349,6 @@ def _n_start(start: ArrayLike) -> int:
 
 def _check_shapes(
     model: Emulator,
-    smoothing: Smoother | None,
     flux: ArrayLike,
     ivar: ArrayLike,
     start: ArrayLike | None,
@@ -294,7 +366,3 @@ def _check_shapes(
             got = (got[0], got[2])
         if got is not None and got != wanted:
             raise ValueError(f"{name} should be {wanted} for this model, got {got}")
-    if smoothing is not None and smoothing.n_pixel != n_pixel:
-        raise ValueError(f"smoothing has {smoothing.n_pixel} pixels, the model {n_pixel}")
-    if n_label > 64:
-        raise ValueError(f"a fit has at most 64 labels (bits of at_bound), got {n_label}")

@@ -157,13 +157,13 @@ class BlockGram:
 
         The two are the least squares of a block's weights, but none is negative.
         """
-        total = self._sums(weight.double())
-        one = weight.new_ones((1, weight.shape[1]), dtype=torch.float64)
-        width = self._sums(one)
+        inside = self._inside(weight.device)
+        width = inside.sum(dim=0)
         if self.profile is None:
-            return (total / width).to(weight)
-        along = self._sums(weight.double() * self.profile)
-        first, second = self._sums(one * self.profile), self._sums(one * self.profile**2)
+            return (weight.double() @ inside / width).to(weight)
+        bent_inside = inside * self.profile[:, None]
+        total, along = (weight.double() @ torch.cat([inside, bent_inside], dim=1)).chunk(2, dim=1)
+        first, second = bent_inside.sum(dim=0), self.profile**2 @ inside
         determinant = width * second - first**2
         bent = determinant > _EVEN * width * second
         safe = torch.where(bent, determinant, 1.0)
@@ -175,11 +175,11 @@ class BlockGram:
         )
         return torch.cat([flat, profile], dim=1).to(weight)
 
-    def _sums(self, values: Tensor) -> Tensor:
-        """(n, P) -> (n, B) sums over blocks."""
-        total = torch.nn.functional.pad(values.cumsum(dim=1), (1, 0))
-        edges = torch.tensor(self.edges, device=values.device)
-        return total[:, edges[1:]] - total[:, edges[:-1]]
+    def _inside(self, device: torch.device) -> Tensor:
+        """(P, B) float64: 1 where a pixel is in a block."""
+        pixel = torch.arange(self.edges[-1], device=device)[:, None]
+        edges = torch.tensor(self.edges, device=device)
+        return ((pixel >= edges[:-1]) & (pixel < edges[1:])).double()
 
     def misweighs(self, columns: Tensor, moves: Tensor, weight: Tensor) -> bool:
         """Whether a label's information is another by a block's weights than by its pixels'.

@@ -1,6 +1,6 @@
 """Spectra + models + first labels -> best labels, covariance, status."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from typing import Any
@@ -15,9 +15,10 @@ from scalespec.config import FitTable, RunConfig
 from scalespec.errors import ConfigError, StoreError
 from scalespec.kernels.wavelength import pixels_to_velocity, velocity_to_pixels
 from scalespec.kernels.where import where
-from scalespec.models.base import Emulator, EmulatorSpec
+from scalespec.models.base import Emulator
 from scalespec.optimize.constraints import Constraints
-from scalespec.optimize.fit import FitOptions, fit_labels
+from scalespec.optimize.fit import FitOptions, Fitter
+from scalespec.optimize.objective import EmulatorSpec
 from scalespec.optimize.result import FitResult
 from scalespec.optimize.shift import Broadening
 from scalespec.optimize.start import start_of_kind
@@ -55,11 +56,29 @@ def best_labels(
         rv [km/s, barycentric], rv_err, rv_residual, chi2, dof, n_used, n_steps, at_bound,
         prior_dominated, fit_distance, fit_status; vsini and lsf [km/s] with errors where fitted.
     """
+    return _best_labels(spectra, first, fitters(ready, table), table)
+
+
+def fitters(ready: Sequence[Ready], table: FitTable) -> list[Fitter]:
+    """Prepare the fits of every model, for any number of blocks."""
+    return [
+        Fitter.of(
+            doubted(one.model, table.scatter),
+            smoothing=one.smoothing if table.polynomial is None else None,
+            options=fit_options(table, one.model),
+        )
+        for one in ready
+    ]
+
+
+def _best_labels(
+    spectra: xr.Dataset, first: pd.DataFrame, made: Sequence[Fitter], table: FitTable
+) -> pd.DataFrame:
     asked = np.flatnonzero(first["first_status"].to_numpy() == 0)
-    names = ready[0].labels
-    fits = [_fit(spectra, first, asked, one, table) for one in ready]
+    names = made[0].model.spec.labels
+    fits = [_fit(spectra, first, asked, one, table) for one in made]
     ivar = spectra["ivar"].to_numpy()[asked]
-    doubt = [scatter_penalty(doubted(one.model, table.scatter), ivar) for one in ready]
+    doubt = [scatter_penalty(one.model.scatter, ivar) for one in made]
     chosen = _likeliest(fits, doubt) if len(asked) else np.zeros(0, np.int64)
     best = _merged(fits, chosen)
     n = len(first)
@@ -79,20 +98,17 @@ def _fit(
     spectra: xr.Dataset,
     first: pd.DataFrame,
     asked: npt.NDArray[np.intp],
-    one: Ready,
+    one: Fitter,
     table: FitTable,
 ) -> FitResult:
-    estimate = first[[f"first_{name}" for name in one.labels]].to_numpy(np.float32)[asked]
     spec = one.model.spec
+    estimate = first[[f"first_{name}" for name in spec.labels]].to_numpy(np.float32)[asked]
     starts = [estimate, *(start_of_kind(spec, estimate, kind) for kind in table.starts)]
-    return fit_labels(
-        doubted(one.model, table.scatter),
+    return one.fit(
         spectra["flux"].to_numpy()[asked],
         spectra["ivar"].to_numpy()[asked],
         start=np.stack(starts, axis=1),
         rv_start=first["rv_start"].to_numpy(np.float32)[asked],
-        smoothing=one.smoothing if table.polynomial is None else None,
-        options=fit_options(table, one.model),
         constraints=constraints_of(table, spec, first.iloc[asked]),
     )
 
@@ -153,12 +169,14 @@ def doubted(model: Emulator, scatter: float) -> Emulator:
     return copy
 
 
-def scatter_penalty(model: Emulator, ivar: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+def scatter_penalty(
+    scatter: torch.Tensor, ivar: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float64]:
     """Return what a model's scatter costs each star's -2 ln L: sum of ln(1 + ivar scatter²), (n,).
 
     Without it the model that knows least of its pixels would win: more scatter is less χ².
     """
-    square = model.scatter.cpu().numpy().astype(np.float32) ** 2
+    square = scatter.cpu().numpy().astype(np.float32) ** 2
     penalty: npt.NDArray[np.float64] = np.log1p(ivar * square).sum(axis=1, dtype=np.float64)
     return penalty
 
@@ -249,10 +267,11 @@ def fit(config: RunConfig) -> Iterator[Stage]:
         write=partial(write_labels, url=url, status="fit_status"),
         runs_on="ray",
         setup=partial(
-            load_ready,
+            _setup,
             folders.model_urls(config),
             head["wavelength"].to_numpy(),
             dict(head.attrs),
+            config.fit,
         ),
         memory_bytes=memory_bytes(size, head.sizes["wavelength"]),
     )
@@ -265,8 +284,17 @@ def _read(block: Block, store: str, first: str) -> tuple[xr.Dataset, pd.DataFram
     return read_spectra(store, block.start, block.stop), labels
 
 
+def _setup(
+    urls: Sequence[str],
+    wavelength: npt.NDArray[np.float64],
+    attrs: Mapping[str, Any],
+    table: FitTable,
+) -> list[Fitter]:
+    return fitters(load_ready(urls, wavelength, attrs), table)
+
+
 def _compute(
-    ready: list[Ready], data: tuple[xr.Dataset, pd.DataFrame], table: FitTable
+    made: list[Fitter], data: tuple[xr.Dataset, pd.DataFrame], table: FitTable
 ) -> pd.DataFrame:
     spectra, first = data
-    return best_labels(spectra, first, ready, table)
+    return _best_labels(spectra, first, made, table)

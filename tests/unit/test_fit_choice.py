@@ -36,7 +36,7 @@ def test_the_penalty_makes_chi2_a_likelihood():
         sigma = np.sqrt(1 / np.where(used, ivar, 1) + np.float32(scatter) ** 2)
         chi2 = np.where(used, residual**2 / sigma**2, 0).sum(axis=1)
         likelihood = np.where(used, norm.logpdf(residual, scale=sigma), 0).sum(axis=1)
-        cost.append(chi2 + scatter_penalty(model_of(scatter), ivar) + 2 * likelihood)
+        cost.append(chi2 + scatter_penalty(model_of(scatter).scatter, ivar) + 2 * likelihood)
     # -2 ln L but for a constant that no model changes; float32 of ivar times scatter²
     np.testing.assert_allclose(cost[0], cost[1], rtol=1e-5)
 
@@ -46,7 +46,7 @@ def test_more_scatter_alone_wins_no_star():
     models = [model_of(0.01), model_of(0.1)]
     # residuals of 0.014 all over: what the first expects; the second one's χ² is tiny
     fits = [result(np.array([50.0, 50.0])), result(np.array([1.0, 1.0]))]
-    doubt = [scatter_penalty(model, ivar) for model in models]
+    doubt = [scatter_penalty(model.scatter, ivar) for model in models]
     assert _likeliest(fits, doubt).tolist() == [0, 0]
 
 
@@ -55,5 +55,5 @@ def test_residuals_that_only_scatter_explains_choose_it():
     models = [model_of(0.01), model_of(0.1)]
     # residuals of 0.1: 50 times what the first expects
     fits = [result(np.array([2500.0])), result(np.array([50.0]))]
-    doubt = [scatter_penalty(model, ivar) for model in models]
+    doubt = [scatter_penalty(model.scatter, ivar) for model in models]
     assert _likeliest(fits, doubt).tolist() == [1]
