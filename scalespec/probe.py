@@ -273,7 +273,7 @@ def _rates(seen: _Seen) -> tuple[float, float]:
 
 
 def _stored(short: RunConfig, stage: str) -> list[int]:
-    """Return the sizes of the objects of a stage, commits and tries left out."""
+    """Return the sizes of the objects that a stage's blocks wrote, commits left out."""
     timings = [
         url
         for key in paths.list_keys(short.run.workspace)
@@ -284,8 +284,7 @@ def _stored(short: RunConfig, stage: str) -> list[int]:
         entry.size
         for url in timings
         for entry in iterate_files(paths.split(url)[0])
-        if "/commits/" not in entry.url
-        and not entry.url.endswith(("timing.json", ".zarr/zarr.json"))
+        if "/commits/" not in entry.url and not entry.url.endswith(("timing.json", "/zarr.json"))
     ]
 
 

@@ -158,7 +158,18 @@ class Fitter:
 
     Examples
     --------
-    As in `fit_labels`, which is ``Fitter.of(model, ...).fit(flux, ivar, ...)``.
+    >>> from types import SimpleNamespace
+    >>> spec = SimpleNamespace(labels=("depth",), minimum=np.array([0.0]), maximum=np.array([1.0]),
+    ...                        wavelength=10 ** (3.7 + 1e-4 * np.arange(60)))
+    >>> line = torch.exp(-0.5 * ((torch.arange(60) - 30.0) / 2) ** 2)
+    >>> model = SimpleNamespace(spec=spec, scatter=torch.zeros(60),
+    ...     forward_scaled=lambda x: 1 - (x + 0.5) * line,
+    ...     flux_and_jacobian=lambda x: (1 - (x + 0.5) * line, -line.expand(len(x), 1, 60)))
+    >>> fitter = Fitter.of(model, options=FitOptions(rv_range=5.0))
+    >>> for depth in (0.3, 0.6):  # blocks of a run
+    ...     print(fitter.fit(1 - depth * line[None], torch.full((1, 60), 1e4)).labels.round(3))
+    [[0.3]]
+    [[0.6]]
     """
 
     model: Emulator

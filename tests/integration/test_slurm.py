@@ -31,8 +31,10 @@ def cluster(shared):
         yield running
 
 
-def submitted(cluster, script, folder):
-    said = cluster.call("sbatch", "--nodes", 2, f"deploy/slurm/{script}", "run.toml", cwd=folder)
+def submitted(cluster, script, folder, nodes=2):
+    said = cluster.call(
+        "sbatch", "--nodes", nodes, f"deploy/slurm/{script}", "run.toml", cwd=folder
+    )
     return said.split()[-1]
 
 
@@ -92,6 +94,15 @@ def test_the_signal_before_the_wall_limit_ends_the_blocks_in_flight_and_requeues
     assert "finishing the blocks in flight" in log
     assert "Restarts=1" in cluster.call("scontrol", "show", "job", job)
     assert workspace.digest() == line.digest
+
+
+def test_the_short_form_with_ray_makes_the_same_catalog(cluster, line, tmp_path):
+    """On one node: two on one host have one address, and the `ray stop` of one ends the other."""
+    workspace = prepared(line, tmp_path)
+    job = submitted(cluster, "symmetric.sbatch", tmp_path, nodes=1)
+    assert cluster.until_ended(job) == "COMPLETED", next(tmp_path.glob("*.log")).read_text()
+    assert workspace.digest() == line.digest
+    assert workspace.problems() == []
 
 
 def test_what_the_readme_says_is_what_is_run_here():

@@ -82,7 +82,8 @@ class Slurm:
         """SIGKILL a node's daemon and all that ran on it; return the names of what was killed."""
         daemon = self._daemons.pop(node)
         victims = [process for process in psutil.process_iter() if _runs_on(process, node)]
-        victims += [parent for one in victims for parent in _steps_above(one)]
+        # First who would tell the controller how the others ended: a node without power cannot.
+        victims[:0] = [parent for one in victims for parent in _steps_above(one)]
         daemon.kill()
         daemon.wait()
         names = [_name(process) for process in victims]
