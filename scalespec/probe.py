@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from scalespec.config import RunConfig, TrainTable
@@ -295,42 +296,55 @@ def _with_training(
     table, little = config.train, short.train
     if table is None or little is None or not any(one.stage == "train" for one in found):
         return list(found)
-    last = _last_step(short)
+    gaps = _gaps(short)
     made = []
     for one in found:
         if one.stage != "train":
             made.append(one)
             continue
-        total = one.seconds + _left_out(table, little, last, one.seconds)
-        start = max(total - _steps(table, last), 0.0)
+        total = one.seconds + _left_out(table, little, gaps, one.seconds)
+        start = max(total - _steps(table, little, gaps), 0.0)
         facts = {"blocks": 1, "seconds": total, "worker_seconds": total, "start_seconds": start}
         made.append(Predicted(**(asdict(one) | facts)))
     return made
 
 
-def _steps(table: TrainTable, last: float) -> float:
-    """Return seconds of all steps at the price of the last one made."""
+def _steps(table: TrainTable, little: TrainTable, gaps: Sequence[float]) -> float:
+    """Return seconds of all steps at the price of the last ones made."""
     if table.epochs:
-        return table.epochs * last
-    made = table.rounds[:ROUNDS]
-    return last * sum(table.rounds) / max(made[-1] if made else 0, 1)
+        return table.epochs * gaps[-1]
+    once, each = _price(little.rounds, gaps)
+    return once * len(table.rounds) + each * sum(table.rounds)
 
 
-def _left_out(table: TrainTable, little: TrainTable, last: float, whole: float) -> float:
-    """Return seconds of the steps left out, where the last one took `last`, all of them `whole`."""
-    rounds = sum(table.rounds[len(little.rounds) :])
+def _left_out(table: TrainTable, little: TrainTable, gaps: Sequence[float], whole: float) -> float:
+    """Return seconds of the steps left out, where the last ones took `gaps`, all `whole`."""
+    left, last = table.rounds[len(little.rounds) :], gaps[-1]
     if not little.epochs:
-        return last * rounds / max(little.rounds[-1] if little.rounds else 0, 1)
+        once, each = _price(little.rounds, gaps)
+        return once * len(left) + each * sum(left)
     # Most of a short training is its start: to evaluate all spectra costs no more than an epoch.
     a_round = min(max(whole - little.epochs * last, 0.0) / max(sum(little.rounds), 1), last)
-    return (table.epochs - little.epochs) * last + rounds * a_round
+    return (table.epochs - little.epochs) * last + sum(left) * a_round
 
 
-def _last_step(short: RunConfig) -> float:
-    """Return the seconds between the last two checkpoints of the probe's training."""
+def _price(rounds: Sequence[int], gaps: Sequence[float]) -> tuple[float, float]:
+    """Return seconds that a round takes whatever its steps are, and those of a step."""
+    if not rounds or not rounds[-1]:
+        return 0.0, gaps[-1]
+    if len(gaps) > 1 and len(rounds) > 1 and rounds[-1] > rounds[-2]:
+        each = (gaps[-1] - gaps[-2]) / (rounds[-1] - rounds[-2])
+        once = gaps[-1] - each * rounds[-1]
+        if each > 0 and once > 0:
+            return once, each
+    return 0.0, gaps[-1] / rounds[-1]
+
+
+def _gaps(short: RunConfig) -> list[float]:
+    """Return the seconds between the last checkpoints of the probe's training, at least one."""
     url = paths.join(folders.model_url(short), "checkpoints")
     times = sorted(entry.modified for entry in iterate_files(url) if entry.url.endswith(".json"))
-    return times[-1] - times[-2] if len(times) > 1 else 0.0
+    return [later - one for one, later in pairwise(times)] or [0.0]
 
 
 def _with_reads(found: Sequence[Predicted]) -> list[Predicted]:

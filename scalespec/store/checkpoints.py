@@ -17,7 +17,7 @@ from scalespec.store.model import Arrays, pack, unpack
 
 log = logging.getLogger(__name__)
 
-KEPT = 2
+KEPT = 3
 """Complete states kept; older ones, and what kills left of others, are removed."""
 
 

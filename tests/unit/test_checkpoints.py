@@ -60,9 +60,9 @@ def test_the_newest_state_is_taken_whatever_the_digits(folder):
     assert step_of(folder) == 1_000_001
 
 
-def test_two_states_are_kept(folder):
-    save(folder, 1, 2, 3, 4)
-    assert keys(folder) == ["000003.json", "000003.npz", "000004.json", "000004.npz"]
+def test_three_states_are_kept(folder):
+    save(folder, 1, 2, 3, 4, 5)
+    assert keys(folder) == [f"{step:06d}.{kind}" for step in (3, 4, 5) for kind in ("json", "npz")]
 
 
 def test_arrays_that_a_kill_left_without_their_json_are_no_state(folder):

@@ -67,7 +67,7 @@ def test_the_start_is_what_more_blocks_do_not_make_longer(tmp_path):
 
 def test_the_start_of_a_training_is_what_its_steps_are_not(tmp_path, monkeypatch):
     """Probe: 50 s, of which 30 evaluations took 6 s; 160 more are to come."""
-    monkeypatch.setattr("scalespec.probe._last_step", lambda _: 6.0)
+    monkeypatch.setattr("scalespec.probe._gaps", lambda _: [6.0])
     whole, little = (
         TrainTable(labels=("teff",), library="l", rounds=r)
         for r in ((0, 10, 30, 60, 100), (0, 10, 30))
@@ -86,22 +86,38 @@ def test_where_no_block_is_left_the_first_ones_must_do():
 
 
 @pytest.mark.parametrize(
-    ("whole", "little", "last", "probe", "expected"),
+    ("whole", "little", "gaps", "probe", "expected"),
     [
         # 30 evaluations in 6 s: 0.2 s each for the 160 left out
-        ({"rounds": (0, 10, 30, 60, 100)}, {"rounds": (0, 10, 30)}, 6.0, 9.0, 32.0),
+        ({"rounds": (0, 10, 30, 60, 100)}, {"rounds": (0, 10, 30)}, (6.0,), 9.0, 32.0),
+        # 10 in 2.5 s, 30 in 3.5: 2 s a round and 0.05 an evaluation
+        ({"rounds": (0, 10, 30, 60, 100)}, {"rounds": (0, 10, 30)}, (2.5, 3.5), 40.0, 12.0),
+        # the second one was quicker: nothing but the last is known
+        ({"rounds": (0, 10, 30, 60, 100)}, {"rounds": (0, 10, 30)}, (7.0, 6.0), 40.0, 32.0),
         # epochs of 2 s each, 8 left out
-        ({"rounds": (), "epochs": 10}, {"rounds": (), "epochs": 2}, 2.0, 5.0, 16.0),
+        ({"rounds": (), "epochs": 10}, {"rounds": (), "epochs": 2}, (2.0,), 5.0, 16.0),
         # both: 40 evaluations in what two epochs leave of 12 s, 60 left out, and 8 epochs
-        ({"rounds": (0, 40, 60), "epochs": 10}, {"rounds": (0, 40), "epochs": 2}, 2.0, 12.0, 28.0),
-        ({"rounds": (0, 10)}, {"rounds": (0, 10)}, 1.0, 2.0, 0.0),
+        (
+            {"rounds": (0, 40, 60), "epochs": 10},
+            {"rounds": (0, 40), "epochs": 2},
+            (9.0, 2.0),
+            12.0,
+            28.0,
+        ),
+        ({"rounds": (0, 10)}, {"rounds": (0, 10)}, (1.0,), 2.0, 0.0),
         # a start of 100 s is none of the rounds': no evaluation costs more than an epoch
-        ({"rounds": (0, 40, 60), "epochs": 3}, {"rounds": (0, 40), "epochs": 2}, 1.0, 102.0, 61.0),
+        (
+            {"rounds": (0, 40, 60), "epochs": 3},
+            {"rounds": (0, 40), "epochs": 2},
+            (1.0,),
+            102.0,
+            61.0,
+        ),
     ],
 )
-def test_the_rest_of_a_training_is_counted_by_its_steps(whole, little, last, probe, expected):
+def test_the_rest_of_a_training_is_counted_by_its_steps(whole, little, gaps, probe, expected):
     tables = [TrainTable(labels=("teff",), catalog="a", **t) for t in (whole, little)]
-    assert _left_out(*tables, last, probe) == pytest.approx(expected)
+    assert _left_out(*tables, gaps, probe) == pytest.approx(expected)
 
 
 def test_cost_is_workers_for_their_time_storage_and_requests():
