@@ -1,9 +1,7 @@
 """Fixtures every room uses."""
 
 import fcntl
-import importlib.util
 import os
-import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from astropy.io import fits
+from scripts import load
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -37,10 +36,7 @@ def write_survey() -> Callable[..., list[Path]]:
 @pytest.fixture(scope="session")
 def line(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What tests of whole runs share, from ``line.py`` beside this file; made once for all."""
-    path = Path(__file__).with_name("line.py")
-    spec = importlib.util.spec_from_file_location("line", path)
-    module = sys.modules["line"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load(Path(__file__).with_name("line.py"))
     base = tmp_path_factory.getbasetemp()
     base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     with (base / "line.lock").open("w") as lock:

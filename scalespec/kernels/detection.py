@@ -245,6 +245,16 @@ def threshold_curve(score: FloatArray, truth: BoolArray, prevalence: float) -> C
     ------
     ValueError
         If there is not at least one star of either kind.
+
+    Examples
+    --------
+    Two stars are wanted, two are not; in the survey one of a hundred is. From 0.3 down all wanted
+    and half of the others are found: 1 of 1 + 99 / 2.
+
+    >>> score, truth = np.array([0.9, 0.8, 0.3, 0.1]), np.array([True, False, True, False])
+    >>> made = threshold_curve(score, truth, 0.01)
+    >>> made.completeness, made.fpr, bool(np.isclose(made.purity[2], 1 / 50.5))
+    (array([0.5, 0.5, 1. , 1. ]), array([0. , 0.5, 0.5, 1. ]), True)
     """
     score, truth = np.asarray(score, np.float64), np.asarray(truth, bool)
     if not truth.any() or truth.all():

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scalespec.kernels.compiled import compiled
+from scalespec.kernels.wavelength import C_KMS
 
 FloatArray = npt.NDArray[np.float64]
 Array32 = npt.NDArray[np.float32]
@@ -114,7 +115,7 @@ def observed_profile(
     """
     if not np.all(np.isfinite(sigma)) or np.min(sigma, initial=0.0) < 0:
         raise ValueError(f"sigma must be 0 or more pixels, got {np.min(sigma):.6g}")
-    beta = np.asarray(rv, np.float64) / 299_792.458
+    beta = np.asarray(rv, np.float64) / C_KMS
     shift = 0.5 * np.log10((1 + beta) / (1 - beta)) / grid.step
     place = np.atleast_2d((np.log10(wavelength) - grid.start) / grid.step)
     widest = float(max(np.ceil(8 * np.max(sigma, initial=0.0)) / 8, 0.125))

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from scalespec.kernels.observation_instrument import Arm, Instrument, along, line_sigma
 from scalespec.kernels.observation_light import air_transmission, sky_light, star_light
 from scalespec.kernels.observation_lsf import LogGrid, observed_profile
+from scalespec.kernels.wavelength import C_KMS
 
 FloatArray = npt.NDArray[np.float64]
 Array32 = npt.NDArray[np.float32]
@@ -243,7 +244,7 @@ def _in_frame(curve: Array32, wavelength: FloatArray, conditions: Conditions) ->
     """Move what stands still at the telescope into each file's frame."""
     if not np.any(conditions.sky_velocity):
         return np.broadcast_to(curve, (len(conditions.sky_velocity), len(curve)))
-    beta = conditions.sky_velocity / 299_792.458
+    beta = conditions.sky_velocity / C_KMS
     factor = np.sqrt((1 - beta) / (1 + beta))
     rows = [np.interp(wavelength * f, wavelength, curve) for f in factor]
     return np.asarray(rows, np.float32)

@@ -213,6 +213,19 @@ def noise_at_magnitude(
     References
     ----------
     AB magnitudes: Oke & Gunn 1983, ApJ 266, 713.
+
+    Examples
+    --------
+    Of a star of AB magnitude 20 at all frequencies, 10^(-0.4 (20 + 48.6)) / h photons come per
+    cm², s and unit of ln λ; 0.3 of them are counted, and S/N² is their number:
+
+    >>> wavelength = np.linspace(5000.0, 5010.0, 11)
+    >>> flux = 1 / wavelength[np.newaxis] ** 2
+    >>> csst = Instrument({"GV": 0.3}, area_cm2=31_400.0, exposure_s=600.0, background=0.0)
+    >>> variance = noise_at_magnitude(flux, wavelength, csst, 20.0)
+    >>> photons = 10 ** (-0.4 * 68.6) / 6.62607e-27 * 31_400 * 600 * 0.3 / 5005
+    >>> round((flux**2 / variance)[0, 5], 1), round(photons, 1)
+    (np.float64(61.9), 61.9)
     """
     inside = (wavelength >= band[0]) & (wavelength <= band[1])
     if not inside.any():

@@ -66,8 +66,9 @@ class Attention(torch.nn.Module):
         ask = torch.einsum("nthe,hed->ndht", key, self.query.weight.view(heads, each, width))
         give = torch.einsum("nthe,dhe->nhtd", value, self.output.weight.view(width, heads, each))
         scores = torch.matmul(h, ask.reshape(n, width, heads * t)) / math.sqrt(each)
-        weight = scores.view(n, -1, heads, t).softmax(dim=-1)
-        return torch.matmul(weight.reshape(n, -1, heads * t), give.reshape(n, heads * t, width))
+        # No -1 for the queries: of no spectra their number cannot be told.
+        weight = scores.view(n, scores.shape[1], heads, t).softmax(dim=-1)
+        return torch.matmul(weight.view_as(scores), give.reshape(n, heads * t, width))
 
 
 class Block(torch.nn.Module):

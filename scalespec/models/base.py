@@ -5,7 +5,7 @@ Labels are physical (teff [K], logg and abundances [dex], velocities [km/s]); wa
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
@@ -24,8 +24,69 @@ SHIFT_REACH = 4
 """`shift_flux` makes every pixel of 2 * SHIFT_REACH + 1 neighbors."""
 
 
+class ModelSpec:
+    """What specifications of models share: arrays of their own, the way to plain types and back.
+
+    A subclass is a frozen dataclass with these fields, names its `_arrays`, and checks the rest of
+    what it has in `_check`.
+    """
+
+    labels: tuple[str, ...]
+    wavelength: FloatArray
+    normalization: Mapping[str, Any]
+    extra: Mapping[str, Any]
+    _arrays: ClassVar[tuple[str, ...]] = ()
+    _kind: ClassVar[str] = "a model"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", tuple(str(name) for name in self.labels))
+        for name in self._arrays:
+            array = np.array(getattr(self, name), dtype=np.float64)  # own copy: the spec is frozen
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+        if not self.labels or len(set(self.labels)) != self.n_label:
+            raise ValueError(f"labels must be named once each, got {self.labels}")
+        self._check()
+
+    def _check(self) -> None:
+        raise NotImplementedError
+
+    @property
+    def n_label(self) -> int:
+        """Number of labels."""
+        return len(self.labels)
+
+    @property
+    def n_pixel(self) -> int:
+        """Number of pixels."""
+        return int(self.wavelength.size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types; floats survive exactly."""
+        plain = {item.name: getattr(self, item.name) for item in fields(cast("Any", self))}
+        plain |= {name: plain[name].tolist() for name in self._arrays}
+        plain["labels"] = list(self.labels)
+        plain["normalization"] = dict(self.normalization)
+        plain["extra"] = dict(self.extra)
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Self:
+        """Return the specification that `to_dict` wrote.
+
+        Raises
+        ------
+        ValueError
+            If a field is missing, unknown or wrong.
+        """
+        try:
+            return cls(**plain)
+        except TypeError as error:
+            raise ValueError(f"not {cls._kind} specification: {error}") from error
+
+
 @dataclass(frozen=True, eq=False)
-class EmulatorSpec:
+class EmulatorSpec(ModelSpec):
     """What an emulator's numbers mean.
 
     Attributes
@@ -65,19 +126,11 @@ class EmulatorSpec:
     resolving_power: float | None = None
     normalization: Mapping[str, Any] = field(default_factory=lambda: {"method": "continuum"})
     extra: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "labels", tuple(str(name) for name in self.labels))
-        for name in ("minimum", "maximum", "wavelength"):
-            array = np.array(getattr(self, name), dtype=np.float64)  # own copy: the spec is frozen
-            array.setflags(write=False)
-            object.__setattr__(self, name, array)
-        self._check()
+    _arrays = ("minimum", "maximum", "wavelength")
+    _kind = "an emulator"
 
     def _check(self) -> None:
-        n_label = len(self.labels)
-        if n_label == 0 or len(set(self.labels)) != n_label:
-            raise ValueError(f"labels must be named once each, got {self.labels}")
+        n_label = self.n_label
         for name in ("minimum", "maximum"):
             shape = getattr(self, name).shape
             if shape != (n_label,):
@@ -88,16 +141,6 @@ class EmulatorSpec:
                     f"label {label} has no range: {self.minimum[i]:.6g} to {self.maximum[i]:.6g}"
                 )
         check_spectra(self.wavelength, self.resolving_power, self.normalization)
-
-    @property
-    def n_label(self) -> int:
-        """Number of labels."""
-        return len(self.labels)
-
-    @property
-    def n_pixel(self) -> int:
-        """Number of pixels."""
-        return int(self.wavelength.size)
 
     def slice(self, start: int, stop: int) -> Self:
         """Return the specification of pixels ``[start, stop)``.
@@ -112,30 +155,6 @@ class EmulatorSpec:
                 f"pixels [{start}, {stop}) are not within the {self.n_pixel} there are"
             )
         return replace(self, wavelength=self.wavelength[start:stop])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types; floats survive exactly."""
-        plain = {item.name: getattr(self, item.name) for item in fields(self)}
-        for name in ("minimum", "maximum", "wavelength"):
-            plain[name] = plain[name].tolist()
-        plain["labels"] = list(self.labels)
-        plain["normalization"] = dict(self.normalization)
-        plain["extra"] = dict(self.extra)
-        return plain
-
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> Self:
-        """Return the specification that `to_dict` wrote.
-
-        Raises
-        ------
-        ValueError
-            If a field is missing, unknown or wrong.
-        """
-        try:
-            return cls(**plain)
-        except TypeError as error:
-            raise ValueError(f"not an emulator specification: {error}") from error
 
 
 def check_spectra(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scalespec.models.domain import Domain
-from scalespec.models.features import Features
+from scalespec.models.features import Features, good_pixels
 from scalespec.models.regressor import FloatArray, Prediction, RegressorSpec, Sample
 
 MAD_TO_SIGMA = 1.4826
@@ -111,7 +111,7 @@ class Baseline(ABC):
 
     def _scaled(self, flux: FloatArray, ivar: FloatArray) -> tuple[Tensor, Tensor]:
         """Return flux over the training sample's spread, 0 where masked, and its variance."""
-        good = (ivar > 0) & np.isfinite(flux)
+        good = good_pixels(flux, ivar)
         std = self.spec.flux_std
         x = np.where(good, (np.nan_to_num(flux) - self.spec.flux_mean) / std, 0.0)
         variance = np.divide(1, ivar * std**2, out=np.full(flux.shape, np.inf), where=good)
@@ -150,7 +150,7 @@ class Baseline(ABC):
         with torch.no_grad():
             far = self._domain(*self._scaled(flux, ivar)).numpy()
         sigma = np.broadcast_to(self._sigma, labels.shape)
-        empty = ~np.any(ivar > 0, axis=1)
+        empty = ~np.any(good_pixels(flux, ivar), axis=1)
         made = _blanked(empty, labels), _blanked(empty, sigma), _blanked(empty, epistemic)
         return Prediction(*made, far)
 

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scalespec.models.base import LINE_SIGMA_PIXEL, Emulator
+from scalespec.models.grid import C_KMS
 
-C_KMS = 299_792.458
-"""Speed of light [km/s], exact (SI)."""
 _HC_OVER_K = 1.438776877e8
 """Second radiation constant [Å K] (CODATA 2018)."""
 _REACH = 4

@@ -7,13 +7,9 @@ from typing import Any
 
 from scalespec.models.classical import BASELINES
 from scalespec.models.networks import NETWORKS, Regressor
-from scalespec.models.regression_training import (
-    InMemory,
-    RegressionOptions,
-    SameProcess,
-    train_regressor,
-)
+from scalespec.models.regression_training import InMemory, RegressionOptions, train_regressor
 from scalespec.models.regressor import Estimator, FloatArray, Prediction, RegressorSpec, Sample
+from scalespec.models.training import SameProcess
 
 
 def split_options(options: Mapping[str, Any]) -> tuple[RegressionOptions, dict[str, Any]]:
@@ -97,6 +93,25 @@ def make_estimator(name: str, spec: RegressorSpec, **options: Any) -> Estimator:
     ------
     ValueError
         If there is none of that name, or an option is unknown or wrong.
+
+    Examples
+    --------
+    Gravities of stars whose one line is as deep as a tenth of them:
+
+    >>> import numpy as np
+    >>> from scalespec.models.regressor import describe
+    >>> line = np.exp(-0.5 * ((np.arange(12) - 6) / 2) ** 2)
+    >>> def stars(logg):
+    ...     flux = 1 - 0.1 * logg[:, None] * line
+    ...     parts = flux, np.full(flux.shape, 1e4), logg[:, None], 0 * logg[:, None]
+    ...     return Sample(*(part.astype(np.float32) for part in parts))
+    >>> training, validation = stars(np.linspace(1, 5, 80)), stars(np.linspace(1.1, 4.9, 20))
+    >>> spec = describe("toy", ["logg"], 5000.0 + np.arange(12), training)
+    >>> estimator = make_estimator("ridge", spec)
+    >>> _ = estimator.fit(training, validation, seed=0)
+    >>> star = stars(np.array([2.22]))
+    >>> estimator.predict(star.flux, star.ivar).labels.round(2)
+    array([[2.22]], dtype=float32)
     """
     if name not in ESTIMATORS:
         raise ValueError(f"no estimator '{name}'; there are {sorted(ESTIMATORS)}")

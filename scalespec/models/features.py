@@ -20,7 +20,7 @@ class Features:
     Attributes
     ----------
     flux_mean, flux_std : (n_pixel,) float64
-        A masked pixel counts as the mean.
+        A masked pixel, or one whose flux is not finite, counts as the mean.
     components : (n_component, n_pixel) float64
         Principal components of the training spectra, each divided by its standard deviation; none:
         the pixels themselves.
@@ -72,8 +72,8 @@ class Features:
             raise ValueError(f"components = {components}: wanted >= 0")
         if spec is not None and spec.inputs and sample.extra is None:
             raise ValueError(f"the sample lacks the inputs {spec.inputs}")
-        good = sample.ivar > 0
-        flux = np.nan_to_num(sample.flux.astype(np.float64))
+        good = good_pixels(sample.flux, sample.ivar)
+        flux = sample.flux.astype(np.float64)
         count = np.maximum(good.sum(axis=0), 1)
         mean = np.where(good, flux, 0.0).sum(axis=0) / count
         filled = np.where(good, flux, mean)
@@ -97,7 +97,7 @@ class Features:
         """
         if flux.shape[1] != len(self.flux_mean):
             raise ValueError(f"{flux.shape[1]} pixels, learned from {len(self.flux_mean)}")
-        filled = np.where(ivar > 0, np.nan_to_num(flux.astype(np.float64)), self.flux_mean)
+        filled = np.where(good_pixels(flux, ivar), flux.astype(np.float64), self.flux_mean)
         if len(self.components):
             made = (filled - self.center) @ self.components.T
         else:
@@ -110,6 +110,18 @@ class Features:
         scaled = (extra.astype(np.float64) - self.extra_mean) / self.extra_std
         beside = np.clip(np.where(np.isfinite(scaled), scaled, 0.0), -FURTHEST, FURTHEST)
         return np.concatenate([made, beside], axis=1)
+
+
+def good_pixels(flux: NDArray[Any], ivar: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which pixels say something: those of some weight whose flux is a number.
+
+    Examples
+    --------
+    >>> good_pixels(np.array([1.0, np.nan, 1.0]), np.array([4.0, 4.0, 0.0]))
+    array([ True, False, False])
+    """
+    good: NDArray[np.bool_] = (ivar > 0) & np.isfinite(flux)
+    return good
 
 
 def _components(filled: FloatArray, n: int) -> tuple[FloatArray, FloatArray]:

@@ -108,6 +108,7 @@ def learn(
     Parameters
     ----------
     x : (n, n_feature) float64
+        Features, of about unit variance each.
     y : (n,) float64
         Of about unit variance.
     rng : numpy Generator
@@ -120,7 +121,31 @@ def learn(
         Stars that the mean is made of.
     keep_factor : int
         Up to so many the variance can be told, too; it takes their square in memory.
+
+    Returns
+    -------
+    Process
+
+    Raises
+    ------
+    ValueError
+        If there is no star, features and labels are of different stars, or some are not finite.
+
+    References
+    ----------
+    Rasmussen & Williams 2006, Gaussian Processes for Machine Learning, algorithm 2.1, eq. 5.8.
+
+    Examples
+    --------
+    Of a sine it knows what lies between the stars, and that it knows nothing far from them:
+
+    >>> x = np.linspace(-3, 3, 25)[:, None]
+    >>> process = learn(x, np.sin(x[:, 0]), np.random.default_rng(0), steps=40)
+    >>> mean, error = process.predict(np.array([[0.6], [30.0]]))
+    >>> bool(abs(mean[0] - np.sin(0.6)) < 0.01), bool(error[0] < 0.1), bool(error[1] > 1)
+    (True, True, True)
     """
+    _check(x, y)
     order = rng.permutation(len(x))
     some = np.sort(order[:sample])
     parameters = _maximize(torch.from_numpy(x[some]), torch.from_numpy(y[some]), steps)
@@ -131,6 +156,20 @@ def learn(
         weights = torch.cholesky_solve(wanted[:, None], factor)[:, 0]
     kept = factor.float().numpy() if len(chosen) <= keep_factor else np.zeros((0, 0), np.float32)
     return Process(parameters.numpy(), x[chosen], weights.numpy(), kept)
+
+
+def _check(x: Array, y: Array) -> None:
+    if x.ndim != 2 or not len(x) or y.shape != (len(x),):
+        raise ValueError(
+            f"a process is learned from features (n, n_feature) and labels (n,) of n >= 1 stars, "
+            f"got {x.shape} and {y.shape}"
+        )
+    for name, values in (("features", x), ("labels", y)):
+        good = np.isfinite(values.reshape(len(x), -1)).all(axis=1)
+        if not good.all():
+            raise ValueError(
+                f"{name} of {np.sum(~good)} of {len(x)} stars are not finite: leave those out"
+            )
 
 
 def _noisy(x: Tensor, parameters: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 FloatArray = npt.NDArray[np.float64]
-C_KMS = 299792.458
+C_KMS = 299_792.458
+"""Speed of light [km/s], exact (SI)."""
 POINTS = 8
 """Points of the polynomial that interpolates between pixels."""
 FINE = 0.5  # pixel, in widths of the line spread function, that it interpolates to 1e-4

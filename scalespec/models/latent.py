@@ -18,14 +18,12 @@ Liu, Rubin & Wu 1998, Biometrika 85, 755 (parameter expansion).
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from scalespec.models.base import Emulator, shift_flux
+from scalespec.models.known_labels import Latent, Measured, Population, first_guess, inverse
 
-EXACT = 1e-4
-"""Least error of a scaled label: a ten-thousandth of its range counts as exact."""
 REACH = 0.75
 """Latent labels stay within this: a model knows little beyond its box."""
 STEPS = 8
@@ -37,129 +35,12 @@ WRONG_SIGMA = 4.0
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What is known of the labels of n stars.
-
-    Attributes
-    ----------
-    value : (n, n_label) float64 tensor
-        Scaled labels; NaN where not known.
-    error : (n, n_label) float64 tensor
-        Their standard errors, scaled.
-    """
-
-    value: Tensor
-    error: Tensor
-
-    @classmethod
-    def of(cls, value: Tensor, error: Tensor) -> "Measured":
-        """Check, and give each measurement an error above 0.
-
-        Raises
-        ------
-        ValueError
-            If shapes differ, an error is negative, or some label is known of no star.
-        """
-        value, error = value.double(), error.double()
-        if value.ndim != 2 or value.shape != error.shape:
-            raise ValueError(
-                f"labels {tuple(value.shape)} and their errors {tuple(error.shape)} do not fit"
-            )
-        known = torch.isfinite(value)
-        if bool((error[known] < 0).any()):
-            raise ValueError(f"errors of labels must be >= 0, got {float(error[known].min()):g}")
-        if not bool(known.any(0).all()):
-            which = torch.nonzero(~known.any(0))[0, 0]
-            raise ValueError(f"label {int(which)} is known of none of {len(value)} stars")
-        # An error that is not known makes a measurement no better than the spread of its label.
-        spread = torch.tensor(np.nanstd(value.numpy(), axis=0))
-        error = torch.where(torch.isfinite(error), error, spread).clamp(min=EXACT)
-        return cls(value, error)
-
-    @property
-    def weight(self) -> Tensor:
-        """1 / error², 0 where there is no measurement."""
-        weight: Tensor = self.error.square().reciprocal()
-        return torch.where(torch.isfinite(self.value), weight, 0.0)
-
-    def take(self, rows: Tensor | slice) -> "Measured":
-        """Return some of the stars."""
-        return Measured(self.value[rows], self.error[rows])
-
-
-@dataclass(frozen=True)
-class Population:
-    """Gaussian that all stars are drawn from: mean (n_label,), covariance (n_label, n_label)."""
-
-    mean: Tensor
-    covariance: Tensor
-
-    @classmethod
-    def of(cls, latent: "Latent") -> "Population":
-        """Return the population whose stars have these posteriors."""
-        mean = latent.mean.mean(0)
-        away = latent.mean - mean
-        return cls(mean, away.T @ away / len(away) + latent.covariance.mean(0))
-
-
-@dataclass(frozen=True)
-class Latent:
-    """Posterior of each star's labels: mean (n, n_label), covariance (n, n_label, n_label)."""
-
-    mean: Tensor
-    covariance: Tensor
-
-    def draw(self, generator: torch.Generator) -> Tensor:
-        """Return one set of labels per star, drawn from its posterior."""
-        normal = torch.randn(self.mean.shape, generator=generator, dtype=torch.float64)
-        root = torch.linalg.cholesky(self.covariance)
-        drawn: Tensor = self.mean + (root @ normal[:, :, None])[:, :, 0]
-        return drawn
-
-
-@dataclass(frozen=True)
 class Observed:
     """Spectra of n stars: flux, ivar (n, n_pixel) and by how many pixels their lines are off."""
 
     flux: Tensor
     ivar: Tensor
     shift: Tensor
-
-
-def first_guess(measured: Measured) -> Latent:
-    """Return posteriors from measurements and their population alone, before any model.
-
-    What is missing is what is known of the star's other labels makes most likely.
-
-    Examples
-    --------
-    >>> value = torch.tensor([[-0.4, -0.4], [0.0, 0.0], [0.4, 0.4], [0.2, torch.nan]])
-    >>> guess = first_guess(Measured.of(value, torch.zeros(4, 2)))
-    >>> bool((guess.mean[3, 1] - 0.2).abs() < 0.05)
-    True
-    """
-    known = torch.isfinite(measured.value)
-    count = known.sum(0)
-    mean = torch.where(known, measured.value, 0.0).sum(0) / count
-    filled = torch.where(known, measured.value, mean)
-    latent = Latent(filled, torch.diag_embed(torch.where(known, 0.0, 0.05).double()))
-    for _ in range(20):
-        population = Population.of(latent)
-        precision = _inverse(population.covariance) + torch.diag_embed(measured.weight)
-        covariance = _inverse(precision)
-        pull = measured.weight * torch.where(known, measured.value, 0.0)
-        pull = pull + torch.linalg.solve(_ridged(population.covariance), population.mean)
-        latent = Latent((covariance @ pull[:, :, None])[:, :, 0], covariance)
-    return latent
-
-
-def _ridged(matrix: Tensor) -> Tensor:
-    eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype)
-    return matrix + 1e-8 * eye
-
-
-def _inverse(matrix: Tensor) -> Tensor:
-    return torch.cholesky_inverse(torch.linalg.cholesky(_ridged(matrix)))
 
 
 def expect(
@@ -176,13 +57,54 @@ def expect(
     population : Population
     start : (n, n_label) tensor
         Scaled labels to begin from.
+
+    Returns
+    -------
+    Latent
+
+    Raises
+    ------
+    ValueError
+        If spectra, measurements and first labels are not of the same stars, pixels and labels.
+
+    Examples
+    --------
+    Four pixels of S/N 10 whose flux is half the label, a measurement within 0.1 and a population
+    0.1 wide weigh the same, 100 each: of 0.2, 0.1 and 0 the star has the mean.
+
+    >>> from scalespec.models.base import EmulatorSpec
+    >>> from scalespec.models.cannon import Cannon
+    >>> spec = EmulatorSpec("toy", ("teff",), [4000.0], [6000.0], [5000.0, 5001.0, 5002.0, 5003.0])
+    >>> model = Cannon(spec, order=1)
+    >>> _ = model.output.weight.data[:, 1].fill_(0.5)
+    >>> flux = model.forward_scaled(torch.tensor([[0.2]])).detach()
+    >>> spectra = Observed(flux, torch.full((1, 4), 100.0), torch.zeros(1))
+    >>> measured = Measured.of(torch.tensor([[0.1]]), torch.tensor([[0.1]]))
+    >>> population = Population(torch.zeros(1).double(), torch.tensor([[0.01]]).double())
+    >>> star = expect(model, spectra, measured, population, torch.zeros(1, 1).double())
+    >>> round(star.mean.item(), 4), round(1 / star.covariance.item())
+    (0.1, 300)
     """
+    _check(model, spectra, measured, start)
     parts = [
         _expect(model, spectra, measured, population, start, rows)
         for rows in torch.split(torch.arange(len(start)), ROWS)
     ]
     means, covariances = zip(*parts, strict=True)
     return Latent(torch.cat(means), torch.cat(covariances))
+
+
+def _check(model: Emulator, spectra: Observed, measured: Measured, start: Tensor) -> None:
+    n, spec = len(start), model.spec
+    for name, values, wanted in (
+        ("flux", spectra.flux, (n, spec.n_pixel)),
+        ("ivar", spectra.ivar, (n, spec.n_pixel)),
+        ("shift", spectra.shift, (n,)),
+        ("measured labels", measured.value, (n, spec.n_label)),
+        ("first labels", start, (n, spec.n_label)),
+    ):
+        if tuple(values.shape) != wanted:
+            raise ValueError(f"{name} should be {wanted}, got {tuple(values.shape)}")
 
 
 def _expect(
@@ -199,7 +121,7 @@ def _expect(
     variance = 1 / torch.where(used, ivar, 1.0) + model.scatter.square()
     weight = torch.where(used, 1 / variance.clamp(min=1e-12), 0.0)
     flux = torch.where(used, flux, 0.0)
-    known, precision = measured.take(rows), _inverse(population.covariance)
+    known, precision = measured.take(rows), inverse(population.covariance)
     target = torch.where(torch.isfinite(known.value), known.value, 0.0)
     stiff = precision + torch.diag_embed(known.weight)
 
@@ -238,7 +160,7 @@ def _expect(
         hessian = torch.where(better[:, None, None], new[0], hessian)
         pull, now = torch.where(better[:, None], new[1], pull), torch.where(better, new[2], now)
         damping = torch.where(better, damping / 10, damping * 10).clamp(1e-6, 1e6)
-    return x, _inverse(hessian)
+    return x, inverse(hessian)
 
 
 def reset_axes(latent: Latent, measured: Measured) -> tuple[Latent, int]:
@@ -326,7 +248,40 @@ def learn_latent(
         Per round: ``missing`` and ``mistakes``, measurements that are not there or were left out;
         ``moved``, root mean square change of labels, in parts of their range; ``label_error``, the
         posteriors' mean standard deviation.
+
+    Raises
+    ------
+    ValueError
+        If spectra and measurements are not of the same stars, or not of the model's pixels and
+        labels.
+
+    References
+    ----------
+    Celeux & Diebolt 1985, Comput. Stat. Q. 2, 73; Liu, Rubin & Wu 1998, Biometrika 85, 755.
+
+    Examples
+    --------
+    Every other star has no label; all get the one that their spectrum was made with:
+
+    >>> from scalespec.models.base import EmulatorSpec
+    >>> from scalespec.models.cannon import Cannon
+    >>> from scalespec.models.regression import fit_pixels
+    >>> spec = EmulatorSpec("toy", ("teff",), [4000.0], [6000.0], [5000.0, 5001.0, 5002.0, 5003.0])
+    >>> model = Cannon(spec, order=1)
+    >>> truth = torch.linspace(-0.5, 0.5, 40)[:, None]
+    >>> spectra = Observed((0.8 - 0.4 * truth).expand(40, 4), torch.full((40, 4), 1e4),
+    ...                    torch.zeros(40))
+    >>> def teach(x, _):
+    ...     fit = fit_pixels(x, spectra.flux, spectra.ivar, order=1)
+    ...     model.output.weight.data.copy_(fit.coefficients)
+    >>> known = truth.clone()
+    >>> known[::2] = torch.nan
+    >>> measured = Measured.of(known, torch.full((40, 1), 0.01))
+    >>> latent, history = learn_latent(model, spectra, measured, teach)
+    >>> bool((latent.mean - truth).abs().max() < 0.01), len(history)
+    (True, 5)
     """
+    _check(model, spectra, measured, measured.value)
     generator = torch.Generator().manual_seed(seed)
     latent = first_guess(measured)
     missing = float((measured.weight == 0).sum())

@@ -108,7 +108,8 @@ class Payne(LinearEmulator):
                 moved = layer.weight.T.expand(len(z), -1, -1)
             else:
                 flat = multiply(slopes.flatten(0, 1), layer.weight)
-                moved = flat.view(*slopes.shape[:2], -1)
+                # No -1 for the width: of no rows it cannot be told.
+                moved = flat.view(*slopes.shape[:2], flat.shape[1])
             slopes = self._slope(z)[:, None, :] * moved
             x = self._activate(z)
         return x, cast("Tensor", slopes)

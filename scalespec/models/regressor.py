@@ -5,13 +5,13 @@ an ivar of 0 means no information, a label of NaN is missing, a label error of 0
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, Protocol, Self
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scalespec.models.base import check_spectra
+from scalespec.models.base import ModelSpec, check_spectra
 
 FloatArray = NDArray[np.float32]
 SMALLEST_STD = 1e-3
@@ -19,7 +19,7 @@ SMALLEST_STD = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
-class RegressorSpec:
+class RegressorSpec(ModelSpec):
     """What a regressor's numbers mean.
 
     Attributes
@@ -64,20 +64,12 @@ class RegressorSpec:
     normalization: Mapping[str, Any] = field(default_factory=lambda: {"method": "continuum"})
     resolving_power: float | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "labels", tuple(str(name) for name in self.labels))
-        for name in _ARRAYS:
-            array = np.array(getattr(self, name), dtype=np.float64)  # own copy: the spec is frozen
-            array.setflags(write=False)
-            object.__setattr__(self, name, array)
-        self._check()
+    _arrays = ("wavelength", "label_mean", "label_std", "flux_mean", "flux_std")
+    _kind = "a regressor"
 
     def _check(self) -> None:
-        if not self.labels or len(set(self.labels)) != self.n_label:
-            raise ValueError(f"labels must be named once each, got {self.labels}")
         check_spectra(self.wavelength, self.resolving_power, self.normalization)
-        for name in _ARRAYS[1:]:
+        for name in self._arrays[1:]:
             array = getattr(self, name)
             n = self.n_label if name.startswith("label") else self.n_pixel
             if array.shape != (n,) or not np.all(np.isfinite(array)):
@@ -89,45 +81,9 @@ class RegressorSpec:
             raise ValueError(f"extra inputs want as many means and stds as names, got {inputs}")
 
     @property
-    def n_label(self) -> int:
-        """Number of labels."""
-        return len(self.labels)
-
-    @property
-    def n_pixel(self) -> int:
-        """Number of pixels."""
-        return int(self.wavelength.size)
-
-    @property
     def inputs(self) -> tuple[str, ...]:
         """Names of the inputs beside the spectrum, the columns of a sample's ``extra``."""
         return tuple(self.extra.get("inputs", {}).get("names", ()))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types; floats survive exactly."""
-        plain = {item.name: getattr(self, item.name) for item in fields(self)}
-        plain |= {name: plain[name].tolist() for name in _ARRAYS}
-        plain["labels"] = list(self.labels)
-        plain["normalization"] = dict(self.normalization)
-        plain["extra"] = dict(self.extra)
-        return plain
-
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> Self:
-        """Return the specification that `to_dict` wrote.
-
-        Raises
-        ------
-        ValueError
-            If a field is missing, unknown or wrong.
-        """
-        try:
-            return cls(**plain)
-        except TypeError as error:
-            raise ValueError(f"not a regressor specification: {error}") from error
-
-
-_ARRAYS = ("wavelength", "label_mean", "label_std", "flux_mean", "flux_std")
 
 
 @dataclass
@@ -249,6 +205,18 @@ def describe(
     ------
     ValueError
         If a label has fewer than two values or no spread, or sizes differ.
+
+    Examples
+    --------
+    Masked pixels and missing labels do not count:
+
+    >>> flux = np.array([[1.0, 0.9], [0.8, 0.7], [9.9, 0.5]], np.float32)
+    >>> ivar = np.array([[1, 1], [1, 1], [0, 1]], np.float32)
+    >>> labels = np.array([[4000], [6000], [np.nan]], np.float32)
+    >>> spec = describe("toy", ["teff"], np.array([5000.0, 5001.0]),
+    ...                 Sample(flux, ivar, labels, 0 * labels))
+    >>> spec.label_mean, spec.label_std, spec.flux_mean.round(3), spec.flux_std.round(3)
+    (array([5000.]), array([1000.]), array([0.9, 0.7]), array([0.1  , 0.163]))
     """
     spread = np.array([_mean_std(column) for column in training.labels.T]).reshape(-1, 2)
     for label, (_, std) in zip(labels, spread, strict=True):

@@ -41,8 +41,32 @@ def score(
     -------
     change, error : (p,) float
         By how much scatter² moved, and its standard error.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, or a pixel has no spectrum with information.
+
+    References
+    ----------
+    Osborne 1992, Int. Stat. Rev. 60, 99 (Fisher's scoring).
+
+    Examples
+    --------
+    Residuals of 0.05 where the noise is 0.03: the scatter is 0.04, since 0.03² + 0.04² = 0.05².
+
+    >>> variance = np.full((1, 100), 0.03**2)
+    >>> residual = np.tile([0.05, -0.05], 50)[None]
+    >>> square, out = np.zeros(1), (np.empty((1, 100)), np.empty((1, 100)))
+    >>> _ = score(variance, residual, square, 1e-6, out)
+    >>> round(np.sqrt(square[0]), 6), round(out[0][0, 0], 3), round(out[1][0, 1], 3)
+    (np.float64(0.04), np.float64(400.0), np.float64(-20.0))
     """
     weights, pulls = out
+    if not variance.shape == residual.shape == weights.shape == pulls.shape:
+        raise ValueError("variance, residual, weight and pull must have the same shape")
+    if len(square) != len(variance):
+        raise ValueError("there must be one scatter² per pixel of variance")
     n_pixel, n = variance.shape
     change, error = np.empty(n_pixel), np.empty(n_pixel)
     for i in range(n_pixel):
@@ -55,6 +79,8 @@ def score(
                 pull = w * residual[i, j]
                 excess += pull * pull - w
                 information += w * w
+            if information == 0.0:
+                raise ValueError(f"pixel {i} has no spectrum with information: leave it out")
             step = max(excess / information, -s)
             s += step
             if abs(step) <= 0.1 * tolerance * np.sqrt(2.0 / information):

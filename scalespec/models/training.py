@@ -4,9 +4,8 @@ It knows nothing of Ray or of files: where it runs is said by a context, spectra
 and checkpoints go to a keeper. Every rank runs the same loop; sums over ranks are taken in it.
 """
 
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,7 +17,7 @@ from scalespec.models.base import Emulator
 from scalespec.models.linear import all_sum
 from scalespec.models.loss import emulator_loss
 from scalespec.models.prior import GradientPrior
-from scalespec.models.progress import Arrays, packed, unpacked
+from scalespec.models.progress import Arrays, Progress, cosine_rate, weights_of
 from scalespec.models.projection import project, solve_output, start_at_mean
 from scalespec.models.scatter import measure_scatter
 from scalespec.models.validation import VALIDATION_ROWS, Aim, emulate
@@ -41,6 +40,19 @@ class Context(Protocol):
 
     def report(self, metrics: Mapping[str, float]) -> None:
         """Say how training goes; called by every rank at the same steps."""
+
+
+class SameProcess:
+    """The context of a loop that runs here, alone."""
+
+    rank, world_size, device = 0, 1, "cpu"
+
+    def wrap(self, model: Any) -> Any:
+        """Return the model as it is."""
+        return model
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """Say nothing: the loop returns its history."""
 
 
 class Reader(Protocol):
@@ -133,44 +145,6 @@ class TrainOptions:
         return epoch <= 0 or epoch % every == 0 or step == self.n_steps
 
 
-@dataclass
-class _Progress:
-    """The loop's state between two steps: all that a checkpoint holds."""
-
-    model: Emulator
-    adam: torch.optim.Optimizer
-    best: dict[str, Tensor]
-    best_loss: float = math.inf
-    step: int = 0
-    stale: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
-
-    def keep_best(self, loss: float, epochs: int) -> None:
-        """Keep the weights if their validation loss is the lowest yet."""
-        if loss < self.best_loss:
-            self.best_loss, self.stale = loss, 0
-            self.best = _copy(self.model.state_dict())
-        else:
-            self.stale += epochs
-
-    def state(self) -> tuple[Arrays, dict[str, Any]]:
-        """Return arrays and plain data that `restore` takes back."""
-        meta = {"best_loss": self.best_loss, "stale": self.stale, "history": self.history}
-        return packed(self.model, self.best, self.adam), meta
-
-    def restore(self, step: int, arrays: Arrays, meta: Mapping[str, Any]) -> None:
-        """Go back to a state.
-
-        Raises
-        ------
-        ValueError
-            If it is another model's.
-        """
-        self.best = unpacked(arrays, self.model, self.adam)
-        self.step, self.best_loss, self.stale = step, meta["best_loss"], meta["stale"]
-        self.history = list(meta["history"])
-
-
 def train_emulator(
     model: Emulator,
     data: Reader,
@@ -216,6 +190,29 @@ def train_emulator(
     ------
     ValueError
         If there are no validation spectra, or a checkpoint is of another model.
+
+    Examples
+    --------
+    A line whose depth grows with temperature, learned from 200 stars; of one between them:
+
+    >>> from scalespec.models.base import EmulatorSpec
+    >>> from scalespec.models.payne import Payne
+    >>> line = np.exp(-0.5 * ((np.arange(20) - 10) / 2) ** 2)
+    >>> def stars(teff):
+    ...     flux = 1 - (teff[:, None] - 3000) / 6000 * line
+    ...     parts = teff[:, None], flux, np.full(flux.shape, 1e6), 0 * teff
+    ...     return tuple(part.astype(np.float32) for part in parts)
+    >>> class Reading:
+    ...     def chunks(self, epoch, rank, world_size):
+    ...         yield stars(np.linspace(4000, 6000, 200))
+    >>> model = Payne(EmulatorSpec("toy", ("teff",), [4000.0], [6000.0], 5000.0 + np.arange(20)),
+    ...               hidden=(4,))
+    >>> history = train_emulator(model, Reading(), stars(np.linspace(4100, 5900, 9)),
+    ...                          options=TrainOptions(rounds=(0, 10)), context=SameProcess())
+    >>> bool(history[-1]["validation_rms"] < 1e-3)
+    True
+    >>> round(model(torch.tensor([[5777.0]]))[0, 10].item(), 3), round(1 - 2777 / 6000, 3)
+    (0.537, 0.537)
     """
     if len(validation[0]) == 0:
         raise ValueError("training wants at least one validation spectrum, got 0")
@@ -225,19 +222,19 @@ def train_emulator(
         model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
     )
     aim = Aim(held, options.scatter_floor, None if prior is None else prior.to(model.scatter))
-    progress = _Progress(model, adam, _copy(model.state_dict()))
+    progress = Progress(model, adam, "best_loss")
     if checkpoints and (latest := checkpoints.latest()):
         progress.restore(*latest)
     spectra = parallel = None
-    while progress.step < options.n_steps and not 0 < options.patience <= progress.stale:
-        epoch = progress.step - len(options.rounds)
-        metrics = {"step": float(progress.step), "learning_rate": 0.0}
+    while progress.done < options.n_steps and not 0 < options.patience <= progress.stale:
+        epoch = progress.done - len(options.rounds)
+        metrics = {"step": float(progress.done), "learning_rate": 0.0}
         if epoch < 0:
             if spectra is None:
                 spectra = _in_memory(model, data, options, context)
-            if progress.step == 0:
+            if progress.done == 0:
                 start_at_mean(model, spectra, aim.prior)
-            project(model, spectra, options.rounds[progress.step], aim.prior)
+            project(model, spectra, options.rounds[progress.done], aim.prior)
         else:
             if epoch == 0:
                 model.load_state_dict(progress.best)
@@ -246,24 +243,20 @@ def train_emulator(
             metrics["learning_rate"] = _set_learning_rate(adam, epoch, options)
             batches = data.chunks(epoch, context.rank, context.world_size)
             metrics |= _train_epoch((model, parallel), adam, batches, options, aim, epoch)
-        progress.step += 1
-        if options.is_due(progress.step, options.validate_every):
+        progress.done += 1
+        if options.is_due(progress.done, options.validate_every):
             loss, measured = aim.validate(model)
             metrics |= measured
             progress.keep_best(loss, options.validate_every if epoch >= 0 else 0)
         progress.history.append(metrics)
         context.report(metrics)
-        due = options.is_due(progress.step, options.checkpoint_every)
+        due = options.is_due(progress.done, options.checkpoint_every)
         if checkpoints and context.rank == 0 and due:
-            checkpoints.save(progress.step, *progress.state())
+            checkpoints.save(progress.done, *progress.state())
     model.load_state_dict(progress.best)
     _finish_output(model, data, aim, options, context)
     _set_scatter(model, held, options.scatter_floor)
     return progress.history
-
-
-def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in state.items()}
 
 
 def _tensors(batch: Any, device: str | torch.device) -> list[Tensor]:
@@ -271,10 +264,8 @@ def _tensors(batch: Any, device: str | torch.device) -> list[Tensor]:
 
 
 def _set_learning_rate(adam: torch.optim.Optimizer, epoch: int, options: TrainOptions) -> float:
-    """Set the rate of an epoch: half in the first, then a cosine to nearly zero."""
-    rate = options.learning_rate * 0.5 * (1 + math.cos(math.pi * epoch / options.epochs))
-    if epoch == 0:
-        rate /= 2
+    """Set the rate of an epoch."""
+    rate = cosine_rate(options.learning_rate, epoch, options.epochs)
     for group in adam.param_groups:
         group["lr"] = rate
     return rate
@@ -355,7 +346,7 @@ def _finish_output(
     """Solve the output layer over all spectra, and keep that if it validates better."""
     if model.output is None:
         return
-    before, (loss, _) = _copy(model.state_dict()), aim.validate(model)
+    before, (loss, _) = weights_of(model), aim.validate(model)
     batches = data.chunks(options.epochs, context.rank, context.world_size)
     weighed = (
         _weigh(model, _tensors(batch, context.device), options.scatter_floor) for batch in batches

@@ -68,10 +68,42 @@ def fit_composite(
     -------
     CompositeResult
 
+    Raises
+    ------
+    ValueError
+        If `single` is of other stars, or shapes, starts or smoothing do not fit the models.
+
     References
     ----------
     El-Badry et al. 2018, MNRAS 476, 528, section 3.
+
+    Examples
+    --------
+    A second line, 0.2 deep, that one star of two has costs the model of one line as much chi2 as
+    the squares of its depth over the noise add up to:
+
+    >>> from types import SimpleNamespace
+    >>> def model_of(centers):
+    ...     n, away = len(centers), torch.arange(90.0) - torch.tensor(centers)[:, None]
+    ...     shape = torch.exp(-0.5 * (away / 2) ** 2)
+    ...     spec = SimpleNamespace(labels=("one", "two")[:n], minimum=[0.0] * n, maximum=[1.0] * n,
+    ...                            wavelength=10 ** (3.7 + 1e-4 * np.arange(90)))
+    ...     return SimpleNamespace(spec=spec, scatter=torch.zeros(90),
+    ...         forward_scaled=lambda x: 1 - (x + 0.5) @ shape,
+    ...         flux_and_jacobian=lambda x: (1 - (x + 0.5) @ shape, -shape.expand(len(x), n, 90)))
+    >>> models = model_of([30]), model_of([30, 60])
+    >>> flux = models[1].forward_scaled(torch.tensor([[-0.2, -0.5], [-0.2, -0.3]]))
+    >>> ivar = torch.full((2, 90), 1e4)
+    >>> found = fit_composite(models, flux, ivar, single=fit_labels(models[0], flux, ivar),
+    ...                       starts=lambda x: np.stack([x, x], axis=2), threshold=30.0)
+    >>> bool(abs(found.gain[1] - ((1 - flux[1, 45:]) ** 2).sum() * 1e4) < 1), found.accepted
+    (True, array([False,  True]))
+    >>> found.composite.labels.round(3)
+    array([[0.3, 0. ],
+           [0.3, 0.2]], dtype=float32)
     """
+    if len(single) != len(flux):
+        raise ValueError(f"fits of {len(single)} stars, but spectra of {len(flux)}")
     both = single.fitted
     first = starts(single.labels[both])
     shape = models[1].spec.labels

@@ -222,7 +222,7 @@ class BlockGram:
         n_label = moves.shape[1]
         n_row = n_label + 1 + -(n_label + 1) % _ALIGNED
         small = moves.new_zeros((len(x), n_row, r + q))
-        small[:, :n_label, :r] = linear(moves.flatten(0, 1), self.by_label).view(len(x), -1, r)
+        small[:, :n_label, :r] = linear(moves.flatten(0, 1), self.by_label).view(len(x), n_label, r)
         by_velocity = linear(features, self.by_velocity, self.offset)
         small[:, n_label, r:] = by_velocity * objective.line_scale()[0]
         return small

@@ -4,6 +4,7 @@ Labels are physical (K, dex, km/s), the velocity is in km/s.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,7 +75,7 @@ def information(
     Raises
     ------
     ValueError
-        If shapes do not fit the model.
+        If shapes do not fit the model, or a prior's sigma is not above 0.
 
     References
     ----------
@@ -114,13 +115,24 @@ def information(
     unit = np.append(1.0 / width, 1.0)
     fisher = fisher * np.multiply.outer(unit, unit)
     if prior_sigma is not None:
-        known = np.nan_to_num(1.0 / np.asarray(prior_sigma, np.float64) ** 2)
         diagonal = np.arange(len(low))
-        fisher[:, diagonal, diagonal] += known
+        fisher[:, diagonal, diagonal] += _precision(prior_sigma, len(low))
     bound = _bounds(fisher)
     with np.errstate(divide="ignore"):
         alone = 1.0 / np.sqrt(np.diagonal(fisher, axis1=1, axis2=2))
     return Information(tuple(model.spec.labels), fisher, bound[:, :-1], alone[:, :-1], bound[:, -1])
+
+
+def _precision(prior_sigma: NDArray[np.floating[Any]], n_label: int) -> Array:
+    """Return 1 / sigma², 0 where nothing is known."""
+    sigma = np.asarray(prior_sigma, np.float64)
+    if sigma.shape != (n_label,) or np.any(sigma <= 0):
+        raise ValueError(
+            f"prior_sigma should be {n_label} numbers above 0, got {sigma.tolist()}: give a small "
+            "one to a label that is known exactly"
+        )
+    known: Array = np.nan_to_num(1.0 / sigma**2)
+    return known
 
 
 def _bounds(fisher: Array) -> Array:

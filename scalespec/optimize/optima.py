@@ -117,7 +117,48 @@ def best_of(
     bounds : (n, Q), (n, Q)
     restarts : int
         Most searches begun again; a star has no more of them when some in a row find nothing new.
+
+    Returns
+    -------
+    Optima
+
+    Raises
+    ------
+    ValueError
+        If there is no start.
+
+    Examples
+    --------
+    A line of depth 4 (a - 0.1)², a the scaled label: that of a = 0.25 is as deep at -0.05, and only
+    a weak line elsewhere knows which it is. From the left alone the search ends at the wrong one,
+    whose chi2 is that of the weak line: (0.02 (0.25 + 0.05) 100)² times its squares' sum, 5.3.
+
+    >>> from types import SimpleNamespace
+    >>> from scalespec.optimize.levenberg import SearchOptions
+    >>> pixel = torch.arange(80.0)
+    >>> line, weak = (torch.exp(-0.5 * ((pixel - c) / 3) ** 2) for c in (25, 55))
+    >>> spec = SimpleNamespace(labels=("a",), minimum=[0.0], maximum=[1.0],
+    ...                        wavelength=10 ** (3.7 + 1e-4 * pixel.double().numpy()))
+    >>> model = SimpleNamespace(spec=spec, scatter=torch.zeros(80),
+    ...     forward_scaled=lambda x: 1 - 4 * (x - 0.1) ** 2 * line - 0.02 * x * weak,
+    ...     flux_and_jacobian=lambda x: (
+    ...         1 - 4 * (x - 0.1) ** 2 * line - 0.02 * x * weak,
+    ...         (-8 * (x - 0.1) * line - 0.02 * weak)[:, None]))
+    >>> flux = model.forward_scaled(torch.tensor([[0.25]]))
+    >>> objective = Objective.of(model, flux, torch.full((1, 80), 1e4), rv_start=torch.zeros(1),
+    ...                          rv_range=0.0)
+    >>> search = Search.of(objective, SearchOptions(50, 0.01, False))
+    >>> left, right = torch.tensor([[-0.4, 0.0]]), torch.tensor([[0.4, 0.0]])
+    >>> edges = torch.tensor([[-0.5, 0.0]]), torch.tensor([[0.5, 0.0]])
+    >>> one = best_of(search, objective, [left], edges, 0)
+    >>> both = best_of(search, objective, [left, right], edges, 0)
+    >>> [round(x[0, 0].item(), 2) for x in (one.best.parameters, both.best.parameters, both.rival)]
+    [-0.05, 0.25, -0.05]
+    >>> round(both.rival_chi2.item(), 1), both.several.tolist()
+    (1.9, [True])
     """
+    if not firsts:
+        raise ValueError("a search wants at least one start, got none")
     found = Optima.of(search.run(objective, firsts[0], *bounds))
     best = found.best
     everyone = torch.arange(len(best.chi2), device=best.chi2.device)

@@ -16,8 +16,9 @@ from scalespec.stages.inspect import Fitted, best_fit_flux, load_fitted
 from scalespec.stages.stores import make_store
 from scalespec.store import paths
 from scalespec.store.catalog import read_part
-from scalespec.store.ledger import Ledger, new_attempt
-from scalespec.store.spectra import memory_bytes, read_spectra, write_spectra
+from scalespec.store.committed import commit_spectra
+from scalespec.store.ledger import Ledger
+from scalespec.store.spectra import memory_bytes, read_spectra
 
 FOLDER = "best_fit"
 """Below the catalog's; the store in it is ``spectra.zarr``."""
@@ -81,10 +82,4 @@ def _fits(models: list[Fitted], data: tuple[xr.Dataset, pa.Table]) -> xr.Dataset
 
 
 def _write(block: Block, made: xr.Dataset, url: str) -> BlockResult:
-    ledger = Ledger(url)
-    if standing := ledger.committed(block):
-        return standing
-    hashes = write_spectra(paths.join(url, "spectra.zarr"), block, made)
-    objects = {f"spectra.zarr/{key}": value for key, value in hashes.items()}
-    counts = {"fitted": int(made["fitted"].sum())}
-    return ledger.commit(block, BlockResult(block.size, objects, counts, new_attempt()))
+    return commit_spectra(url, block, made, count=lambda x: {"fitted": int(x["fitted"].sum())})

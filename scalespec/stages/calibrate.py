@@ -5,7 +5,6 @@ correction per label; calibrated labels of every block. `trends` says what a cor
 """
 
 import json
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -15,22 +14,22 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from scalespec.config import CalibrateTable, RunConfig
-from scalespec.errors import ConfigError, StageError
+from scalespec.errors import ConfigError
 from scalespec.kernels.calibration import CalibrationStatus
 from scalespec.plan import Block, BlockResult, Stage, plan_blocks
 from scalespec.schema import status_names
 from scalespec.stages import folders
 from scalespec.stages.correction import Correction, LabelData, Measured, Referred
+from scalespec.stages.standing import whole
 from scalespec.stages.stars import block_stars, fitted_labels, join_stars, read_stars, write_stars
 from scalespec.stages.trends import fit_correction
 from scalespec.store import paths
 from scalespec.store.batches import column_names
 from scalespec.store.catalog import read_part, read_schema, write_part
-from scalespec.store.ledger import Ledger, new_attempt, read_json, write_json
+from scalespec.store.committed import commit_bytes
+from scalespec.store.ledger import Ledger, read_json, write_json
 from scalespec.store.spectra import read_spectra
 from scalespec.store.tables import read_table
-
-log = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
 
@@ -65,7 +64,7 @@ def calibrate(config: RunConfig) -> Iterator[Stage]:
         write=partial(write_stars, url=stars_url),
         runs_on="dask",
     )
-    if not _whole(stars_url, len(blocks)):
+    if not whole(stars_url, len(blocks)):
         return
     join_stars(url, table)
     yield Stage(
@@ -77,7 +76,7 @@ def calibrate(config: RunConfig) -> Iterator[Stage]:
         write=partial(_write_correction, url=trends_url),
         runs_on="dask",
     )
-    if not _whole(trends_url, len(labels)):
+    if not whole(trends_url, len(labels)):
         return
     _keep(url, trends_url, labels, table)
     yield Stage(
@@ -90,18 +89,6 @@ def calibrate(config: RunConfig) -> Iterator[Stage]:
         runs_on="dask",
         setup=partial(read_corrections, url),
     )
-
-
-def _whole(url: str, n: int) -> bool:
-    """Whether all blocks are there; a run that was stopped goes on later, a failure is an error."""
-    ledger = Ledger(url)
-    if failures := ledger.failures():
-        index, why = min(failures.items())
-        raise StageError(f"{url}: block {index} failed: {why}; then run with --retry-failed")
-    if len(ledger.done()) < n:
-        log.info("%s: stopped before the last block", url)
-        return False
-    return True
 
 
 def calibrated_labels(config: RunConfig, table: CalibrateTable) -> dict[str, tuple[str, ...]]:
@@ -188,15 +175,9 @@ def _corrected(
 
 
 def _write_correction(block: Block, made: Correction, url: str) -> BlockResult:
-    ledger = Ledger(url)
-    if standing := ledger.committed(block):
-        return standing
-    attempt = new_attempt()
-    key = f"parts/{block.index:06d}-{attempt}.json"
     data = json.dumps(made.to_dict(), allow_nan=False).encode()
-    paths.write_bytes(paths.join(url, key), data)
     counts = {step.source: step.n for step in made.steps}
-    return ledger.commit(block, BlockResult(1, {key: paths.sha256(data)}, counts, attempt))
+    return commit_bytes(url, block, data, "json", rows=1, counts=counts)
 
 
 def _keep(url: str, trends_url: str, labels: Mapping[str, Any], table: CalibrateTable) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from scalespec.kernels.repeats import robust_scatter
 from scalespec.kernels.wavelength import pixels_to_velocity
 from scalespec.models.base import Emulator, EmulatorSpec
 from scalespec.models.regressor import Prediction, RegressorSpec, Sample
@@ -236,9 +237,11 @@ def _binned(
 
 
 def _summary(residual: npt.NDArray[np.float64]) -> dict[str, float]:
-    bias = float(np.median(residual))
-    scatter = 1.4826 * float(np.median(np.abs(residual - bias)))
-    return {"bias": bias, "scatter": scatter, "mae": float(np.abs(residual).mean())}
+    return {
+        "bias": float(np.median(residual)),
+        "scatter": robust_scatter(residual),
+        "mae": float(np.abs(residual).mean()),
+    }
 
 
 def _median_snr(flux: FloatArray, ivar: FloatArray) -> FloatArray:

@@ -195,8 +195,7 @@ def _check_release(raw_url: str, name: str, table: CrossmatchTable) -> None:
 
 
 def _require(name: str, url: str) -> None:
-    ledger = Ledger(url)
-    if failures := {i: e for i, e in ledger.failures().items() if i not in ledger.done()}:
+    if failures := Ledger(url).failures():
         index, why = min(failures.items())
         raise StageError(
             f"{name}: {len(failures)} blocks of {url} failed, block {index}: {why}; "

@@ -25,11 +25,13 @@ from scalespec.stages.anomalies import Usual, anomaly, learn_usual, residuals
 from scalespec.stages.ingest import read_index
 from scalespec.stages.inspect import Fitted, load_fitted
 from scalespec.stages.samples import Rows, scrambled
+from scalespec.stages.standing import whole
 from scalespec.stages.stars import fitted_labels, star_numbers
 from scalespec.store import paths
 from scalespec.store.batches import column_names
 from scalespec.store.catalog import read_part, read_parts, read_row_range, write_part
-from scalespec.store.ledger import Ledger, new_attempt, write_json
+from scalespec.store.committed import commit_bytes
+from scalespec.store.ledger import Ledger, write_json
 from scalespec.store.spectra import memory_bytes, read_spectra
 
 Array = npt.NDArray[Any]
@@ -67,7 +69,7 @@ def derive(config: RunConfig) -> Iterator[Stage]:
         write=partial(_write_table, url=visits),
         runs_on="dask",
     )
-    if not _whole(visits, len(blocks)):
+    if not whole(visits, len(blocks)):
         return
     tabulate(url, table)
     if table.anomaly_sample:
@@ -83,11 +85,11 @@ def derive(config: RunConfig) -> Iterator[Stage]:
             runs_on="ray",
             setup=partial(load_fitted, config, store),
         )
-        if not _whole(sample, len(blocks)):
+        if not whole(sample, len(blocks)):
             return
         _learn(url, sample, table)
     yield _last_stage(config, table, url, blocks)
-    if table.anomaly_sample and _whole(url, len(blocks)):
+    if table.anomaly_sample and whole(url, len(blocks)):
         list_anomalies(url, table.anomaly_list)
 
 
@@ -116,14 +118,6 @@ def _check(config: RunConfig, table: DeriveTable) -> None:
     url = paths.join(folders.matches_url(config, catalog), "matches.parquet")
     if column not in (found := column_names(url)):
         raise ConfigError(f"derive.color: no column {column!r} among {sorted(found)}")
-
-
-def _whole(url: str, n: int) -> bool:
-    ledger = Ledger(url)
-    if failures := ledger.failures():
-        index, why = min(failures.items())
-        raise StageError(f"{url}: block {index} failed: {why}; then run with --retry-failed")
-    return len(ledger.done()) >= n
 
 
 def _read_visits(block: Block, config: RunConfig) -> pa.Table:
@@ -216,15 +210,10 @@ def _residuals(fitted: list[Fitted], data: tuple[Any, Columns]) -> npt.NDArray[n
 
 
 def _write_residuals(block: Block, made: npt.NDArray[np.float32], url: str) -> BlockResult:
-    ledger = Ledger(url)
-    if standing := ledger.committed(block):
-        return standing
-    attempt, buffer = new_attempt(), io.BytesIO()
+    buffer = io.BytesIO()
     np.save(buffer, made.astype(np.float16))
-    key = f"parts/{block.index:06d}-{attempt}.npy"
-    paths.write_bytes(paths.join(url, key), buffer.getvalue())
-    objects = {key: paths.sha256(buffer.getvalue())}
-    return ledger.commit(block, BlockResult(len(made), objects, {"sampled": len(made)}, attempt))
+    n = len(made)
+    return commit_bytes(url, block, buffer.getvalue(), "npy", rows=n, counts={"sampled": n})
 
 
 def _learn(url: str, sample: str, table: DeriveTable) -> None:

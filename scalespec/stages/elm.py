@@ -16,7 +16,8 @@ from scalespec.models.regressor import Sample
 from scalespec.plan import Block, BlockResult, Stage
 from scalespec.schema import UNREADABLE
 from scalespec.store import paths
-from scalespec.store.ledger import Ledger, new_attempt
+from scalespec.store.committed import commit_bytes
+from scalespec.store.ledger import Ledger
 from scalespec.store.model import pack, unpack
 from scalespec.store.spectra import memory_bytes, read_spectra
 
@@ -135,16 +136,9 @@ def _sums(_: None, sample: Sample, model: ExtremeLearning) -> tuple[int, Sums]:
 
 
 def _write(block: Block, made: tuple[int, Sums], url: str) -> BlockResult:
-    ledger = Ledger(url)
-    if standing := ledger.committed(block):
-        return standing
     stars, sums = made
-    attempt = new_attempt()
-    name = f"parts/{block.index:06d}-{attempt}.npz"
     data = pack({"hh": sums.hh, "hy": sums.hy, "n": sums.n})
-    paths.write_bytes(paths.join(url, name), data)
-    result = BlockResult(block.size, {name: paths.sha256(data)}, {"learned from": stars}, attempt)
-    return ledger.commit(block, result)
+    return commit_bytes(url, block, data, "npz", counts={"learned from": stars})
 
 
 def _load(url: str, result: BlockResult) -> Sums:

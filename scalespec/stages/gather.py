@@ -22,8 +22,9 @@ from scalespec.stages.training_set import (
     training_rows,
 )
 from scalespec.store import paths
-from scalespec.store.ledger import Ledger, new_attempt
-from scalespec.store.spectra import create_spectra, memory_bytes, read_spectra, write_spectra
+from scalespec.store.committed import commit_spectra
+from scalespec.store.ledger import Ledger
+from scalespec.store.spectra import create_spectra, memory_bytes, read_spectra
 
 
 def gather(config: RunConfig, name: str) -> Iterator[Stage]:
@@ -109,12 +110,10 @@ def _gathered(_: None, read: tuple[xr.Dataset, pd.DataFrame]) -> xr.Dataset:
 
 
 def _write_training(block: Block, training: xr.Dataset, url: str) -> BlockResult:
-    ledger = Ledger(url)
-    if standing := ledger.committed(block):
-        return standing
-    hashes = write_spectra(paths.join(url, "train.zarr"), block, training)
-    objects = {f"train.zarr/{key}": value for key, value in hashes.items()}
+    return commit_spectra(url, block, training, count=_counts, store="train.zarr")
+
+
+def _counts(training: xr.Dataset) -> dict[str, int]:
     names, n = np.unique(training["split"].to_numpy(), return_counts=True)
     parts = ("train", "validation", "test", "left out")
-    counts = {parts[int(i)]: int(k) for i, k in zip(names, n, strict=True)}
-    return ledger.commit(block, BlockResult(block.size, objects, counts, new_attempt()))
+    return {parts[int(i)]: int(k) for i, k in zip(names, n, strict=True)}

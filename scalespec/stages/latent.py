@@ -17,7 +17,8 @@ from scalespec.config import TrainTable
 from scalespec.errors import ModelError
 from scalespec.models.base import Emulator, EmulatorSpec
 from scalespec.models.cannon import Cannon
-from scalespec.models.latent import Latent, Measured, Observed, learn_latent
+from scalespec.models.known_labels import Latent, Measured
+from scalespec.models.latent import Observed, learn_latent
 from scalespec.models.prior import GradientPrior
 from scalespec.models.regression import Penalty, fit_pixels
 from scalespec.models.training import train_emulator

@@ -74,7 +74,9 @@ def perturbed_stage(
         url=url,
         blocks=[Block("row", 0, 0, 1)],
         read=partial(_reference_labels, source=source, table=table),
-        compute=partial(_compute, table=wanted, steps=config.preprocess, seed=config.run.seed),
+        compute=partial(
+            perturbed_spectra, table=wanted, steps=config.preprocess, seed=config.run.seed
+        ),
         write=partial(_write, url=url),
         runs_on="dask",
         setup=partial(_model, config.preprocess, tuple(wanted.labels)),
@@ -266,16 +268,6 @@ def leakage_matrix(
     slopes = (made[:, :, 0] - made[:, :, 1]) / perturbed.steps[:, :, np.newaxis]
     mean: npt.NDArray[np.float64] = np.nanmean(slopes, axis=0).T
     return mean
-
-
-def _compute(
-    model: Emulator,
-    labels: npt.NDArray[np.float64],
-    table: LeakageTable,
-    steps: PreprocessTable,
-    seed: int,
-) -> Perturbed:
-    return perturbed_spectra(model, labels, table, steps, seed)
 
 
 def _write(block: Block, made: Perturbed, url: str) -> BlockResult:

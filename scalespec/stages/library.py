@@ -17,8 +17,8 @@ from scalespec.plan import Block, BlockResult, Stage, plan_blocks
 from scalespec.schema import PER_SPECTRUM, MaskBit
 from scalespec.stages.mock_spectra import model_flux, synthesis_model
 from scalespec.store import paths
-from scalespec.store.ledger import Ledger, new_attempt
-from scalespec.store.spectra import create_spectra, write_spectra
+from scalespec.store.committed import commit_spectra
+from scalespec.store.spectra import create_spectra
 from scalespec.surveys.lamost import ATTRS, WAVELENGTH
 
 BLOCK_ROWS = 512
@@ -187,9 +187,4 @@ def _compute(model: Emulator, block: Block, seed: int, even_fibres: bool) -> xr.
 
 
 def _write(block: Block, library: xr.Dataset, url: str) -> BlockResult:
-    ledger = Ledger(url)
-    if standing := ledger.committed(block):
-        return standing
-    hashes = write_spectra(paths.join(url, "spectra.zarr"), block, library)
-    objects = {f"spectra.zarr/{key}": value for key, value in hashes.items()}
-    return ledger.commit(block, BlockResult(block.size, objects, {}, new_attempt()))
+    return commit_spectra(url, block, library)

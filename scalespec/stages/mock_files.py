@@ -17,6 +17,7 @@ from scalespec.kernels.observation_noise import Conditions, Sources
 from scalespec.kernels.observation_surveys import INSTRUMENTS
 from scalespec.models.base import Emulator
 from scalespec.models.synthesis import LineSynthesis
+from scalespec.schema import C_KMS
 from scalespec.stages.mock_exposures import apstar_files, mrs_files
 from scalespec.stages.mock_layouts import (
     Columns,
@@ -80,7 +81,7 @@ def survey_grid(survey: str) -> tuple[LogGrid, float]:
     lowest = min(power_here for arm in arms for _, power_here in arm.resolving)
     step = 1 / (FWHM * np.log(10) * power * _PER_SIGMA)
     added = _PER_SIGMA * np.sqrt(max((1.1 * power / lowest) ** 2 - 1, 0))
-    margin = (_KERNEL + 5 * added) * step + FASTEST / 299_792.458 / np.log(10)
+    margin = (_KERNEL + 5 * added) * step + FASTEST / C_KMS / np.log(10)
     start = float(np.log10(first) - margin)
     return LogGrid(start, step, int(np.ceil((np.log10(last) + margin - start) / step)) + 1), power
 

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scalespec.errors import StageError
 from scalespec.kernels.sky import healpix_nested
 from scalespec.plan import Block, BlockResult, Stage
+from scalespec.stages.standing import refuse_failures
 from scalespec.store import hats, paths, streams
 from scalespec.store.catalog import iterate_parts
 from scalespec.store.ledger import Ledger, new_attempt
@@ -135,11 +135,10 @@ def finish_hats(url: str, plan: HatsPlan, *, name: str, about: str) -> dict[str,
         If a partition failed: a catalog of part of the sky would look whole.
     """
     target = paths.join(url, FOLDER)
-    ledger = Ledger(target)
-    if failures := ledger.failures():
-        index, why = min(failures.items())
-        raise StageError(f"{target}: partition {index} failed: {why}; then run with --retry-failed")
-    hashes = {key: sha for one in ledger.commits().values() for key, sha in one.objects.items()}
+    refuse_failures(target, unit="partition")
+    hashes = {
+        key: sha for one in Ledger(target).commits().values() for key, sha in one.objects.items()
+    }
     with streams.opened(paths.join(target, plan.partitions[0].key)) as source:
         schema = pq.read_schema(source)
     hashes |= hats.write_properties(target, plan.partitions, schema, name=name, about=about)

@@ -25,14 +25,14 @@ from scalespec.stages.steps import make_step, single
 from scalespec.stages.stores import encoding, make_store
 from scalespec.stages.visits import combine_stars
 from scalespec.store import paths
-from scalespec.store.ledger import Ledger, new_attempt
+from scalespec.store.committed import commit_spectra
+from scalespec.store.ledger import Ledger
 from scalespec.store.spectra import (
     arm_names,
     count_spectra,
     create_spectra,
     memory_bytes,
     read_spectra,
-    write_spectra,
 )
 
 
@@ -134,14 +134,11 @@ def _finished(spectra: xr.Dataset, table: PreprocessTable) -> xr.Dataset:
 
 def write_preprocessed(block: Block, spectra: xr.Dataset, url: str) -> BlockResult:
     """Store one block's normalized spectra, then commit it."""
-    ledger = Ledger(url)
-    if standing := ledger.committed(block):
-        return standing
-    attempt = new_attempt()
-    hashes = write_spectra(paths.join(url, "spectra.zarr"), block, spectra)
-    objects = {f"spectra.zarr/{key}": value for key, value in hashes.items()}
-    counts = status_names(spectra["status"].to_numpy(), SpectrumStatus)
-    return ledger.commit(block, BlockResult(block.size, objects, counts, attempt))
+    return commit_spectra(url, block, spectra, count=_counts)
+
+
+def _counts(spectra: xr.Dataset) -> dict[str, int]:
+    return status_names(spectra["status"].to_numpy(), SpectrumStatus)
 
 
 def read_raw(block: Block, url: str) -> Spectra:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from scalespec.models.base import EmulatorSpec
-from scalespec.models.baselines import Baseline, Ridge
+from scalespec.models.baselines import MAD_TO_SIGMA, Baseline, Ridge
 from scalespec.models.cannon import Cannon, count_terms
 from scalespec.models.classical import BASELINES
 from scalespec.models.estimators import ESTIMATORS, make_estimator
@@ -99,7 +99,7 @@ class CannonRival:
         widen, median = np.ones(self.spec.n_label), {}
         for k, label in enumerate(self.spec.labels):
             known = pull[np.isfinite(pull[:, k]), k]
-            widen[k] = 1.4826 * np.median(known) if known.size else np.nan
+            widen[k] = MAD_TO_SIGMA * np.median(known) if known.size else np.nan
             residual = np.abs(labels - held.labels)[:, k]
             median[label] = float(np.nanmedian(residual)) if known.size else float("nan")
         self._widen = widen

@@ -10,6 +10,7 @@ import numpy as np
 
 from scalespec.config import RunConfig, TrainTable
 from scalespec.errors import ConfigError, StageError
+from scalespec.models.training import SameProcess
 from scalespec.stages import folders
 from scalespec.stages.train import train_loop
 from scalespec.store import paths
@@ -24,21 +25,6 @@ SEARCHED = ("payne", "hotpayne", "transformer", "phdlspec")
 """Models whose training is one loop."""
 FIXED = frozenset({"model", "labels", "library", "catalog", "search", "snr_min", "teacher"})
 """What makes another task, not another setting of this one."""
-
-
-class _Alone:
-    """One trial trains in one process; others train beside it."""
-
-    rank = 0
-    world_size = 1
-    device = "cpu"
-
-    def wrap(self, model: Any) -> Any:
-        """Return the module as it is."""
-        return model
-
-    def report(self, metrics: Mapping[str, float]) -> None:
-        """Say nothing: the history is stored with the model."""
 
 
 def draw_settings(table: TrainTable, seed: int) -> list[dict[str, Any]]:
@@ -111,7 +97,7 @@ def _train(trial: int, tables: list[TrainTable], source: str, url: str, seed: in
     """Train one trial, if that is not done, and return its validation rms."""
     target = paths.join(url, f"{trial:03d}")
     if not paths.exists(paths.join(target, "model.json")):
-        train_loop(_Alone(), tables[trial], source, target, seed)
+        train_loop(SameProcess(), tables[trial], source, target, seed)
     history = model_record(target)["metadata"]["history"]
     return float(min(one["validation_rms"] for one in history if "validation_rms" in one))
 

@@ -20,7 +20,8 @@ from scalespec.plan import Block, BlockResult, Stage
 from scalespec.stages.ingest import read_index
 from scalespec.store import paths
 from scalespec.store.catalog import write_part
-from scalespec.store.ledger import Ledger, new_attempt, write_json
+from scalespec.store.committed import commit_bytes
+from scalespec.store.ledger import Ledger, write_json
 from scalespec.store.spectra import read_spectra
 
 SNR_EDGES = np.concatenate([[0.0], np.geomspace(1.0, 1000.0, 31), [np.inf]])
@@ -247,15 +248,7 @@ def _compute(_: None, data: tuple[xr.Dataset, list[str]], with_moments: bool) ->
 
 
 def _write(block: Block, made: xr.Dataset, url: str) -> BlockResult:
-    ledger = Ledger(url)
-    if standing := ledger.committed(block):
-        return standing
-    attempt = new_attempt()
-    name = f"parts/{block.index:06d}-{attempt}.npz"
-    data = _to_bytes(made)
-    paths.write_bytes(paths.join(url, name), data)
-    result = BlockResult(block.size, {name: paths.sha256(data)}, {}, attempt)
-    return ledger.commit(block, result)
+    return commit_bytes(url, block, _to_bytes(made), "npz")
 
 
 def _to_bytes(made: xr.Dataset) -> bytes:

@@ -20,8 +20,8 @@ from scalespec.stages.library import LIBRARY_SNR
 from scalespec.stages.mock_spectra import load_lines, model_flux
 from scalespec.stages.regrid import theory_grid
 from scalespec.store import paths
-from scalespec.store.ledger import Ledger, new_attempt
-from scalespec.store.spectra import create_spectra, memory_bytes, write_spectra
+from scalespec.store.committed import commit_spectra
+from scalespec.store.spectra import create_spectra, memory_bytes
 
 LIBRARY = 12
 """Last word of a seed: of the labels drawn."""
@@ -136,7 +136,7 @@ def theory_stage(table: LibraryTable, url: str, *, size: int, seed: int) -> Stag
         url=url,
         blocks=plan_blocks(n, size),
         read=_same,
-        compute=partial(_compute, seed=seed),
+        compute=partial(theory_block, seed=seed),
         write=partial(_write, url=url),
         runs_on="dask",
         setup=partial(theory_model, table),
@@ -148,14 +148,5 @@ def _same(block: Block) -> Block:
     return block
 
 
-def _compute(model: LineSynthesis, block: Block, seed: int) -> xr.Dataset:
-    return theory_block(model, block, seed=seed)
-
-
 def _write(block: Block, library: xr.Dataset, url: str) -> BlockResult:
-    ledger = Ledger(url)
-    if standing := ledger.committed(block):
-        return standing
-    hashes = write_spectra(paths.join(url, "spectra.zarr"), block, library)
-    objects = {f"spectra.zarr/{key}": value for key, value in hashes.items()}
-    return ledger.commit(block, BlockResult(block.size, objects, {}, new_attempt()))
+    return commit_spectra(url, block, library)

@@ -28,13 +28,13 @@ from scalespec.stages.stores import encoding
 from scalespec.store import paths
 from scalespec.store.batches import read_sorted_range
 from scalespec.store.catalog import read_parts, write_part
-from scalespec.store.ledger import Ledger, new_attempt
+from scalespec.store.committed import commit_spectra
+from scalespec.store.ledger import Ledger
 from scalespec.store.spectra import (
     create_spectra,
     memory_bytes,
     read_rows,
     read_spectra,
-    write_spectra,
 )
 from scalespec.surveys.rows import INDEX_COLUMNS
 
@@ -309,11 +309,9 @@ def _combine(_: None, read: tuple[xr.Dataset, pd.DataFrame], table: VisitsTable)
 
 
 def _write_stars(block: Block, stars: xr.Dataset, url: str) -> BlockResult:
-    ledger = Ledger(url)
-    if standing := ledger.committed(block):
-        return standing
-    hashes = write_spectra(paths.join(url, "spectra.zarr"), block, stars)
-    objects = {f"spectra.zarr/{key}": value for key, value in hashes.items()}
+    return commit_spectra(url, block, stars, count=_counts)
+
+
+def _counts(stars: xr.Dataset) -> dict[str, int]:
     counts = status_names(stars["status"].to_numpy(), SpectrumStatus)
-    counts["repeated"] = int((stars["n_visits"] > 1).sum())
-    return ledger.commit(block, BlockResult(block.size, objects, counts, new_attempt()))
+    return counts | {"repeated": int((stars["n_visits"] > 1).sum())}

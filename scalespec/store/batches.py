@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from scalespec.errors import StoreError
 from scalespec.store import paths, streams, tables
+from scalespec.store.columns import fits_column
 
 Array = npt.NDArray[Any]
 
@@ -177,9 +178,7 @@ def _fits_rows(piece: Piece, columns: Sequence[str]) -> dict[str, Array]:
     with tables.first_table(paths.local_path(piece.url)) as hdu:
         chosen = tables.chosen(hdu.columns.names, columns)
         rows = slice(piece.start, piece.stop)
-        return tables.readable(
-            {name: tables.fits_column(hdu, name, rows) for name in chosen}, piece.url
-        )
+        return tables.readable({name: fits_column(hdu, name, rows) for name in chosen}, piece.url)
 
 
 def _is_csv(url: str, head: bytes) -> bool:

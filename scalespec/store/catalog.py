@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from scalespec.errors import StoreError
 from scalespec.plan import Block, BlockResult
 from scalespec.store import formats, paths, streams
-from scalespec.store.ledger import Ledger, current, new_attempt, read_json, write_json
+from scalespec.store.committed import commit_bytes
+from scalespec.store.ledger import Ledger, current, read_json, write_json
 
 MANIFEST = "manifest.json"
 PARQUET = "catalog.parquet"
@@ -38,17 +39,10 @@ def write_part(
     BlockResult
         The commit that stands: an earlier one if there is one, and then nothing is written.
     """
-    ledger = Ledger(url)
-    if standing := ledger.committed(block):
-        return standing
-    attempt = new_attempt()
-    key = f"parts/{block.index:06d}-{attempt}.parquet"
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
-    data = buffer.getvalue()
-    paths.write_bytes(paths.join(url, key), data)
-    result = BlockResult(table.num_rows, {key: paths.sha256(data)}, counts, attempt)
-    return ledger.commit(block, result)
+    rows, data = table.num_rows, buffer.getvalue()
+    return commit_bytes(url, block, data, "parquet", rows=rows, counts=counts)
 
 
 def _load(url: str, result: BlockResult, columns: Sequence[str] | None) -> pa.Table:

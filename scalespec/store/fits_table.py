@@ -24,17 +24,20 @@ _FORMATS = {
 }
 NULL_IN_LIST = -32768
 """Element of a list of integers where the whole list is unknown."""
+_SPELLED = {"σ": "sigma", "χ²": "chi2", "Å": "Angstrom"}
 _ZEROS = {"uint32": 1 << 31, "uint64": 1 << 63}  # FITS has signed integers, and TZERO
 
 
 def string_width(column: pa.ChunkedArray) -> int:
-    """Return the characters of the longest string of a column.
+    """Return the characters of the longest string of a column, as `ascii_text` spells it.
 
     Examples
     --------
-    >>> string_width(pa.chunked_array([["a", "abc"]]))
-    3
+    >>> string_width(pa.chunked_array([["a", "abc"]])), string_width(pa.chunked_array([["σ Ori"]]))
+    (3, 9)
     """
+    for letters, name in _SPELLED.items():
+        column = pc.replace_substring(column, letters, name)
     return int(pc.max(pc.utf8_length(column)).as_py() or 0)
 
 
@@ -115,8 +118,9 @@ def fact(field: pa.Field, key: str) -> str:
 
 def ascii_text(text: str) -> str:
     """Return text as ASCII, the letters of our units spelled out, others as ``?``."""
-    plain = text.replace("σ", "sigma").replace("χ²", "chi2").replace("Å", "Angstrom")
-    return plain.encode("ascii", "replace").decode()
+    for letters, name in _SPELLED.items():
+        text = text.replace(letters, name)
+    return text.encode("ascii", "replace").decode()
 
 
 def _shortened(text: str, width: int) -> str:

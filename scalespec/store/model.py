@@ -109,6 +109,22 @@ def save_model(
     -------
     str
         Checksum that names this model.
+
+    Raises
+    ------
+    ModelError
+        If the model is of a class that is not stored.
+    StoreError
+        If it cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> spec = EmulatorSpec("toy", ("teff",), [4000.0], [6000.0], [5000.0, 5001.0])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     name = save_model(folder, Payne(spec, hidden=(3,)), {"stars": 120})
+    ...     name == checksum(folder), model_record(folder)["metadata"]
+    (True, {'stars': 120})
     """
     arrays = {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
     data = pack(arrays)
@@ -205,6 +221,17 @@ def load_model(url: str) -> Emulator:
         If it is not there.
     ModelError
         If it is damaged, of another format, or does not say what it must.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> spec = EmulatorSpec("toy", ("teff",), [4000.0], [6000.0], [5000.0, 5001.0])
+    >>> model, sun = Payne(spec, hidden=(3,)), torch.tensor([[5777.0]])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = save_model(folder, model)
+    ...     again = load_model(folder)
+    >>> again.spec.labels, torch.equal(again(sun), model(sun))
+    (('teff',), True)
     """
     if url.endswith(".npz"):
         return import_payne(url)

@@ -82,6 +82,21 @@ def load_regressor(url: str) -> Regressor | Baseline:
         If it is not there.
     ModelError
         If it is damaged, of another format, or an emulator.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from scalespec.store.model import save_model
+    >>> one = np.ones(4)
+    >>> spec = RegressorSpec("toy", ("logg",), 5000 + one.cumsum(), [3.0], [0.5], one, 0.1 * one)
+    >>> model = Regressor(spec, network="mlp", options={"hidden": [2]})
+    >>> star = np.ones((1, 4), np.float32), np.full((1, 4), 400, np.float32)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = save_model(folder, model)
+    ...     again = load_regressor(folder)
+    >>> again.predict(*star).labels == model.predict(*star).labels
+    array([[ True]])
     """
     if not is_regressor(url):
         raise ModelError(f"{url}: an emulator, labels to flux: load it by load_model")

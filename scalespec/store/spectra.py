@@ -69,6 +69,15 @@ def create_spectra(
         Rows per shard, that is per block.
     encoding : Encoding
         How pixels are kept.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be made there.
+
+    Examples
+    --------
+    See `open_spectra`.
     """
     create_arms(
         url, {"": template}, n_spectrum=n_spectrum, shard_rows=shard_rows, encoding=encoding
@@ -341,6 +350,22 @@ def open_spectra(url: str) -> xr.Dataset:
     ------
     StoreError
         If there is no spectra store at `url`.
+
+    Examples
+    --------
+    One block of four stars in a store for six; the other two have yet to come (status PADDING):
+
+    >>> import tempfile
+    >>> stars = xr.Dataset({"flux": (("spectrum", "wavelength"), np.ones((4, 2), np.float32)),
+    ...                     "status": ("spectrum", np.zeros(4, np.uint32))},
+    ...                    coords={"wavelength": [5000.0, 5001.0]})
+    >>> with tempfile.TemporaryDirectory() as url:
+    ...     create_spectra(url, stars, n_spectrum=6, shard_rows=4)
+    ...     _ = write_spectra(url, Block("spectrum", 0, 0, 4), stars)
+    ...     spectra = open_spectra(url).compute()
+    >>> spectra.flux.sum("wavelength").values, spectra.status.values == SpectrumStatus.PADDING
+    (array([2., 2., 2., 2., 0., 0.], dtype=float32),
+     array([False, False, False, False,  True,  True]))
     """
     group = open_group(url)
     rows = int(group.attrs["shard_rows"])  # type: ignore[arg-type]

@@ -11,24 +11,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from isal import isal_zlib
 
 from scalespec.errors import StoreError
 from scalespec.store import fits_table, paths
+from scalespec.store.columns import Array, arrow_column, fits_column, votable_column
 from scalespec.store.inflate import inflated
 
 log = logging.getLogger(__name__)
 
-Array = npt.NDArray[Any]
 Columns = dict[str, Array | None]
 """Columns by name; None is one of a type that no label comes in."""
 Choice = Callable[[Sequence[str]], list[str]]
 """From the names a file has to the names to read."""
 
-_LARGEST_EXACT = 2**53  # whole numbers up to here survive float64
 _LARGEST_CSV_BLOCK = 2**31 - 1  # bytes; Arrow counts them in int32
 DAMAGE: tuple[Any, ...] = (
     *(isal_zlib.error, EOFError, ValueError, TypeError, LookupError, pa.ArrowException),
@@ -39,7 +37,7 @@ _DELIMITERS = (",", "|", "\t", ";")
 
 
 def read_table(url: str, columns: Sequence[str] | None = None) -> dict[str, Array]:
-    """Read a label or release catalog; its content, not its name, says which format it is.
+    r"""Read a label or release catalog; its content, not its name, says which format it is.
 
     Parquet, CSV (separated by ``,``, ``|``, tab or ``;``, with a header line), VOTable and the
     first table of a FITS file, each also inside gzip.
@@ -64,6 +62,15 @@ def read_table(url: str, columns: Sequence[str] | None = None) -> dict[str, Arra
     StoreError
         If the file is missing, damaged or of another format, or has no such column; it then names
         the closest.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     name = f"{folder}/labels"  # CSV all the same
+    ...     _ = Path(name).write_text("star|teff\nSun|5777\nVega|\n")
+    ...     read_table(name, ["teff", "star"])
+    {'teff': array([5777.,   nan]), 'star': array(['Sun', 'Vega'], dtype='<U4')}
     """
 
     def choose(names: Sequence[str]) -> list[str]:
@@ -144,6 +151,19 @@ def write_table(
     ------
     StoreError
         If the name ends otherwise, or it cannot be written.
+
+    Examples
+    --------
+    What astropy reads of it:
+
+    >>> import tempfile
+    >>> from astropy.table import Table
+    >>> columns = {"star": ["Sun", "Vega"], "teff": np.array([5777.0, 9600.0])}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = write_table(f"{folder}/stars.fits", columns, units={"teff": "K"})
+    ...     table = Table.read(f"{folder}/stars.fits")
+    >>> table["teff"].unit, table["star"][1], table["teff"][1]
+    (Unit("K"), 'Vega', np.float64(9600.0))
     """
     facts = {"unit": units or {}, "description": descriptions or {}}
     arrays = {name: _arrow(np.asarray(values)) for name, values in columns.items()}
@@ -256,72 +276,9 @@ def csv_names(header: Sequence[str]) -> list[str]:
     return names
 
 
-def arrow_column(column: pa.ChunkedArray) -> Array | None:
-    """One Arrow column as NumPy; None if it is of a type that no label comes in."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        column = column.cast(kind.value_type)
-    elif pa.types.is_null(kind) or pa.types.is_decimal(kind):
-        column = column.cast(pa.float64())
-    elif pa.types.is_boolean(kind):
-        column = column.fill_null(False)
-    kind = column.type
-    if pa.types.is_integer(kind):
-        return _with_missing(column.fill_null(0).to_numpy(), column.is_null().to_numpy())
-    if pa.types.is_floating(kind) or pa.types.is_boolean(kind):
-        return np.asarray(column.to_numpy())
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_temporal(kind):
-        return _text(column.cast(pa.string()).fill_null("").to_numpy())
-    if pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind):
-        return _matrix(column)
-    return None
-
-
-def _with_missing(values: Array, missing: npt.NDArray[np.bool_]) -> Array:
-    """Mark what is missing in an integer column: NaN where float64 holds the others, else -1."""
-    if not missing.any():
-        return values
-    known = values[~missing]
-    if known.size and max(abs(int(known.min())), abs(int(known.max()))) > _LARGEST_EXACT:
-        return np.where(missing, -1, values.astype(np.int64))
-    return np.where(missing, np.nan, values.astype(np.float64))
-
-
-def _text(values: Array) -> Array:
-    return np.strings.strip(values.astype(np.str_))
-
-
-def _matrix(column: pa.ChunkedArray) -> Array | None:
-    known = column.is_valid().to_numpy()
-    widths = np.unique(pc.list_value_length(column).drop_null().to_numpy())
-    values = arrow_column(pc.list_flatten(column))
-    if len(widths) != 1 or values is None or (values.dtype.kind == "U" and not known.all()):
-        return None
-    rows = values.reshape(-1, int(widths[0]))
-    if known.all():
-        return rows
-    matrix = np.full((len(known), rows.shape[1]), np.nan)
-    matrix[known] = rows
-    return matrix
-
-
 def _read_fits(source: Path | bytes, choose: Choice) -> Columns:
     with first_table(source) as hdu:
         return {name: fits_column(hdu, name) for name in choose(hdu.columns.names)}
-
-
-def read_fits_rows(path: Path, rows: int) -> Iterator[Columns]:
-    """Yield the first table of a FITS file, so many rows at a time.
-
-    Raises
-    ------
-    ValueError
-        If it has no table.
-    """
-    with first_table(path) as hdu:
-        for start in range(0, len(hdu.data), rows):
-            part = slice(start, start + rows)
-            yield {name: fits_column(hdu, name, part) for name in hdu.columns.names}
 
 
 @contextmanager
@@ -343,40 +300,12 @@ def first_table(source: Path | bytes) -> Iterator[Any]:
         yield tables[0]
 
 
-def fits_column(hdu: Any, name: str, part: slice = slice(None)) -> Array | None:
-    """Return rows of a column of a FITS table; None if no label comes in its type."""
-    description = hdu.columns[name]
-    if any(letter in description.format for letter in "PQCMX"):  # ragged, complex, bits
-        return None
-    values = np.asarray(hdu.data[part][name])
-    if values.dtype.kind in "SU":
-        return _text(values)
-    values = values.astype(values.dtype.newbyteorder("="))
-    if values.dtype.kind in "iu" and description.null is not None:
-        values = _with_missing(values, values == description.null)
-    return values if values.ndim < 3 else values.reshape(len(values), -1)
-
-
 def _read_votable(source: Path | bytes, choose: Choice) -> dict[str, Array | None]:
     from astropy.io.votable import parse_single_table
 
     opened = io.BytesIO(source if isinstance(source, bytes) else source.read_bytes())
     table = parse_single_table(opened, verify="ignore").to_table(use_names_over_ids=True)
-    return {name: _votable_column(table[name]) for name in choose(table.colnames)}
-
-
-def _votable_column(column: Any) -> Array | None:
-    values = np.asarray(getattr(column, "data", column))
-    missing = np.broadcast_to(getattr(column, "mask", False), column.shape)
-    if values.dtype.kind in "SUO":
-        whole = all(isinstance(value, str | bytes) for value in values.flat)
-        return _text(np.where(missing, "", values.astype(np.str_))) if whole else None
-    values = values.astype(values.dtype.newbyteorder("="))
-    if values.dtype.kind in "iu" and values.ndim == 1:
-        return _with_missing(values, missing)
-    if values.dtype.kind == "f":
-        return np.where(missing, values.dtype.type(np.nan), values)
-    return values if values.dtype.kind in "iub" else None
+    return {name: votable_column(table[name]) for name in choose(table.colnames)}
 
 
 def _arrow(values: Array) -> pa.Array:

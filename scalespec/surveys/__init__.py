@@ -39,6 +39,12 @@ def open_survey(name: str, description: Mapping[str, Any] | None = None) -> Surv
     ------
     ValueError
         If there is no such survey, or its description is wrong, missing or not wanted.
+
+    Examples
+    --------
+    >>> lamost = open_survey("lamost_lrs")
+    >>> lamost.pattern, [arm.name for arm in lamost.arms]
+    ('**/spec-*.fits*', [''])
     """
     if name == "table":
         return open_table(description)

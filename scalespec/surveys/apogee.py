@@ -9,6 +9,7 @@ except in aspcapStar, where it is over a pseudo-continuum. Files give errors, no
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePath
 from typing import Any, TypeAlias
 
@@ -301,12 +302,11 @@ _ON_GRID = (
         {"log10_wavelength_start": LATTICE.start, "log10_wavelength_step": LATTICE.step},
     ),
 )
-_STAR_ATTRS = {**_ATTRS, "frame": "rest", "flux_unit": _FLUX_UNIT}
 STARS = Survey(
     name="apogee",
     pattern="**/a[ps]Star-*.fits*",
     arms=_ON_GRID,
-    attrs=_STAR_ATTRS,
+    attrs={**_ATTRS, "frame": "rest", "flux_unit": _FLUX_UNIT},
     read=read_star,
     catalog_path=star_path,
     catalog_columns=("TELESCOPE", "FIELD", "FILE"),
@@ -318,16 +318,7 @@ ASPCAP = Survey(
     attrs={**_ATTRS, "frame": "rest", "flux_unit": "pseudo-continuum"},
     read=read_aspcap,
 )
-VISITS = Survey(
-    name="apogee_visits",
-    pattern="**/a[ps]Star-*.fits*",
-    arms=_ON_GRID,
-    attrs=_STAR_ATTRS,
-    read=read_visits,
-    count_spectra=count_visits,
-    catalog_path=star_path,
-    catalog_columns=("TELESCOPE", "FIELD", "FILE"),
-)
+VISITS = replace(STARS, name="apogee_visits", read=read_visits, count_spectra=count_visits)
 CHIPS_OF_VISITS = Survey(
     name="apogee_chips",
     pattern="**/a[ps]Visit-*.fits*",

@@ -52,24 +52,6 @@ class Rows:
         yield tuple(self.parts)
 
 
-class Alone:
-    """One rank, which may be killed while it reports."""
-
-    rank, world_size, device = 0, 1, "cpu"
-
-    def __init__(self, stop_after=None):
-        self.stop_after = stop_after
-        self.reports = []
-
-    def wrap(self, model):
-        return model
-
-    def report(self, metrics):
-        self.reports.append(metrics)
-        if self.stop_after == len(self.reports):
-            raise KeyboardInterrupt
-
-
 def gradient_errors(model):
     """Return the relative error of dF/dx per label, at stars that no training has seen."""
     x = references(200, seed=8)

@@ -1,12 +1,7 @@
 """Classical regressors, against scikit-learn by hand, closed forms and what must always hold."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "kits"))
 from regression import sample, spec_of
 
 from scalespec.models.baselines import (
@@ -28,7 +23,7 @@ from scalespec.models.elm import (
 )
 from scalespec.models.estimators import make_estimator
 from scalespec.models.features import FURTHEST, Features
-from scalespec.models.gaussian_process import GaussianProcess, Process, covariance
+from scalespec.models.gaussian_process import GaussianProcess, Process, covariance, learn
 from scalespec.models.regressor import Sample
 
 QUICK = {
@@ -95,6 +90,27 @@ def test_flux_of_masked_pixels_does_not_matter(learned):
     wild[:, 10:15] = np.nan
     one, other = learned.predict(TEST.flux, ivar), learned.predict(wild, ivar)
     np.testing.assert_array_equal(one.labels, other.labels)
+
+
+def test_flux_that_is_no_number_is_masked_whatever_its_ivar_says(learned):
+    ivar, wild = TEST.ivar.copy(), TEST.flux.copy()
+    ivar[:, 10:15] = 0
+    wild[:, 10:13], wild[:, 13:15] = np.nan, np.inf
+    masked, odd = learned.predict(TEST.flux, ivar), learned.predict(wild, TEST.ivar)
+    np.testing.assert_array_equal(odd.labels, masked.labels)
+    np.testing.assert_array_equal(odd.out_of_domain, masked.out_of_domain)
+    wild[3] = np.nan
+    assert np.isnan(learned.predict(wild, TEST.ivar).labels[3]).all()
+
+
+def test_training_flux_that_is_no_number_teaches_nothing():
+    ivar, wild = TRAINING.ivar.copy(), TRAINING.flux.copy()
+    ivar[::5, 3:9] = 0
+    wild[::5, 3:6], wild[::5, 6:9] = np.nan, np.inf
+    masked = Features.fit(Sample(TRAINING.flux, ivar, TRAINING.labels, TRAINING.label_err))
+    odd = Features.fit(Sample(wild, TRAINING.ivar, TRAINING.labels, TRAINING.label_err))
+    np.testing.assert_array_equal(odd.flux_mean, masked.flux_mean)
+    np.testing.assert_array_equal(odd.flux_std, masked.flux_std)
 
 
 def test_what_is_like_no_training_star_is_far_out(learned):
@@ -304,6 +320,7 @@ def test_output_weights_are_ridge_regression():
 
 
 def test_a_process_agrees_with_scikit_learns():
+    import torch
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Matern
 
@@ -311,22 +328,32 @@ def test_a_process_agrees_with_scikit_learns():
     x, y = rng.normal(size=(60, 2)), rng.normal(size=60)
     lengths = np.array([0.7, 1.9])
     logs = np.concatenate([-np.log(lengths), np.log([1.3, 0.2, 0.4])])
-    import torch
-
     known = torch.from_numpy(x)
     matrix = covariance(known, known, torch.from_numpy(logs)).numpy() + 0.2 * np.eye(60)
     factor = np.linalg.cholesky(matrix).astype(np.float32)
     ours = Process(logs, x, np.linalg.solve(matrix, y), factor).predict(x[:20] + 0.3)
-    kernel = ConstantKernel(1.3) * Matern(lengths, nu=2.5)
-    theirs = GaussianProcessRegressor(kernel, alpha=0.2, optimizer=None).fit(x, y)
-    linear = ConstantKernel(0.4) * DotProduct(0.0)
-    gram = kernel(x) + linear(x / lengths) + 0.2 * np.eye(60)
-    across = kernel(x[:20] + 0.3, x) + linear((x[:20] + 0.3) / lengths, x / lengths)
-    np.testing.assert_allclose(ours[0], across @ np.linalg.solve(gram, y), rtol=1e-9, atol=1e-10)
-    prior = 1.3 + 0.4 * np.square((x[:20] + 0.3) / lengths).sum(axis=1)
-    variance = prior - np.einsum("ij,ji->i", across, np.linalg.solve(gram, across.T))
-    np.testing.assert_allclose(ours[1], np.sqrt(variance), rtol=1e-4)  # the factor is float32
-    assert theirs.kernel_ is not None
+    # Theirs has one length for both parts of the kernel when its features are over their lengths.
+    kernel = ConstantKernel(1.3) * Matern(1.0, nu=2.5) + ConstantKernel(0.4) * DotProduct(1e-12)
+    theirs = GaussianProcessRegressor(kernel, alpha=0.2, optimizer=None).fit(x / lengths, y)
+    mean, deviation = theirs.predict((x[:20] + 0.3) / lengths, return_std=True)
+    np.testing.assert_allclose(ours[0], mean, rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(ours[1], deviation, rtol=1e-4)  # the factor is float32
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (np.ones((5, 2)), np.ones(4), r"n >= 1 stars, got \(5, 2\) and \(4,\)"),
+        (np.ones((5, 2)), np.ones(9), r"got \(5, 2\) and \(9,\)"),
+        (np.ones(5), np.ones(5), r"got \(5,\) and \(5,\)"),
+        (np.ones((0, 2)), np.ones(0), r"got \(0, 2\) and \(0,\)"),
+        (np.array([[1.0, np.nan], [1, 2]]), np.ones(2), "features of 1 of 2 stars are not finite"),
+        (np.ones((2, 1)), np.array([np.inf, np.nan]), "labels of 2 of 2 stars are not finite"),
+    ],
+)
+def test_a_process_refuses_what_it_cannot_learn(x, y, message):
+    with pytest.raises(ValueError, match=message):
+        learn(x, y, np.random.default_rng(0), steps=1)
 
 
 def test_a_process_knows_where_it_knows_nothing():

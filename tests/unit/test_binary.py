@@ -11,6 +11,7 @@ import torch
 from scalespec.models.binary import BinaryEmulator, MainSequence, composite_starts
 from scalespec.optimize.composite import fit_composite, gain_threshold
 from scalespec.optimize.fit import FitOptions, fit_labels
+from scalespec.optimize.result import FitResult
 from scalespec.optimize.shift import C_KMS
 
 _networks = runpy.run_path(str(Path(__file__).with_name("networks.py")))
@@ -116,3 +117,10 @@ def test_a_rate_wants_as_many_mocks():
         gain_threshold(
             (single, binary), np.ones((5, 900)), np.zeros((5, 4)), starts=STARTS, rate=0.01
         )
+
+
+def test_fits_of_other_stars_are_refused():
+    both, ones = models(), np.ones((3, 900), np.float32)
+    single = FitResult.empty(3, 4)
+    with pytest.raises(ValueError, match="fits of 3 stars, but spectra of 2"):
+        fit_composite(both, ones[:2], ones[:2], single=single, starts=STARTS, threshold=1.0)

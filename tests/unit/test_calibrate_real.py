@@ -1,12 +1,9 @@
 """Calibration on real labels: ASPCAP against asteroseismology, MILES against high resolution."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from scipy.stats import median_abs_deviation
+from scripts import load
 
 from scalespec.config import CalibrateTable
 from scalespec.stages.correction import LabelData
@@ -20,11 +17,7 @@ FEW = 5
 @pytest.fixture(scope="module")
 def comparison():
     """The benchmark that a person runs, whose figures are drawn and looked at."""
-    path = Path(__file__).resolve().parents[2] / "benchmarks" / "compare_calibration.py"
-    spec = importlib.util.spec_from_file_location("compare_calibration", path)
-    module = sys.modules["compare_calibration"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("benchmarks/compare_calibration.py")
 
 
 def scatter(values):

@@ -2,7 +2,6 @@
 
 import io
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +9,6 @@ import pandas as pd
 import pytest
 import xarray as xr
 from click.testing import CliRunner
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "kits"))
 from regression import sample
 
 from scalespec.cli import main

@@ -1,12 +1,7 @@
 """The closed-form network from partial sums, against the same network from all spectra at once."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "kits"))
 from labelled import LABELS, ROWS, N, spectra_with_labels, store_spectra
 
 from scalespec.engines.local import LocalEngine

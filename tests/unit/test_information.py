@@ -129,3 +129,11 @@ def test_the_verb_prints_and_draws(saved: str, tmp_path: Path):
     assert result.exit_code == 0, result.output
     assert "snr_80" in result.output
     assert target.read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("sigma", [[1.0, 0.0, 1.0], [1.0, -1.0, 1.0], [1.0, 1.0], 1.0])
+def test_a_prior_that_is_none_is_refused(sigma):
+    model = small_payne(n_label=3)
+    labels = np.array([[5000.0, 2.0, -1.0]])
+    with pytest.raises(ValueError, match="prior_sigma should be 3 numbers above 0, got"):
+        information(model, labels, np.full(600, 1e3), prior_sigma=np.array(sigma))

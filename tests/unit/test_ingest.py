@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scalespec.config import IngestTable, RunConfig, RunTable
 from scalespec.errors import StoreError
 from scalespec.plan import plan_blocks
 from scalespec.schema import SpectrumStatus, check_spectra
@@ -28,17 +27,6 @@ def survey(write_survey, tmp_path_factory):
     write_survey(folder, 20)
     (folder / "README.txt").write_text("no spectrum")
     return folder
-
-
-@pytest.fixture
-def config_of(tmp_path):
-    def make(size=8, **table):
-        return RunConfig(
-            run=RunTable(name="t", workspace=f"{tmp_path}/work", spectra_per_block=size),
-            ingest=IngestTable(**table),
-        )
-
-    return make
 
 
 def run_ingest(config):

@@ -48,17 +48,6 @@ def survey(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def config_of(tmp_path):
-    def make(size=8, **table):
-        return RunConfig(
-            run=RunTable(name="t", workspace=f"{tmp_path}/work", spectra_per_block=size),
-            ingest=IngestTable(**table),
-        )
-
-    return make
-
-
 def listed(**table):
     table = IngestTable(**table)
     return list(list_inputs(table, survey_of(table)))

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 from astropy.io import fits
+from survey_files import LRS_CARDS
 
 from scalespec.errors import SurveyFileError
 from scalespec.schema import PER_SPECTRUM, MaskBit, SpectrumStatus, check_spectra
@@ -13,25 +14,12 @@ from scalespec.surveys import SURVEYS, lamost, read_survey
 from scalespec.surveys.lamost import WAVELENGTH, catalog_path, read_block, read_lrs
 from scalespec.surveys.rows import INDEX_COLUMNS
 
-CARDS = {
-    "OBSID": 101001,
-    "RA": 332.202274,
-    "DEC": -2.056767,
-    "DATE-OBS": "2011-10-24T12:30:00",
-    "MJD": 55858,
-    "LMJD": 55859,
-    "PLANID": "F5902",
-    "SPID": 1,
-    "FIBERID": 13,
-    "DESIG": "LAMOST J220848.54-020324.3",
-    "DATA_V": "LAMOST DR7",
+CARDS = LRS_CARDS | {
     "CLASS": "STAR",
     "SUBCLASS": "G7",
     "Z": -0.0001387,
     "Z_ERR": 0.00002408,
     "SNRG": 12.22,
-    "VACUUM": True,
-    "HELIO": True,
     "COEFF0": 3.5682,
     "COEFF1": 0.0001,
 }

@@ -6,17 +6,8 @@ import torch
 
 from scalespec.models.base import EmulatorSpec, shift_flux
 from scalespec.models.cannon import Cannon
-from scalespec.models.latent import (
-    Latent,
-    Measured,
-    Observed,
-    Population,
-    expect,
-    first_guess,
-    learn_latent,
-    mistakes,
-    reset_axes,
-)
+from scalespec.models.known_labels import Latent, Measured, Population, first_guess
+from scalespec.models.latent import Observed, expect, learn_latent, mistakes, reset_axes
 from scalespec.models.regression import fit_pixels
 
 LABELS = ("teff", "logg", "fe_h", "mg_fe")
@@ -224,3 +215,40 @@ def test_an_error_that_is_not_known_is_the_labels_spread():
 def test_wrong_measurements_are_refused(value, error, message):
     with pytest.raises(ValueError, match=message):
         Measured.of(value, error)
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("flux", torch.zeros(3, 160), r"flux should be \(4, 160\), got \(3, 160\)"),
+        ("ivar", torch.zeros(4, 159), r"ivar should be \(4, 160\), got \(4, 159\)"),
+        ("shift", torch.zeros(5), r"shift should be \(4,\), got \(5,\)"),
+    ],
+)
+def test_spectra_of_other_stars_or_pixels_are_refused(part, value, message):
+    none = torch.zeros(4, 160)
+    spectra = Observed(**({"flux": none, "ivar": none, "shift": torch.zeros(4)} | {part: value}))
+    measured = Measured.of(torch.zeros(4, 4), torch.zeros(4, 4))
+    start = torch.zeros(4, 4).double()
+    population = Population(start[0], torch.eye(4).double())
+    with pytest.raises(ValueError, match=message):
+        expect(Cannon(SPEC), spectra, measured, population, start)
+    with pytest.raises(ValueError, match=message):
+        learn_latent(Cannon(SPEC), spectra, measured, lambda x, k: pytest.fail(f"{k}: {x}"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((5, 4), r"flux should be \(5, 160\), got \(4, 160\)"),
+        ((4, 3), r"measured labels should be \(4, 4\), got \(4, 3\)"),
+    ],
+)
+def test_measurements_of_other_stars_or_labels_are_refused(shape, message):
+    none, start = torch.zeros(4, 160), torch.zeros(4, 4).double()
+    spectra, population = Observed(none, none, none[:, 0]), Population(start[0], torch.eye(4))
+    other = Measured.of(torch.zeros(shape), torch.zeros(shape))
+    with pytest.raises(ValueError, match=message):
+        learn_latent(Cannon(SPEC), spectra, other, lambda x, k: pytest.fail(f"{k}: {x}"))
+    with pytest.raises(ValueError, match=r"measured labels should be \(4, 4\), got"):
+        expect(Cannon(SPEC), spectra, other, population, start)

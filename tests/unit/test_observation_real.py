@@ -1,21 +1,15 @@
 """Made-up LAMOST spectra are distributed as the real ones: loosely, sample by sample."""
 
-import importlib.util
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
-
-BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "compare_mock_lamost.py"
+from scripts import load
 
 
 @pytest.fixture(scope="module")
 def comparison() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("compare_mock_lamost", BENCHMARK)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("benchmarks/compare_mock_lamost.py")
 
 
 @pytest.fixture(scope="module")

@@ -132,3 +132,9 @@ def test_the_other_optimum_is_in_the_error():
     # At 0.45 and 0.75, equally likely: half of the squared distance.
     assert both.label_cov[0, 0, 0] == pytest.approx(0.5 * 0.3**2, rel=0.05)
     assert one.label_err[0, 0] < 0.01
+
+
+def test_a_search_without_a_start_is_refused():
+    edge = torch.full((1, 1), 0.5).double()
+    with pytest.raises(ValueError, match="at least one start, got none"):
+        best_of(Searching([]), Rows(rows=[0]), [], (-edge, edge), 0)  # type: ignore[arg-type]

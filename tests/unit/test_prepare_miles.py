@@ -1,11 +1,8 @@
 """Labels of MILES: fixed columns, what is missing, types that run over."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
+from scripts import load
 
-FILE = Path(__file__).resolve().parents[2] / "deploy/runs/prepare_miles.py"
 HEADER = "Name\n      s????\n - - -\n"
 ROWS = (
     "BD+002058A             0272         sd:F            6024   4.50    -1.44   131     \n"
@@ -15,10 +12,7 @@ ROWS = (
 
 
 def prepare():
-    spec = importlib.util.spec_from_file_location("prepare_miles", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("deploy/runs/prepare_miles.py")
 
 
 def test_labels_are_read_by_columns():

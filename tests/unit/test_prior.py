@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from two_elements import PIXELS, Alone, Rows, Truth, correlated, gradient_errors, references, spec
+from loops import Alone, difference_quotient, weighed
+from two_elements import PIXELS, Rows, Truth, correlated, gradient_errors, references, spec
 
 from scalespec.models import projection
 from scalespec.models.cannon import Cannon
@@ -11,7 +12,6 @@ from scalespec.models.payne import Payne
 from scalespec.models.prior import GradientPrior, gradient_prior
 from scalespec.models.projection import project, solve_output
 from scalespec.models.training import TrainOptions, train_emulator
-from scalespec.models.weighed import Spectra
 
 
 def train(prior, *, noise=0.005, options=None):
@@ -60,18 +60,13 @@ def test_epochs_of_adam_keep_to_the_prior():
     assert history[-1]["gradient_error"] < 0.4 * history[0]["gradient_error"]
 
 
-def weighed(x, flux, ivar=1e4):
-    shift = torch.zeros(len(x))
-    return Spectra.weigh(x, flux, torch.full_like(flux, ivar), shift, 0.01)
-
-
 def test_the_output_layer_is_that_of_the_stacked_least_squares_problem():
     x, prior = correlated(80), gradient_prior(Truth(), references(), strength=0.3)
     flux = Truth()(x)
     model = Payne(spec(), hidden=(5,), seed=3)  # few features: the ridge of 1e-7 does not matter
     with torch.no_grad():
         model.output.weight.normal_(0, 0.1, generator=torch.manual_seed(1))
-    solve_output(model, [weighed(x, flux)], prior)
+    solve_output(model, [weighed(x, flux, 1e4)], prior)
     design = np.column_stack([model.features(x).detach().numpy(), np.ones(80)]) / np.sqrt(80)
     slopes = np.column_stack([prior.slopes(model).detach().numpy(), np.zeros(len(prior))])
     variance = flux.numpy().var(0).sum()
@@ -89,7 +84,7 @@ def test_gradient_of_the_eliminated_problem_holds_with_a_prior():
     prior = gradient_prior(Truth(), references()).to(torch.zeros(1, dtype=torch.float64))
     model = Payne(spec(), hidden=(6, 5), seed=1).double()
     flux = Truth()(x).double()
-    spectra = weighed(x, flux)
+    spectra = weighed(x, flux, 1e4)
     spectra.x = spectra.x.double()
     with torch.no_grad():
         wanted = projection._Wanted(prior, torch.ones(PIXELS, dtype=torch.float64))
@@ -97,13 +92,8 @@ def test_gradient_of_the_eliminated_problem_holds_with_a_prior():
     problem = projection._Problem(model, spectra, flux - 1, wanted)
     problem.evaluate()
     weight = problem.free[2]  # of the second hidden layer
-    gradient, step = float(weight.grad[2, 3]), 1e-5
-    values = []
-    for sign in (1, -1):
-        weight.data[2, 3] += sign * step
-        values.append(problem.evaluate())
-        weight.data[2, 3] -= sign * step
-    assert gradient == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-4)
+    gradient = float(weight.grad[2, 3])
+    assert gradient == pytest.approx(difference_quotient(problem, weight, (2, 3)), rel=1e-4)
 
 
 def test_components_hold_gradients_that_no_spectrum_shows():
@@ -111,7 +101,7 @@ def test_components_hold_gradients_that_no_spectrum_shows():
     x[:, 1:] = 0.0  # neither element varies
     prior = gradient_prior(Truth(), references())
     model = Payne(spec(), hidden=(24, 24), seed=1)
-    project(model, weighed(x, Truth()(x)), 40, prior)
+    project(model, weighed(x, Truth()(x), 1e4), 40, prior)
     assert gradient_errors(model)[1] < 0.3  # with the spectra's components alone it is 1
 
 
@@ -140,7 +130,7 @@ def test_pixels_that_references_do_not_cover_are_left_to_the_spectra():
     prior = GradientPrior(whole.x, whole.label, nonsense, known)
     x = references(300, seed=4)
     model = Payne(spec(), hidden=(24, 24), seed=1)
-    project(model, weighed(x, Truth()(x)), 40, prior)
+    project(model, weighed(x, Truth()(x), 1e4), 40, prior)
     error = (model(x) - Truth()(x)).detach()
     assert float(error.square().mean(0).sqrt().max()) < 0.01  # lines are up to 0.3 deep
 

@@ -16,9 +16,10 @@ from scalespec.models.networks import Regressor
 from scalespec.models.regression_training import (
     InMemory,
     RegressionOptions,
-    SameProcess,
+    calibrate,
     train_regressor,
 )
+from scalespec.models.training import SameProcess
 from scalespec.store.checkpoints import CheckpointFolder
 
 GUESS = HALF / 2
@@ -291,6 +292,8 @@ def test_an_exploding_loss_is_said(data):
 def test_training_without_validation_is_refused(data):
     with pytest.raises(ValueError, match="at least one validation spectrum"):
         train(small(data[0]), data[0], data[1].take(slice(0)))
+    with pytest.raises(ValueError, match="calibration wants at least one validation spectrum"):
+        calibrate(small(data[0]), data[1].take(slice(0)), SHORT)
 
 
 def test_ranks_share_the_rows_of_an_epoch(data):

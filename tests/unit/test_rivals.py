@@ -1,12 +1,7 @@
 """The Cannon and means of models as rivals in a comparison, against what they are made of."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "kits"))
 from regression import LABELS, sample, spec_of
 
 from scalespec.models.baselines import Ridge

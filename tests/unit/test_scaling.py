@@ -1,13 +1,13 @@
 """What scaling.py says of a run: counted and timed as it should be."""
 
 import argparse
-import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from scripts import loaded
 
 from scalespec.plan import Block, BlockReport, BlockResult
 from scalespec.run import Progress
@@ -18,12 +18,8 @@ PATH = Path(__file__).resolve().parents[2] / "benchmarks" / "scaling.py"
 @pytest.fixture(scope="module")
 def scaling():
     pytest.importorskip("psutil")
-    spec = importlib.util.spec_from_file_location("scaling", PATH)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["scaling"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["scaling"]
+    with loaded(PATH) as module:
+        yield module
 
 
 def ended(watch, *workers):

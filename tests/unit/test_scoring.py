@@ -59,3 +59,25 @@ def test_weights_may_be_float32():
     square = np.zeros(1)
     score(variance, residual, square, 1e-3, (weight, np.empty_like(residual)))
     np.testing.assert_allclose(weight, 1 / (variance + square[:, None]), rtol=1e-6)
+
+
+def test_a_pixel_without_information_is_refused_by_its_number():
+    variance, residual = drawn([0.02, 0.1, 0.3])
+    variance[1] = np.inf
+    with pytest.raises(ValueError, match="pixel 1 has no spectrum with information"):
+        scored(variance, residual)
+    with pytest.raises(ValueError, match="pixel 0 has no spectrum"):
+        scored(variance[:, :0], residual[:, :0])
+
+
+def test_arrays_of_other_shapes_are_refused_before_memory_is_written():
+    variance, residual = drawn([0.02, 0.1])
+    square = np.zeros(2)
+    whole, short = np.full(variance.shape, -1.0), np.full((2, 5), -1.0)
+    for given in [(residual[:, 1:], square, (whole, whole)), (residual, square, (whole, short)),
+                  (residual, square, (short, whole)), (residual[:1], square, (whole, whole)),
+                  (residual, square[:1], (whole, whole))]:  # fmt: skip
+        with pytest.raises(ValueError, match=r"the same shape|one scatter² per pixel"):
+            score(variance, *given[:2], 1e-3, given[2])
+    assert (whole == -1).all()
+    assert (short == -1).all()

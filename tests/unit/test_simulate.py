@@ -1,14 +1,13 @@
 """The simulated cluster, against closed forms of what it is made of."""
 
-import importlib.util
 import json
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import loaded
 
 PATH = Path(__file__).resolve().parents[2] / "benchmarks" / "simulate.py"
 NOTHING = (0.0, 0.0, 0, 0)
@@ -17,12 +16,8 @@ NOTHING = (0.0, 0.0, 0, 0)
 @pytest.fixture(scope="module")
 def simulate():
     pytest.importorskip("simpy")
-    spec = importlib.util.spec_from_file_location("simulate", PATH)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["simulate"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["simulate"]
+    with loaded(PATH) as module:
+        yield module
 
 
 def wall(simulate, site, seconds, blocks, workers, traffic=NOTHING):

@@ -228,3 +228,19 @@ def test_kinds_of_star_stay_in_the_box():
     np.testing.assert_allclose(start_of_kind(spec, first, "dwarf"), [[5700.0, 4.0, -1.0]])
     with pytest.raises(ValueError, match=r"one of .*'dwarf', 'giant', 'subgiant'.* got 'comet'"):
         start_of_kind(spec, first, "comet")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_draws": 0}, "at least 1 draw, got 0"),
+        ({"snr": (0.0, 100.0)}, "positive numbers, got 0 to 100"),
+        ({"snr": (100.0, 10.0)}, "got 100 to 10"),
+        ({"snr": (10.0, np.nan)}, "got 10 to nan"),
+        ({"rv_kms": -3.0}, "must be 0 km/s or more, got -3"),
+        ({"rv_kms": np.inf}, "got inf"),
+    ],
+)
+def test_draws_that_cannot_be_made_are_refused(options: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        ridge_start(MODEL, **options)

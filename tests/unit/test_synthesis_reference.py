@@ -1,21 +1,14 @@
 """Our synthesis against other people's spectra, as ``benchmarks/compare_synthesis.py`` compares."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+from scripts import load
 
 
 @pytest.fixture(scope="module")
 def compare():
     """The comparison script, as a module."""
-    path = Path(__file__).resolve().parents[2] / "benchmarks" / "compare_synthesis.py"
-    spec = importlib.util.spec_from_file_location("compare_synthesis", path)
-    module = sys.modules["compare_synthesis"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("benchmarks/compare_synthesis.py")
 
 
 @pytest.fixture(scope="module")

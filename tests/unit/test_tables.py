@@ -267,6 +267,12 @@ def test_written_parquet_says_what_columns_are(tmp_path, labels):
     assert metadata == {b"unit": b"", b"description": b"effective temperature"}
 
 
+def test_letters_that_ascii_spells_longer_are_not_cut(tmp_path):
+    url = str(tmp_path / "t.fits")
+    write_table(url, {"name": ["σ Ori", "6707.8 Å", "χ² é", ""]})
+    assert fits.getdata(url)["name"].tolist() == ["sigma Ori", "6707.8 Angstrom", "chi2 ?", ""]
+
+
 def test_write_table_refuses_other_endings(tmp_path):
     with pytest.raises(StoreError, match=r"written as \.parquet or \.fits"):
         write_table(str(tmp_path / "t.csv"), {"a": [1]})

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from loops import Alone
 
 from scalespec.models.base import EmulatorSpec, shift_flux
 from scalespec.models.payne import Payne
@@ -17,6 +18,7 @@ from scalespec.models.validation import Aim
 from scalespec.store.checkpoints import CheckpointFolder
 
 PIXELS = 160
+PATH = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "kits")]
 ROUNDS = TrainOptions(rounds=(0, 10, 30))
 BOTH = TrainOptions(rounds=(0, 4, 4), epochs=4, batch_size=64, patience=0, checkpoint_every=1)
 
@@ -63,22 +65,6 @@ class Shuffled:
         mine = order[rank::world_size]
         for part in np.array_split(mine, 2):
             yield tuple(array[part] for array in self.rows)
-
-
-class Alone:
-    rank, world_size, device = 0, 1, "cpu"
-
-    def __init__(self, stop_after=None):
-        self.stop_after = stop_after
-        self.reports = []
-
-    def wrap(self, model):
-        return model
-
-    def report(self, metrics):
-        self.reports.append(metrics)
-        if self.stop_after == len(self.reports):
-            raise KeyboardInterrupt
 
 
 def train(rows, *, options=ROUNDS, model=None, held=None, context=None, checkpoints=None):
@@ -248,7 +234,7 @@ def test_validation_is_wanted():
 RANKS = """
 import sys
 import numpy as np, torch
-sys.path.insert(0, {here!r})
+sys.path[:0] = {path!r}
 from test_training import BOTH, Alone, Shuffled, payne, spectra
 from scalespec.models.validation import Aim
 from scalespec.models.training import train_emulator
@@ -269,13 +255,14 @@ model = payne()
 train_emulator(model, Shuffled(spectra(400)), spectra(150, seed=9), options=BOTH, context=context)
 state = {{name: value.numpy() for name, value in model.state_dict().items()}}
 np.savez(f"{folder}/rank{{rank}}.npz", **state)
+torch.distributed.barrier()  # who leaves first would be aborted by the other
 torch.distributed.destroy_process_group()
 """
 
 
 @pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_ranks_learn_one_model_as_good_as_one_ranks(tmp_path, n):
-    script = RANKS.format(here=str(Path(__file__).parent), folder=tmp_path, n=n)
+    script = RANKS.format(path=PATH, folder=tmp_path, n=n)
     command = [sys.executable, "-c", script]
     ranks = [subprocess.Popen([*command, str(rank)]) for rank in range(n)]
     assert [rank.wait(timeout=300) for rank in ranks] == [0] * n
@@ -293,7 +280,7 @@ def test_ranks_learn_one_model_as_good_as_one_ranks(tmp_path, n):
 FOUR_RANKS = """
 import sys
 import torch
-sys.path.insert(0, {here!r})
+sys.path[:0] = {path!r}
 from test_training import BOTH, Alone, Shuffled, payne, spectra
 from scalespec.models.training import train_emulator
 from scalespec.store.checkpoints import CheckpointFolder
@@ -315,13 +302,14 @@ try:
                    context=context, checkpoints=CheckpointFolder("{folder}/checkpoints"))
 except KeyboardInterrupt:
     pass
+torch.distributed.barrier()  # who leaves first would be aborted by the other
 torch.distributed.destroy_process_group()
 """
 
 
 @pytest.mark.slow
 def test_a_checkpoint_of_four_workers_goes_on_with_one(tmp_path):
-    script = FOUR_RANKS.format(here=str(Path(__file__).parent), folder=tmp_path)
+    script = FOUR_RANKS.format(path=PATH, folder=tmp_path)
     command = [sys.executable, "-c", script]
     ranks = [subprocess.Popen([*command, str(rank)]) for rank in range(4)]
     assert [rank.wait(timeout=300) for rank in ranks] == [0] * 4

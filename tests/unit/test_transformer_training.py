@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from two_elements import Alone, Rows, Truth, correlated, gradient_errors, references, spec
+from loops import Alone
+from two_elements import Rows, Truth, correlated, gradient_errors, references, spec
 
 from scalespec.models.base import Emulator
 from scalespec.models.prior import gradient_prior
@@ -190,6 +191,7 @@ prior = own.gradient_prior(own.Truth(), own.references(3))
 model, _ = own.train(own.transformer(), prior, n=80, options=own.SHORT, context=context)
 state = {{name: value.numpy() for name, value in model.state_dict().items()}}
 np.savez(f"{folder}/rank{{rank}}.npz", **state)
+torch.distributed.barrier()  # who leaves first would be aborted by the other
 torch.distributed.destroy_process_group()
 """
 
