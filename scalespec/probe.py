@@ -224,7 +224,7 @@ def _predicted(
     """Extrapolate one stage; `share` is the probe's workers over the run's."""
     whole, probed = blocks
     n = whole if seen.planned == probed else seen.planned
-    if stage.endswith("train.zarr"):  # as many of the spectra have a match as in the probe
+    if stage.endswith(("train.zarr", "hats")):  # as many matches, or rows a partition, as probed
         n = -(-seen.planned * whole // probed)
     if not seen.ended:
         return Predicted(stage, n, 0.0, 0.0)

@@ -75,9 +75,9 @@ def create_spectra(
     StoreError
         If the store cannot be made there.
 
-    Examples
+    See Also
     --------
-    See `open_spectra`.
+    open_spectra : has an example of making, writing and reading.
     """
     create_arms(
         url, {"": template}, n_spectrum=n_spectrum, shard_rows=shard_rows, encoding=encoding

@@ -23,13 +23,13 @@ KEY, SECRET = "scalespec-tests", "hush-0f1e2d3c4b5a"  # of this server alone
 
 
 def _free_ports(n: int) -> list[int]:
-    """Return ports that are free now, and whose gRPC twins, 10,000 higher, are free too."""
+    """Return ports that are free now as are their gRPC twins, 10,000 higher; no two are twins."""
     found: list[int] = []
     while len(found) < n:
         with socket.socket() as low, socket.socket() as high:
             low.bind(("127.0.0.1", 0))
             port = low.getsockname()[1]
-            if port > 55_000 or port in found:
+            if port > 55_000 or {port, port - 10_000, port + 10_000} & set(found):
                 continue
             try:
                 high.bind(("127.0.0.1", port + 10_000))
