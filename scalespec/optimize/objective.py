@@ -219,7 +219,8 @@ class Objective:
 
     def data(self) -> tuple[Tensor, Tensor]:
         """Return flux and weight (n, P) of these stars."""
-        if torch.equal(self.rows, torch.arange(len(self.flux)).to(self.rows)):
+        n = len(self.flux)
+        if len(self.rows) == n and torch.equal(self.rows, torch.arange(n).to(self.rows)):
             return self.flux, self.weight  # all, in order: nothing is copied
         return self.flux[self.rows], self.weight[self.rows]
 

@@ -171,7 +171,9 @@ def test_fewer_blocks_than_workers(line, tmp_path, engine):
     assert found.obsid.tolist() == wanted.obsid.tolist()
     assert (found.fit_status == wanted.fit_status).all()
     for name in ("teff", "logg", "fe_h"):
-        assert np.nanmax(np.abs(found[name] - wanted[name]) / wanted[f"{name}_err"]) < 0.2
+        moved = np.abs(found[name] - wanted[name]) / wanted[f"{name}_err"]
+        assert np.nanmax(moved) < 0.2
+        assert np.nanmedian(moved) < 0.005  # most end where rounding alone puts them
     assert workspace.problems() == []
 
 
