@@ -72,8 +72,8 @@ def toy_spectra(x: np.ndarray, wavelength: np.ndarray) -> np.ndarray:
     return np.exp(-0.6 * opacity)
 
 
-def toy_network(steps: int, n_train: int) -> Payne:
-    """Train 25-300-300-7214 with leaky ReLU on the toy grid.
+def toy_network(steps: int, n_train: int, activation: str) -> Payne:
+    """Train 25-300-300-7214 on the toy grid.
 
     The hidden layers learn principal components of the flux, then the last layer is fitted to every
     pixel in closed form.
@@ -85,7 +85,7 @@ def toy_network(steps: int, n_train: int) -> Payne:
     inputs = torch.tensor(x.astype(np.float32))
     names = tuple(f"label_{k}" for k in range(N_LABEL))
     spec = EmulatorSpec("toy", names, np.zeros(N_LABEL), np.ones(N_LABEL), wavelength)
-    model = Payne(spec, hidden=(300, 300), activation="leaky_relu")
+    model = Payne(spec, hidden=(300, 300), activation=activation)
     mean = flux[:n_train].mean(dim=0)
     _, s, vt = torch.linalg.svd(flux[:1200] - mean, full_matrices=False)
     target = (flux[:n_train] - mean) @ vt[:200].T * (35 / s[:200].clamp(min=0.05 * s[0]))
@@ -109,7 +109,9 @@ def toy_network(steps: int, n_train: int) -> Payne:
         model.output.weight.copy_(solved[:-1].T)
         model.output.bias.copy_(solved[-1])
         rms = (model.forward_scaled(inputs[n_train:]) - flux[n_train:]).square().mean().sqrt()
-    print(f"toy network: rms {float(rms):.4f} of the continuum on 300 spectra left out")
+    print(
+        f"toy network, {activation}: rms {float(rms):.4f} of the continuum on 300 spectra left out"
+    )
     return model
 
 
@@ -152,7 +154,9 @@ def recipe(model: Payne, flux: np.ndarray, ivar: np.ndarray) -> tuple[np.ndarray
         value = np.array(parameters[:-1])
         for k, (weight, bias) in enumerate(weights):
             value = weight @ value + bias
-            if k + 1 < len(weights):
+            if k + 1 < len(weights) and model.activation == "silu":
+                value = value / (1 + np.exp(-value))
+            elif k + 1 < len(weights):
                 value = value * (value > 0) + 0.01 * value * (value < 0)
         return shifted(value, parameters[-1])
 
@@ -238,8 +242,8 @@ def bench(
         once, fitter = cpu_time(lambda o=chosen: Fitter.of(model, options=o), 1)
 
         def fit(fitter: Fitter = fitter) -> Any:
-            start = ridge.apply(stars.flux, stars.ivar)
-            return fitter.fit(stars.flux, stars.ivar, start=start)
+            start, rv = ridge.estimate(stars.flux, stars.ivar)
+            return fitter.fit(stars.flux, stars.ivar, start=start, rv_start=rv)
 
         seconds, result = cpu_time(fit, 2)
         x = np.column_stack([model.scale(torch.tensor(result.labels)).numpy(), result.rv])
@@ -284,9 +288,9 @@ def main() -> None:
     print(f"float32 peak of this process: {best_flops / 1e9:.0f} GFLOP/s")
     rows = []
     steps, n_train = (800, 2000) if given.quick else (2000, 4000)
-    rows += bench(
-        "25 labels x 7,214 px, toy network", toy_network(steps, n_train), n, n_recipe, best_flops
-    )
+    for name, activation in (("leaky ReLU", "leaky_relu"), ("SiLU", "silu")):
+        model = toy_network(steps, n_train, activation)
+        rows += bench(f"25 labels x 7,214 px, {name}", model, n, n_recipe, best_flops)
     if SHARED.is_dir():
         model = load_model(str(SHARED / "giants_4000-5000_lamost.npz"))
         rows += bench("22 labels x 3,909 px, giants 4000-5000 K", model, n, n_recipe, best_flops)

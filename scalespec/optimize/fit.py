@@ -17,6 +17,7 @@ from scalespec.optimize.levenberg import Search, SearchOptions
 from scalespec.optimize.normalization import FreePolynomial, Smoother, as_rows
 from scalespec.optimize.objective import ArrayLike, Emulator, Objective
 from scalespec.optimize.optima import best_of
+from scalespec.optimize.pixels import finite_rows
 from scalespec.optimize.result import FitResult, FitStatus
 from scalespec.optimize.shift import Broadening
 from scalespec.optimize.trust import fill
@@ -39,7 +40,7 @@ class FitOptions:
     rv_range : float [km/s]
         How far the velocity may move from its start; 0 holds it there.
     stars_per_batch : int
-        Stars fitted together: about 8 x stars x P floats of memory.
+        Stars fitted together: about 3 x stars x P floats of memory.
     restarts : int
         Most searches begun again two sigma from the best end so far, until two in a row find
         nothing new: models with kinks (LeakyReLU) have many optima, and the best one found counts.
@@ -65,7 +66,7 @@ class FitOptions:
     max_steps: int = 50
     tolerance: float = 0.01
     rv_range: float = 150.0
-    stars_per_batch: int = 512
+    stars_per_batch: int = 1024
     restarts: int = 0
     exact_covariance: bool = False
     polynomial: int | None = None
@@ -260,7 +261,6 @@ def _prepared(
     options: FitOptions,
 ) -> tuple[Objective, FitResult]:
     """Return a batch's objective, and its rows with the flags that the data alone decide."""
-    known = torch.isfinite(ivar) & (torch.isfinite(flux) | (ivar <= 0))
     broadening = options.broadening if options.broadening.ranges else None
     objective = Objective.of(
         model,
@@ -283,7 +283,7 @@ def _prepared(
     result = FitResult.empty(len(flux), objective.n_label, n_width=n_width)
     result.n_used[:] = n_used
     n_linear = 0 if objective.continuum is None else objective.continuum.n_free
-    result.raise_flag(FitStatus.NONFINITE, ~known.all(dim=1).cpu().numpy())
+    result.raise_flag(FitStatus.NONFINITE, ~finite_rows(flux, ivar).cpu().numpy())
     result.raise_flag(FitStatus.NO_PIXELS, n_used <= objective.n_parameter + n_linear)
     few = n_used < options.pixels_min * flux.shape[1]
     result.raise_flag(FitStatus.FEW_PIXELS, result.fitted & few)

@@ -87,6 +87,39 @@ def _dot(a: Array, b: Array) -> float:
 
 
 @_compiled
+def clean(
+    data: tuple[Array, Array], inside: tuple[Integers, Integers], out: tuple[Array, Array]
+) -> None:
+    """Copy flux and ivar (n, P) as flux and weight of the pixels that count, 0 for the others.
+
+    A pixel counts with ivar above 0; its weight, if it is from the first to the last one inside.
+    """
+    flux, ivar = data
+    first, last = inside
+    clean_flux, weight = out
+    for s in range(len(flux)):
+        for i in range(flux.shape[1]):
+            counts = ivar[s, i] > 0
+            clean_flux[s, i] = flux[s, i] if counts else 0
+            weight[s, i] = ivar[s, i] if counts else 0
+        weight[s, : min(max(first[s], 0), flux.shape[1])] = 0
+        weight[s, max(last[s] + 1, 0) :] = 0
+
+
+@_compiled
+def finite(flux: Array, ivar: Array, out: NDArray[np.bool_]) -> None:
+    """Say of each star whether ivar is a number everywhere, and flux where ivar is above 0."""
+    for s in range(len(flux)):
+        bad = 0
+        for i in range(flux.shape[1]):
+            # a number less itself is 0, infinity or NaN less itself is not
+            known = ivar[s, i] - ivar[s, i] == 0
+            needed = ivar[s, i] > 0 or not known
+            bad += not known or (needed and flux[s, i] - flux[s, i] != 0)
+        out[s] = bad == 0
+
+
+@_compiled
 def shift(flux: Array, first: Integers, taps: Array, out: Array) -> None:
     """Shift rest-frame `flux` (n, P) by stencils `taps` (n, T) into `out` (n, P)."""
     n, n_pixel = flux.shape

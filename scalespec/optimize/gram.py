@@ -22,8 +22,8 @@ from scalespec.optimize.normalization import Renormalization
 from scalespec.optimize.objective import Objective, output_layer
 from scalespec.optimize.shift import Shift
 
-PATH_BLOCKS, ERROR_BLOCKS = 16, 32
-"""Blocks of wavelength that a search, and that errors are made of."""
+BLOCKS = 32
+"""Blocks of wavelength that a search and its errors are made of."""
 _CACHED_STARS = 32  # whose Gram matrices are used while they are in the cache
 _ALIGNED = (
     4  # matrices of so many rows begin on 16 bytes, and are multiplied alike wherever they lie
@@ -35,7 +35,7 @@ MOST_MISWEIGHED = 0.15
 """By so much of itself a label's information may be wrong before derivatives are formed. By means
 over blocks alone The Cannon's errors came out at 0.6, The Payne's at 0.9."""
 _EVEN = 1e-6  # a profile that varies by less says no more than a mean
-PATH_LOSS, ERROR_LOSS = 1e-3, 1e-4
+PATH_LOSS, ERROR_LOSS = 2e-3, 1e-4
 """Parts of the squared derivatives that a search, and that errors may do without."""
 
 
@@ -94,8 +94,11 @@ class BlockGram:
         Takes derivatives of the features to the r spectra that span those of the flux.
     by_velocity : (q, H), offset : (q,)
         Take the features to the q spectra that span its derivative by velocity.
-    grams : ((r + q)^2, B) or ((r + q)^2, 2 B)
-        Gram matrix of each of B blocks for weight 1; then for the weights of `profile`.
+    grams : (r^2, B) or (r^2, 2 B)
+        Gram matrix of the first spectra in each of B blocks for weight 1; then for the weights of
+        `profile`.
+    beside : ((r + q) q, B) or ((r + q) q, 2 B)
+        Products of all spectra with the second ones.
     edges : tuple of int
         Block k is pixels ``[edges[k], edges[k + 1])``.
     profile : (P,) float64, or None
@@ -107,6 +110,7 @@ class BlockGram:
     by_velocity: Tensor
     offset: Tensor
     grams: Tensor
+    beside: Tensor
     edges: tuple[int, ...]
     profile: Tensor | None = None
 
@@ -132,10 +136,10 @@ class BlockGram:
         )
         scatter = objective.model.scatter.double()
         profile = _weights(scatter, PROFILE_SNR) / PROFILE_SNR**2 if scatter.any() else None
-        for_errors = cls.made(spans, ERROR_LOSS, ERROR_BLOCKS, profile)
+        for_errors = cls.made(spans, ERROR_LOSS, BLOCKS, profile)
         if any(for_errors.misweighs(columns, moves, _weights(scatter, s)) for s in OTHER_SNR):
             return None
-        return cls.made(spans, PATH_LOSS, PATH_BLOCKS, profile), for_errors
+        return cls.made(spans, PATH_LOSS, BLOCKS, profile), for_errors
 
     @classmethod
     def made(
@@ -147,10 +151,12 @@ class BlockGram:
         cuts = np.linspace(0, len(basis), min(n_block, len(basis)) + 1).astype(int)
         edges = tuple(cuts.tolist())
         weighed = [basis] if profile is None else [basis, basis * profile[:, None].to(basis)]
-        grams = [(basis[a:b].T @ w[a:b]).flatten() for w in weighed for a, b in pairwise(edges)]
-        stacked = torch.stack(grams, dim=1).contiguous()
+        r = by_label.basis.shape[1]
+        whole = [basis[a:b].T @ w[a:b] for w in weighed for a, b in pairwise(edges)]
+        grams = torch.stack([g[:r, :r].flatten() for g in whole], dim=1).contiguous()
+        beside = torch.stack([g[:, r:].flatten() for g in whole], dim=1).contiguous()
         rv, offset = by_velocity.reduction[:, :-1].contiguous(), by_velocity.reduction[:, -1]
-        return cls(by_label.reduction, rv, offset.contiguous(), stacked, edges, profile)
+        return cls(by_label.reduction, rv, offset.contiguous(), grams, beside, edges, profile)
 
     def coefficients(self, weight: Tensor) -> Tensor:
         """(n, P) weights -> (n, B) their means over blocks; (n, 2 B) with those of the profile.
@@ -203,29 +209,36 @@ class BlockGram:
 
     def hessian(self, objective: Objective, parameters: Tensor, c: Tensor) -> Tensor:
         """(n, Q) parameters and (n, B) mean weights -> (n, Q, Q) float64."""
-        small = self._small(objective, objective.labels(parameters))
-        n_line, size = objective.n_label + 1, small.shape[2]
-        hessian = small.new_empty((len(small), small.shape[1], small.shape[1]))
-        for begin in range(0, len(small), _CACHED_STARS):
+        x, n_label = objective.labels(parameters), objective.n_label
+        r, q = len(self.by_label), len(self.by_velocity)
+        hessian = x.new_empty((len(x), n_label + 1, n_label + 1)).double()
+        for begin in range(0, len(x), _CACHED_STARS):
             rows = slice(begin, begin + _CACHED_STARS)
-            gram = linear(c[rows], self.grams).view(-1, size, size)
-            torch.bmm(torch.bmm(small[rows], gram), small[rows].mT, out=hessian[rows])
-        return objective.completed(hessian[:, :n_line, :n_line].double())
+            by_label, by_velocity = self._small(objective, x[rows])
+            gram = linear(c[rows], self.grams).view(-1, r, r)
+            square = torch.bmm(torch.bmm(by_label, gram), by_label.mT)
+            beside = linear(c[rows], self.beside).view(-1, r + q, q)
+            pulled = torch.bmm(beside, by_velocity[:, :, None])
+            across = torch.bmm(by_label, pulled[:, :r]).squeeze(-1)
+            part = hessian[rows]
+            part[:, :n_label, :n_label] = square[:, :n_label, :n_label]
+            part[:, :n_label, n_label] = part[:, n_label, :n_label] = across[:, :n_label].double()
+            part[:, n_label, n_label] = (by_velocity * pulled[:, r:, 0]).sum(dim=1)
+        return objective.completed(hessian)
 
-    def _small(self, objective: Objective, x: Tensor) -> Tensor:
-        """(n, K) scaled labels -> (n, K + 1, r + q) derivatives in terms of the spectra.
+    def _small(self, objective: Objective, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, K) scaled labels -> (n, K, r) and (n, q) derivatives in terms of the spectra.
 
-        Rows of zeros follow, to a multiple of `_ALIGNED`.
+        Rows of zeros follow the K, to a multiple of `_ALIGNED`.
         """
         features, moves = _features_and_moves(objective, x)
-        r, q = len(self.by_label), len(self.by_velocity)
         n_label = moves.shape[1]
-        n_row = n_label + 1 + -(n_label + 1) % _ALIGNED
-        small = moves.new_zeros((len(x), n_row, r + q))
-        small[:, :n_label, :r] = linear(moves.flatten(0, 1), self.by_label).view(len(x), n_label, r)
+        spare = -n_label % _ALIGNED
+        by_label = linear(moves.flatten(0, 1), self.by_label).view(len(x), n_label, -1)
+        if spare:
+            by_label = torch.nn.functional.pad(by_label, (0, 0, 0, spare))
         by_velocity = linear(features, self.by_velocity, self.offset)
-        small[:, n_label, r:] = by_velocity * objective.line_scale()[0]
-        return small
+        return by_label, by_velocity * objective.line_scale()[0]
 
 
 def _weights(scatter: Tensor, snr: float) -> Tensor:

@@ -11,16 +11,21 @@ import torch
 from torch import Tensor
 
 from scalespec.optimize.gram import BlockGram
+from scalespec.optimize.kink import Pieces, bent_step, fall
 from scalespec.optimize.matmul import whole
-from scalespec.optimize.objective import Objective
+from scalespec.optimize.objective import Objective, Point
 from scalespec.optimize.quadratic import JITTER, bounded_step, promised_gain
 from scalespec.optimize.result import FitStatus
 
+WINDOW = 512
+"""Stars stepped together: others take the places of those that are done."""
 _FIRST_DAMPING, _LEAST_DAMPING, _MOST_DAMPING = 1e-4, 1e-6, 1e6
 _HELD_DAMPING = 1e-2  # the least after a rejected step: smaller ones change no step
 _KINK_DAMPING = 0.5  # from which a step that gains nothing is not one that is merely too long
 _ACCEPTED, _REJECTED = 0.2, 8.0  # factors on the damping
+_KINK = 10.0  # of chi2: under which a step that gains little has met a kink
 _POOR = 0.25  # part of what a step promised, under which the next one is shorter
+_BELIEVED = 0.05  # of a parameter's range: a last step under it is taken without a look at chi2
 _HARMLESS_GAIN = 1.0  # of chi2: what a kink may withhold without a flag
 _SMALL_GAIN = 0.1  # of chi2: what a refused step may leave
 _FRESH_STEPS = 3  # accepted steps after each of which the Hessian is made anew
@@ -59,20 +64,55 @@ class State:
     fresh: Tensor
     exact: Tensor
     blocks: Tensor
+    pieces: Pieces
 
     @property
     def finite(self) -> Tensor:
         """(n,) bool: the model gives numbers here."""
         return self.chi2.isfinite() & self.hessian.isfinite().flatten(1).all(dim=1)
 
+    def room(self) -> tuple[Tensor, Tensor]:
+        """(n, Q), (n, Q) float64: the least and the greatest step."""
+        here = self.parameters.double()
+        return self.lower.double() - here, self.upper.double() - here
+
+    def moved(self, step: Tensor) -> Self:
+        """Take a `step` (n, Q) and believe what the normal equations promise for it."""
+        curved = torch.bmm(self.hessian, step[:, :, None]).squeeze(-1)
+        moved = (self.parameters.double() + step).to(self.parameters)
+        return replace(
+            self,
+            parameters=moved.clamp(self.lower, self.upper),
+            chi2=self.chi2 - promised_gain(self.hessian, self.gradient, step),
+            gradient=self.gradient + curved,
+        )
+
     def take(self, rows: Tensor) -> Self:
         """Keep the chosen stars."""
-        return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        pieces = own.pop("pieces").take(rows)
+        return replace(self, pieces=pieces, **{name: value[rows] for name, value in own.items()})
 
     def put(self, rows: Tensor, part: Self) -> None:
         """Write `part` into the chosen rows."""
         for f in fields(self):
-            getattr(self, f.name)[rows] = getattr(part, f.name)
+            if f.name != "pieces":
+                getattr(self, f.name)[rows] = getattr(part, f.name)
+        self.pieces.put(rows, part.pieces)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The next step of each star, and the falls of chi2 that it and the undamped one promise."""
+
+    damped: Tensor
+    promise: Tensor
+    less: Tensor
+    bent: Tensor
+
+    def take(self, rows: Tensor) -> Self:
+        """Keep the chosen stars."""
+        return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
 
 @dataclass(frozen=True)
@@ -115,15 +155,33 @@ class Search:
             return everyone.take(torch.arange(n, device=first.device))
         state = self._begin(objective, first.clamp(lower, upper), lower, upper)
         active = torch.nonzero(state.finite).squeeze(1)
+        self._descend(objective, state, active)
+        return self.ended(objective, state)
+
+    def rough(self) -> Self:
+        """Return a search whose ends have Hessians that are good for steps, not for errors."""
+        return self if self.gram is None else replace(self, last_gram=self.gram)
+
+    def ended(self, objective: Objective, state: State) -> State:
+        """Make the Hessians that errors are made of, in place, and steps that they still promise.
+
+        Returns
+        -------
+        State
+            The same one.
+        """
+        active = torch.nonzero(state.finite).squeeze(1)
         for _ in range(_ROUNDS):
-            self._descend(objective, state, active)
             active = self._finish(objective, state, active)
             if not len(active):
                 break
+            self._descend(objective, state, active)
+        else:
+            self._finish(objective, state, active)
         return state
 
     def _begin(self, objective: Objective, first: Tensor, lower: Tensor, upper: Tensor) -> State:
-        point = objective.evaluate(first)
+        point = _evaluated(objective, first)
         blocks = first.new_zeros((len(first), 0))
         if self.gram is not None:
             blocks = self.gram.coefficients(objective.data()[1])
@@ -137,39 +195,64 @@ class Search:
         return State(
             first.clone(), lower, upper, point.chi2, point.gradient, hessian, damping, counter,
             counter.clone(), ~yes, counter.clone(), yes, exact.clone(), blocks,
+            Pieces.none(first),
         )  # fmt: skip
 
-    def _descend(self, objective: Objective, state: State, active: Tensor) -> None:
-        """Step the `active` stars, in place, until the last one is done."""
-        everyone, active = objective, whole(active)
-        objective = everyone.take(active)
-        while len(active):
-            part, done = self._step(objective, state.take(active))
-            state.put(active, part)
-            if bool(done.any()):
-                active = whole(active[~done])
-                objective = everyone.take(active)
+    def _descend(self, objective: Objective, state: State, waiting: Tensor) -> None:
+        """Step the `waiting` stars, in place, until all are done; some of them at a time."""
+        everyone, chosen = objective, waiting[:0]
+        while len(waiting):
+            now, later = waiting[:WINDOW], waiting[WINDOW:]
+            part = state.take(whole(now))
+            plan = self._plan(part)
+            far = (plan.promise >= self.options.tolerance)[: len(now)]
+            state.held[now[(plan.bent[: len(now)]) & ~far]] = True
+            rows = whole(torch.nonzero(far).squeeze(1))
+            going = now[far]
+            if len(rows):
+                active = now[rows]
+                if not torch.equal(active, chosen):
+                    chosen, objective = active, everyone.take(active)
+                part, done = self._step(objective, part.take(rows), plan.take(rows))
+                state.put(active, part)
+                going = going[~done[: len(going)]]
+            waiting = torch.cat([going, later])
 
-    def _step(self, objective: Objective, state: State) -> tuple[State, Tensor]:
+    def _plan(self, state: State) -> Plan:
+        """Return the next step of every star, and what it promises."""
+        room, quadratic = state.room(), (state.hessian, state.gradient)
+        damped = bounded_step(*quadratic, *room, damping=state.damping[:, None])
+        less = promised_gain(*quadratic, damped).abs()
+        newton, promise = damped.clone(), less.clone()
+        rows = torch.nonzero(state.damping > _FIRST_DAMPING).squeeze(1)  # else they are the same
+        if len(rows):
+            own, (low, high) = (state.hessian[rows], state.gradient[rows]), room
+            newton[rows] = bounded_step(*own, low[rows], high[rows], damping=JITTER)
+            promise[rows] = promised_gain(*own, newton[rows]).abs()
+        plan = Plan(damped, promise, less, torch.zeros_like(state.held))
+        rows = whole(torch.nonzero(state.pieces.met).squeeze(1))
+        if len(rows):
+            part = state.take(rows)
+            seen = part.pieces.seen_from(part.parameters, part.chi2, part.gradient, part.hessian)
+            inside = (room[0][rows], room[1][rows])
+            raised = part.hessian.clone()
+            raised.diagonal(dim1=1, dim2=2).mul_(1 + part.damping[:, None])
+            step, _, _ = bent_step(*seen, raised, inside, damped[rows])
+            damped[rows], less[rows] = step, fall(*seen, part.hessian, step)
+            step, promise[rows], plan.bent[rows] = bent_step(
+                *seen, part.hessian, inside, newton[rows]
+            )
+        return plan
+
+    def _step(self, objective: Objective, state: State, plan: "Plan") -> tuple[State, Tensor]:
         """Try one step for every star; return the new state and (n,) bool, which stars are done.
 
-        A star is `near` when the undamped step, within the bounds, promises less than the
-        tolerance. That step is then its last one, taken if it lowers chi2. It is `held` when only
-        the damped step promises so little: it sits in a kink of the model, where the gradient
-        promises what no step gives.
+        A star is `held` when the damped step promises less than the tolerance and the undamped one
+        more: it sits in a kink of the model, where the gradient promises what no step gives.
         """
-        here = state.parameters.double()
-        room = (state.lower.double() - here, state.upper.double() - here)
-        quadratic = (state.hessian, state.gradient)
-        newton = bounded_step(*quadratic, *room, damping=JITTER)
-        damped = bounded_step(*quadratic, *room, damping=state.damping[:, None])
-        promise = promised_gain(*quadratic, newton).abs()
-        less = promised_gain(*quadratic, damped).abs()
-        near = promise < self.options.tolerance
-        held = ~near & (less < self.options.tolerance) & (state.damping >= _HELD_DAMPING)
-        held &= state.fresh
-        slow = ~near & (promise < _HARMLESS_GAIN)
-        trial = here + torch.where(near[:, None], newton, damped)
+        here, promise, less = state.parameters.double(), plan.promise, plan.less
+        held = (less < self.options.tolerance) & (state.damping >= _HELD_DAMPING) & state.fresh
+        trial = here + plan.damped
         trial = trial.clamp(state.lower.double(), state.upper.double()).to(state.parameters)
         point = objective.evaluate(trial)
         gain = state.chi2 - point.chi2
@@ -177,20 +260,24 @@ class Search:
         honest = (gain > _HONEST[0] * less) & (gain < _HONEST[1] * less)
         stale = ~state.fresh & ~accepted  # the old Hessian may be to blame, not the damping
         poor = gain < _POOR * less
+        beyond = torch.where(accepted[:, None], state.parameters, trial)
+        pieces = state.pieces.with_another(
+            poor & (promise < _KINK),
+            beyond,
+            torch.where(accepted, state.chi2, point.chi2),
+            torch.where(accepted[:, None], state.gradient, point.gradient),
+        )
+        full = state.pieces.chi2[:, -1].isfinite()
         damping = torch.where(
             accepted & ~poor,
             (state.damping * _ACCEPTED).clamp(min=_LEAST_DAMPING),
             (state.damping * _REJECTED).clamp(min=_HELD_DAMPING),
         )
-        damping = torch.where(stale, state.damping, damping)
-        # In a kink steps gain next to nothing of what is promised; little is at stake.
-        slow &= (state.damping >= _KINK_DAMPING) & torch.where(
-            accepted, gain < self.options.tolerance, state.fresh & (promise < _SMALL_GAIN)
-        )
+        kept = stale | (poor & (promise < _KINK) & ~full)
+        damping = torch.where(kept, state.damping, damping)
         stalled = (held & (promise > _HARMLESS_GAIN)) | (damping > _MOST_DAMPING)
-        held |= slow
-        late = ~(near | held | stalled) & (state.n_steps + 1 >= self.options.max_steps)
-        done = near | held | stalled | late
+        late = ~(held | stalled) & (state.n_steps + 1 >= self.options.max_steps)
+        done = held | stalled | late
         new = replace(
             state,
             parameters=torch.where(accepted[:, None], trial, state.parameters),
@@ -202,11 +289,19 @@ class Search:
             status=(FitStatus.MAX_STEPS * late + FitStatus.STALLED * stalled).int(),
             held=held,
             fresh=state.fresh & ~accepted,
+            pieces=pieces,
         )
         wanted = accepted & ((state.n_fresh < _FRESH_STEPS) | ~honest | state.exact)
+        wanted &= ~self._all_but_there(new)
         rows = torch.nonzero((wanted | stale) & ~done).squeeze(1)
         self._refresh(objective, new, rows)
         return new, done
+
+    def _all_but_there(self, state: State) -> Tensor:
+        """(n,) bool: the Hessian at hand promises so little that the last one may be made."""
+        step = bounded_step(state.hessian, state.gradient, *state.room(), damping=JITTER)
+        promise = promised_gain(state.hessian, state.gradient, step)
+        return promise < self.options.tolerance
 
     def _refresh(self, objective: Objective, state: State, rows: Tensor) -> None:
         """Make the Hessian of `rows` anew, in place."""
@@ -225,24 +320,56 @@ class Search:
         state.fresh[rows] = True
 
     def _finish(self, objective: Objective, state: State, active: Tensor) -> Tensor:
-        """Make the Hessian where the stars stopped; return those for which it promises more."""
-        if not len(active):
-            return active
-        part, rows = state.take(active), torch.arange(len(active), device=active.device)
-        objective = objective.take(active)
-        stale = whole(rows[~(part.exact & part.fresh)])
+        """Make the Hessian where the stars stopped, and the last step that it promises, in place.
+
+        Return those for which it promises too much for a step that nobody looks at.
+        """
+        unfinished = [active[:0]]
+        for begin in range(0, len(active), WINDOW):
+            rows = whole(active[begin : begin + WINDOW])
+            part = state.take(rows)
+            chosen = objective.take(rows)
+            self._last_hessian(chosen, part)
+            step = bounded_step(part.hessian, part.gradient, *part.room(), damping=JITTER)
+            gain = promised_gain(part.hessian, part.gradient, step)
+            free = (part.status == 0) & ~part.held
+            more = free & (gain > 2 * self.options.tolerance)
+            more &= part.n_steps < self.options.max_steps
+            long = step.abs().amax(dim=1) > _BELIEVED
+            last = free & ~more
+            part = part.moved(torch.where((last & ~long)[:, None], step, 0.0))
+            looked_at = whole(torch.nonzero(last & long).squeeze(1))
+            if len(looked_at):
+                other = part.take(looked_at).moved(step[looked_at])
+                point = chosen.take(looked_at).evaluate(other.parameters)
+                better = point.chi2 < part.chi2[looked_at]
+                other = replace(other, chi2=point.chi2, gradient=point.gradient)
+                part.put(looked_at[better], other.take(better))
+            state.put(rows, part)
+            n = min(WINDOW, len(active) - begin)
+            unfinished.append(rows[:n][more[:n]])
+        return torch.cat(unfinished)
+
+    def _last_hessian(self, objective: Objective, part: State) -> None:
+        """Make the Hessian that errors are made of, in place."""
+        known = part.fresh if self.last_gram is self.gram else part.exact & part.fresh
+        stale = whole(torch.nonzero(~known).squeeze(1))
         if self.last_gram is None:
             part.exact[:] = True
             self._refresh(objective, part, stale)
-        else:
-            some, chosen = part.parameters[stale], objective.take(stale)
-            blocks = self.last_gram.coefficients(chosen.data()[1])
-            part.hessian[stale] = self.last_gram.hessian(chosen, some, blocks)
+        elif len(stale):
+            part.hessian[stale] = self.last_gram.hessian(
+                objective.take(stale), part.parameters[stale], part.blocks[stale]
+            )
             part.fresh[stale] = True
-        state.put(active, part)
-        here = part.parameters.double()
-        room = (part.lower.double() - here, part.upper.double() - here)
-        step = bounded_step(part.hessian, part.gradient, *room, damping=JITTER)
-        more = promised_gain(part.hessian, part.gradient, step) > 2 * self.options.tolerance
-        more &= (part.status == 0) & (part.n_steps < self.options.max_steps)
-        return active[more & ~part.held]
+
+
+def _evaluated(objective: Objective, parameters: Tensor) -> Point:
+    """Evaluate some stars at a time."""
+    n = len(parameters)
+    if n <= WINDOW:
+        return objective.evaluate(parameters)
+    everyone = torch.arange(n, device=parameters.device)
+    parts = [everyone[begin : begin + WINDOW] for begin in range(0, n, WINDOW)]
+    points = [objective.take(rows).evaluate(parameters[rows]) for rows in parts]
+    return Point(torch.cat([p.chi2 for p in points]), torch.cat([p.gradient for p in points]))

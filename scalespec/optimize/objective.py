@@ -17,7 +17,8 @@ from torch import Tensor
 from scalespec.optimize import fused
 from scalespec.optimize.matmul import GROUP, ROWS, linear, whole
 from scalespec.optimize.normalization import Continuum, Renormalization, Smoother, as_rows
-from scalespec.optimize.shift import Broadening, Shift, log_step, stencil_span
+from scalespec.optimize.pixels import cleaned, inside
+from scalespec.optimize.shift import Broadening, Shift, log_step
 
 __all__ = ["ArrayLike", "Emulator", "EmulatorSpec", "Objective", "Prior", "Smoother", "as_rows"]
 
@@ -186,15 +187,15 @@ class Objective:
     ) -> Self:
         """Weigh `flux` and `ivar` (n, P) of stars with first velocities `rv_start` (n,)."""
         step, n_pixel = log_step(model.spec.wavelength), flux.shape[1]
-        mask = ivar > 0
         reach = 0 if broadening is None else broadening.reach(log_pixel(step))
-        inside = _inside(rv_start, rv_range, step=step, n_pixel=n_pixel, reach=reach)
-        weight = torch.where(mask & inside, ivar, 0.0)
+        edges = inside(rv_start, rv_range, step=step, n_pixel=n_pixel, reach=reach)
+        data, weight = cleaned(flux, ivar, edges)
         if bool(model.scatter.any()):
             scatter = Shift.by(rv_start, step=step).forward(model.scatter.repeat(len(flux), 1))
             weight /= 1.0 + weight * scatter.square()
-        data = torch.where(mask, flux, 0.0)
-        continuum = None if smoother is None else Renormalization.of(smoother, mask.to(flux))
+        continuum = None
+        if smoother is not None:
+            continuum = Renormalization.of(smoother, (ivar > 0).to(flux))
         rows = torch.arange(len(flux), device=flux.device)
         return cls(
             model, data, weight, rows, rv_start, rv_range, step, continuum, broadening=broadening
@@ -379,15 +380,3 @@ class Objective:
 def log_pixel(step: float) -> float:
     """Return the velocity [km/s] of a pixel of `step` in ln(wavelength)."""
     return 299_792.458 * step
-
-
-def _inside(rv: Tensor, rv_range: float, *, step: float, n_pixel: int, reach: int) -> Tensor:
-    """(n, P) bool: pixels whose stencil stays on the grid at every velocity of the search.
-
-    One fixed set per star: chi2 would jump with every pixel that enters or leaves.
-    """
-    lowest, _ = stencil_span(rv + rv_range, step=step, reach=reach)
-    _, highest = stencil_span(rv - rv_range, step=step, reach=reach)
-    pixel = torch.arange(n_pixel, device=rv.device, dtype=torch.int32)
-    first, last = (-lowest).int()[:, None], (n_pixel - highest).int()[:, None]
-    return (pixel >= first) & (pixel <= last)

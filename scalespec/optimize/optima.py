@@ -159,6 +159,8 @@ def best_of(
     """
     if not firsts:
         raise ValueError("a search wants at least one start, got none")
+    several = len(firsts) > 1 or restarts > 0
+    last, search = search, search.rough() if several else search
     found = Optima.of(search.run(objective, firsts[0], *bounds))
     best = found.best
     everyone = torch.arange(len(best.chi2), device=best.chi2.device)
@@ -176,6 +178,8 @@ def best_of(
         same = found.challenge(rows, search.run(objective.take(rows), start, low, high))
         in_a_row[rows] = torch.where(same, in_a_row[rows] + 1, 0)
         rows = rows[in_a_row[rows] < _ENOUGH]
+    if several:
+        last.ended(objective, best)
     return found
 
 

@@ -27,7 +27,7 @@ _RIDGE = 1e-4  # of the diagonal: only keeps the normal equations solvable
 
 @dataclass(frozen=True)
 class RidgeStart:
-    """A regression of scaled labels on principal components of the flux and their products.
+    """A regression of labels and velocity on principal components of the flux and their products.
 
     Attributes
     ----------
@@ -37,8 +37,10 @@ class RidgeStart:
         Mean spectrum; it fills pixels without information.
     basis : (P, q) float32
         Principal components, each divided by the spread of its coefficient.
-    coefficients : (F, K) float64
-        Scaled labels per feature.
+    coefficients : (F, K + 1) float64
+        Scaled labels, and velocity [km/s], per feature.
+    rv_kms : float [km/s]
+        Velocities that it has learned from, to either side; estimates are clipped to it.
     """
 
     minimum: NDArray[np.float64]
@@ -46,6 +48,7 @@ class RidgeStart:
     mean: FloatArray
     basis: FloatArray
     coefficients: NDArray[np.float64]
+    rv_kms: float
 
     def apply(self, flux: FloatArray, ivar: FloatArray) -> FloatArray:
         """Estimate labels.
@@ -60,18 +63,24 @@ class RidgeStart:
         (n, K) float32
             Physical labels within the box.
         """
+        return self.estimate(flux, ivar)[0]
+
+    def estimate(self, flux: FloatArray, ivar: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Estimate labels as `apply` does, and velocities (n,) [km/s]."""
         basis, mean = torch.tensor(self.basis), torch.tensor(self.mean)
-        parts = [torch.empty(0, len(self.minimum), dtype=torch.float64)]
+        coefficients = torch.tensor(self.coefficients)
+        parts = [torch.empty(0, coefficients.shape[1], dtype=torch.float64)]
         for begin in range(0, len(flux), _BATCH):
             rows = slice(begin, begin + _BATCH)
             used = np.isfinite(flux[rows]) & (ivar[rows] > 0)
             filled = as_rows(np.where(used, flux[rows], self.mean), mean)
             filled = filled[whole(torch.arange(len(used)))]
-            found = _features(filled, mean, basis) @ torch.tensor(self.coefficients)
-            parts.append(found[: len(used)])
-        x = torch.cat(parts).numpy().clip(-0.5, 0.5)
+            part = _features(filled, mean, basis) @ coefficients
+            parts.append(part[: len(used)])
+        found = torch.cat(parts).numpy()
+        x, rv = found[:, :-1].clip(-0.5, 0.5), found[:, -1].clip(-self.rv_kms, self.rv_kms)
         labels = self.minimum + (x + 0.5) * (self.maximum - self.minimum)
-        return labels.astype(np.float32)
+        return labels.astype(np.float32), rv.astype(np.float32)
 
 
 def ridge_start(
@@ -137,13 +146,14 @@ def ridge_start(
     if rv_kms is not None and not 0 <= rv_kms < math.inf:
         raise ValueError(f"rv_kms must be 0 km/s or more, got {rv_kms:g}")
     rng = np.random.default_rng(seed)
+    most = 0.5 * _pixel_kms(model) if rv_kms is None else rv_kms
     with torch.inference_mode():
         clean, _ = _draw(model, _N_BASIS_DRAWS, rng, smoothing=smoothing)
         mean, basis = _principal_components(clean, _N_LINEAR)
         gram = cross = torch.zeros((), dtype=torch.float64).to(mean.device)
         for begin in range(0, n_draws, _BATCH):
             n = min(_BATCH, n_draws - begin)
-            flux, x = _draw(model, n, rng, smoothing=smoothing, snr=snr, fill=mean, rv_kms=rv_kms)
+            flux, x = _draw(model, n, rng, smoothing=smoothing, snr=snr, fill=mean, rv_kms=most)
             features = _features(flux, mean, basis)
             gram = gram + features.T @ features
             cross = cross + features.T @ x
@@ -155,6 +165,7 @@ def ridge_start(
         mean=mean.float().cpu().numpy(),
         basis=basis.float().cpu().numpy(),
         coefficients=coefficients.cpu().numpy(),
+        rv_kms=most,
     )
 
 
@@ -198,7 +209,7 @@ def templates(
         points = (flux - mean) @ basis * (basis.norm(dim=0) ** -2)
         centers = _cluster(points, n)
         chosen = torch.cdist(centers, points).argmin(dim=1)
-        scaled = x[chosen].double().cpu().numpy()
+        scaled = x[chosen, :-1].cpu().numpy()
     labels = low + (scaled + 0.5) * (high - low)
     return flux[chosen].float().cpu().numpy(), labels.astype(np.float32)
 
@@ -307,11 +318,11 @@ def _draw(
     smoothing: Smoother | None,
     snr: tuple[float, float] | None = None,
     fill: Tensor | None = None,
-    rv_kms: float | None = None,
+    rv_kms: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """(n, P) spectra of labels all over the box, (n, K) their scaled labels.
+    """(n, P) spectra of labels all over the box; (n, K + 1) their scaled labels and velocities.
 
-    With `snr` and `fill`: moved, with noise, masked pixels filled.
+    With `snr` and `fill`: moved by up to `rv_kms`, with noise, masked pixels filled.
     """
     like = model.scatter
     x = as_rows(rng.uniform(-0.5, 0.5, (n, len(model.spec.labels))), like)
@@ -320,15 +331,14 @@ def _draw(
     if fill is not None:
         masked = rng.random((n, len(like)), dtype=np.float32) < 0.1 * rng.random((n, 1))
         mask = as_rows(~masked, like)
-        most = 0.5 * _pixel_kms(model) if rv_kms is None else rv_kms
-        rv = as_rows(rng.uniform(-most, most, n), like)
+        rv = as_rows(rng.uniform(-rv_kms, rv_kms, n), like)
     objective = Objective.of(model, mask, mask, rv_start=rv, rv_range=0.0, smoother=smoothing)
     flux = objective.predict(torch.nn.functional.pad(x, (0, 1)))
     if snr is not None and fill is not None:
         sigma = np.exp(-rng.uniform(math.log(snr[0]), math.log(snr[1]), (n, 1)))
         noise = rng.standard_normal((n, len(like)), dtype=np.float32)
         flux = torch.where(mask > 0, flux + as_rows(noise * sigma, like), fill)
-    return flux, x.double()
+    return flux, torch.cat([x, rv[:, None]], dim=1).double()
 
 
 def _pixel_kms(model: Emulator) -> float:

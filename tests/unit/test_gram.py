@@ -122,7 +122,7 @@ def test_a_scatter_that_is_greatest_in_lines_is_in_the_blocks():
 def test_weights_of_blocks_are_never_negative_and_keep_their_sums():
     rng = np.random.default_rng(5)
     profile = torch.tensor(rng.uniform(0, 1, 100))
-    gram = BlockGram(*(torch.zeros(1, 1) for _ in range(4)), (0, 50, 100), profile)
+    gram = BlockGram(*(torch.zeros(1, 1) for _ in range(5)), (0, 50, 100), profile)
     for weight in (1 - profile, profile**3, profile**0, 0 * profile, 2 + 3 * profile):
         flat, along = gram.coefficients(weight[None])[0].view(2, 2)
         assert (flat >= 0).all()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from scalespec.optimize.fit import FitOptions, fit_labels
+from scalespec.optimize.kink import Pieces
 from scalespec.optimize.levenberg import State
 from scalespec.optimize.optima import Optima, best_of
 from scalespec.optimize.result import FitStatus
@@ -26,6 +27,7 @@ def ends(places: list[float], chi2: list[float], *, status: int = 0) -> State:
     return State(
         x, x * 0 - 0.5, x * 0 + 0.5, torch.tensor(chi2).double(), x * 0, hessian, none.double(),
         none + 1, none + status, ~yes, none.clone(), yes, yes.clone(), x[:, :0],
+        Pieces.none(x),
     )  # fmt: skip
 
 
@@ -84,12 +86,20 @@ class Searching:
     def __init__(self, chi2: list[list[float]]) -> None:
         self.chi2 = chi2
         self.asked: list[int] = []
+        self.last = 0  # stars whose last Hessians were asked for
 
     def run(self, objective: "Rows", first: Tensor, low: Tensor, high: Tensor) -> State:
         del first, low, high
         made = self.chi2[len(self.asked)]
         self.asked.append(len(objective.rows))
         return ends([0.0] * len(objective.rows), [made[k] for k in objective.rows])
+
+    def rough(self) -> "Searching":
+        return self
+
+    def ended(self, objective: "Rows", state: State) -> State:
+        self.last = len(objective.rows)
+        return state
 
 
 class Rows(SimpleNamespace):
@@ -104,6 +114,7 @@ def test_two_searches_in_a_row_without_news_are_enough():
     found = best_of(search, Rows(rows=[0, 1, 2]), [edge * 0], (-edge, edge), 5)  # type: ignore[arg-type]
     assert found.best.chi2.tolist() == [10, 8, 5]
     assert search.asked == [3, 3, 3, 2, 2, 1]
+    assert search.last == 3
 
 
 def test_the_other_optimum_is_in_the_error():
