@@ -5,10 +5,12 @@
     python benchmarks/scaling.py noop --engine dask --blocks 25000  # engine, driver, ledger alone
     python benchmarks/scaling.py noop --engine dask --single        # one block a call, as if long
     python benchmarks/scaling.py stages RUN.toml --workers 1 2 4 8  # a finished run, stage by stage
+    python benchmarks/scaling.py alone RUN.toml --verbs fit  # its computing in one process, no more
 
 ``--json F`` puts rows into a file, in the place of older ones of the same kind. A no-op block reads
 nothing and computes nothing, but commits: what is left is the price of the engine, the driver and
-the ledger. Strong scaling is all blocks on more workers, weak so many blocks per worker.
+the ledger. Strong scaling is all blocks on more workers, weak so many blocks per worker; the share
+that a worker is busy is its rate over that of the stage's computing alone, data in memory.
 ``simulate.py`` goes on from there to a thousand workers.
 """
 
@@ -234,6 +236,24 @@ def measured(arguments, verb: str, workers: int, share: float) -> dict:
     }
 
 
+def alone(arguments) -> list[dict]:
+    """What a stage computes, in this process, from memory: the rate that no worker can pass."""
+    config, rows = load_config(arguments.run_file), []
+    for verb in arguments.verbs:
+        stage = next(_stages(config, verb))
+        made = None if stage.setup is None else stage.setup()
+        data = [stage.read(block) for block in stage.blocks]
+        stage.compute(made, data[0])
+        begin = time.perf_counter()
+        for one in data:
+            stage.compute(made, one)
+        seconds = time.perf_counter() - begin
+        size = sum(block.size for block in stage.blocks)
+        rate = round(size / seconds, 1)
+        rows.append({"what": "alone", "stage": verb, "rows": size, "spectra_per_s": rate})
+    return rows
+
+
 def _stages(config: RunConfig, verb: str):
     for step in VERBS[verb](config):
         if isinstance(step, Stage):
@@ -282,7 +302,11 @@ def parser() -> argparse.ArgumentParser:
     two.add_argument("--workers", nargs="+", type=int, default=[1, 2, 4, 8])
     two.add_argument("--kinds", nargs="+", default=["strong", "weak"])
     two.set_defaults(do=stages)
-    for part in (one, half, two):
+    three = verbs.add_parser("alone")
+    three.add_argument("run_file")
+    three.add_argument("--verbs", nargs="+", default=["fit"])
+    three.set_defaults(do=alone)
+    for part in (one, half, two, three):
         part.add_argument("--json", type=Path)
     return made
 

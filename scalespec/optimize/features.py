@@ -19,11 +19,13 @@ from scalespec.optimize.levenberg import Search, SearchOptions
 from scalespec.optimize.matmul import linear
 from scalespec.optimize.normalization import as_rows
 from scalespec.optimize.objective import ArrayLike, Emulator, Point, output_layer
+from scalespec.optimize.pixels import finite_rows, weighed
 from scalespec.optimize.result import FitResult, FitStatus
 from scalespec.optimize.trust import PRIOR_DOMINATED_BOX, covariance, edges
 
 _PRODUCTS_FLOATS = 1 << 26  # of the products of features' spectra: beyond, Gram matrices per star
 _STARS = 512
+_CACHED_STARS = 64  # whose pixels stay in the cache between the pass over them and the products
 
 
 @dataclass(frozen=True)
@@ -44,25 +46,42 @@ class FeatureObjective:
     rest: Tensor
 
     @classmethod
-    def of(cls, model: Emulator, layer: torch.nn.Linear, flux: Tensor, weight: Tensor) -> Self:
-        """Sum over the pixels of `flux` and `weight` (n, P), around the middle of the box."""
+    def of(
+        cls, model: Emulator, layer: torch.nn.Linear, flux: Tensor, ivar: Tensor
+    ) -> tuple[Self, Tensor]:
+        """Sum over the pixels of `flux` and `ivar` (n, P), around the middle of the box.
+
+        Returns
+        -------
+        FeatureObjective
+        (n,) int64
+            Pixels that count.
+        """
         theta = layer.weight.detach()
         n, size = len(flux), theta.shape[1]
         middle = model.features(theta.new_zeros((1, len(model.spec.labels))))  # type: ignore[attr-defined]
-        center = middle @ theta.T + (layer.bias if layer.bias is not None else 0.0)
-        residual = flux - center  # small numbers: float32 sums keep chi2 to a thousandth
+        center = (middle @ theta.T)[0] + (layer.bias if layer.bias is not None else 0.0)
         i, j = torch.triu_indices(size, size, device=theta.device)
+        place = i.new_empty((size, size))  # of each product among those of a triangle
+        place[i, j] = place[j, i] = torch.arange(len(i), device=i.device)
+        across, products = theta.T.contiguous(), None
         if len(i) * len(theta) <= _PRODUCTS_FLOATS:
-            packed = linear(weight, (theta[:, i] * theta[:, j]).T.contiguous())
-            gram = weight.new_empty((n, size, size))
-            gram[:, i, j] = packed
-            gram[:, j, i] = packed
-        else:
-            gram = torch.stack([(theta * w[:, None]).T @ theta for w in weight])
-        cross = linear(weight * residual, theta.T.contiguous())
-        rest = (weight * residual).mul_(residual).sum(dim=1, dtype=torch.float64)
+            products = (theta[:, i] * theta[:, j]).T.contiguous()
+        gram, cross = theta.new_empty((n, size, size)), theta.new_empty((n, size))
+        rest, n_used = gram.new_empty(n).double(), gram.new_empty(n).long()
+        for begin in range(0, n, _CACHED_STARS):
+            rows = slice(begin, begin + _CACHED_STARS)
+            # residuals are small numbers: float32 sums keep chi2 to a thousandth
+            weight, pulled, rest[rows], n_used[rows] = weighed(
+                flux[rows], ivar[rows], center, model.scatter
+            )
+            cross[rows] = linear(pulled, across)
+            if products is None:
+                gram[rows] = torch.stack([(theta * w[:, None]).T @ theta for w in weight])
+                continue
+            gram[rows] = linear(weight, products)[:, place]
         # Features are counted from the middle: v - v0 is small too.
-        return cls(model, gram.double(), cross.double(), rest)
+        return cls(model, gram.double(), cross.double(), rest), n_used
 
     def take(self, rows: Tensor) -> Self:
         """Keep the chosen stars."""
@@ -172,19 +191,16 @@ def _fit_batch(
     """Fit one batch and write its rows."""
     (flux, ivar), (search, snr_min) = data, how
     low, width = box(model)
-    known = (torch.isfinite(ivar) & (torch.isfinite(flux) | (ivar <= 0))).all(dim=1)
-    weight = torch.where(ivar > 0, ivar / (1.0 + ivar * model.scatter**2), 0.0)
-    used = (weight > 0).sum(dim=1)
+    known = finite_rows(flux, ivar)
+    objective, used = FeatureObjective.of(model, layer, flux, ivar)
     result = FitResult.empty(len(flux), len(low))
     result.n_used[:] = used.cpu().numpy()
     result.raise_flag(FitStatus.NONFINITE, ~known.cpu().numpy())
     result.raise_flag(FitStatus.NO_PIXELS, (used <= len(low)).cpu().numpy())
-    snr = median_snr(flux, ivar, weight > 0)
+    snr = median_snr(flux, ivar, ivar)
     result.raise_flag(FitStatus.LOW_SNR, result.fitted & (snr < snr_min).cpu().numpy())
     rows = np.flatnonzero(result.fitted)
-    chosen = torch.tensor(rows, device=flux.device)
-    clean = torch.where(weight > 0, flux, 0.0)[chosen]
-    objective = FeatureObjective.of(model, layer, clean, weight[chosen])
+    objective = objective.take(torch.tensor(rows, device=flux.device))
     edge = torch.full((len(rows), len(low)), 0.5).to(flux)
     best = None
     for c in range(starts.shape[1]):

@@ -278,7 +278,7 @@ def _prepared(
         objective = replace(objective, continuum=polynomial)
     used = objective.weight > 0
     n_used = used.sum(dim=1).cpu().numpy()
-    snr = median_snr(flux, ivar, used)
+    snr = median_snr(flux, ivar, objective.weight)
     n_width = len(options.broadening.ranges)
     result = FitResult.empty(len(flux), objective.n_label, n_width=n_width)
     result.n_used[:] = n_used
@@ -292,11 +292,11 @@ def _prepared(
     return objective, result
 
 
-def median_snr(flux: Tensor, ivar: Tensor, used: Tensor) -> Tensor:
-    """(n,) median signal-to-noise of the `used` pixels, of at most some thousand evenly chosen."""
+def median_snr(flux: Tensor, ivar: Tensor, weight: Tensor) -> Tensor:
+    """(n,) median signal-to-noise of the pixels with a weight, of some thousand evenly chosen."""
     some = slice(None, None, max(1, flux.shape[1] // _SNR_PIXELS))
     values = flux[:, some] * torch.sqrt(ivar[:, some])
-    return torch.where(used[:, some], values, torch.nan).nanmedian(dim=1).values
+    return torch.where(weight[:, some] > 0, values, torch.nan).nanmedian(dim=1).values
 
 
 def _fit_batch(

@@ -18,9 +18,14 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 
 def _compiled(function: Function) -> Function:
-    """Compile with sums reordered and fused; NaN and infinity keep their meaning."""
+    """Compile with sums reordered and fused; NaN and infinity keep their meaning.
+
+    A division by 0 is infinite, as in NumPy: a check for it would keep loops from being vectors.
+    """
     faster = {"contract", "reassoc", "arcp", "nsz"}
-    return cast(Function, numba.njit(cache=True, fastmath=faster, nogil=True)(function))
+    return cast(
+        Function, numba.njit(cache=True, fastmath=faster, nogil=True, error_model="numpy")(function)
+    )
 
 
 @_compiled
@@ -117,6 +122,42 @@ def finite(flux: Array, ivar: Array, out: NDArray[np.bool_]) -> None:
             needed = ivar[s, i] > 0 or not known
             bad += not known or (needed and flux[s, i] - flux[s, i] != 0)
         out[s] = bad == 0
+
+
+@_compiled
+def weigh(
+    data: tuple[Array, Array],
+    model: tuple[Array, Array],
+    out: tuple[Array, Array, NDArray[np.float64], Integers],
+) -> None:
+    """Compare spectra (n, P) with one spectrum, in one pass per star.
+
+    Parameters
+    ----------
+    data : flux (n, P), ivar (n, P)
+    model : flux (P,), scatter squared (P,)
+    out : weight (n, P), weight times residual (n, P), chi2 (n,), number of pixels that count (n,)
+    """
+    flux, ivar = data
+    center, variance = model
+    weight, pulled, chi2, used = out
+    n_pixel = len(center)
+    zero, one = ivar.dtype.type(0), ivar.dtype.type(1)
+    for s in range(len(flux)):
+        y, v, w, p = flux[s], ivar[s], weight[s], pulled[s]
+        for i in range(n_pixel):
+            known = v[i] if v[i] > 0 else zero
+            w[i] = known / (one + known * variance[i])
+            p[i] = y[i] - center[i] if v[i] > 0 else zero
+        total = 0.0
+        for i in range(n_pixel):
+            residual = p[i]
+            p[i] = w[i] * residual
+            total += np.float64(p[i] * residual)
+        count = np.int32(0)
+        for i in range(n_pixel):
+            count += np.int32(1) if w[i] > 0 else np.int32(0)
+        chi2[s], used[s] = total, count
 
 
 @_compiled

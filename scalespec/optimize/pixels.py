@@ -40,3 +40,32 @@ def finite_rows(flux: Tensor, ivar: Tensor) -> Tensor:
         return out
     known = torch.isfinite(ivar) & (torch.isfinite(flux) | (ivar <= 0))
     return known.all(dim=1)
+
+
+def weighed(
+    flux: Tensor, ivar: Tensor, center: Tensor, scatter: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Compare spectra (n, P) with one, `center` (P,), whose error is `scatter` (P,).
+
+    Returns
+    -------
+    weight, pulled : (n, P)
+        1 / (sigma^2 + scatter^2), and that times the residual.
+    chi2 : (n,) float64
+    n_used : (n,) int64
+        Pixels that count.
+    """
+    variance = scatter**2
+    if flux.device.type == "cpu":
+        weight, pulled = torch.empty_like(ivar), torch.empty_like(flux)
+        chi2, n_used = torch.empty(len(flux)).double(), torch.empty(len(flux)).long()
+        data = flux.contiguous().numpy(), ivar.contiguous().numpy()
+        out = (weight.numpy(), pulled.numpy(), chi2.numpy(), n_used.numpy())
+        fused.weigh(data, (center.numpy(), variance.numpy()), out)
+        return weight, pulled, chi2, n_used
+    counts = ivar > 0
+    weight = torch.where(counts, ivar / (1.0 + ivar * variance), 0.0)
+    residual = torch.where(counts, flux - center, 0.0)
+    pulled = weight * residual
+    chi2 = (pulled * residual).sum(dim=1, dtype=torch.float64)
+    return weight, pulled, chi2, counts.sum(dim=1)
