@@ -51,6 +51,11 @@ class Pieces:
         """(n,) bool: there is one."""
         return self.chi2.isfinite().any(dim=1)
 
+    @property
+    def full(self) -> Tensor:
+        """(n,) bool: one more would take the place of another."""
+        return self.chi2[:, -1].isfinite()
+
     def take(self, rows: Tensor) -> Self:
         """Keep the chosen stars."""
         return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self)})

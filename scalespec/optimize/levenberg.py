@@ -1,7 +1,10 @@
 """Batched Levenberg-Marquardt: steps of many stars at once, each with its own damping.
 
 Chi2 and its gradient are exact at every step. The Hessian, which only shapes the path, comes from
-wavelength blocks where the model allows it, and is kept while it predicts well.
+wavelength blocks where the model allows it, and is kept while it predicts well. A step that gains
+far less than it promised has crossed a kink of the model: what was met there bends the next one.
+The last step, which promises less than the tolerance, is taken with the Hessian that errors are
+made of and not looked at, unless it is long.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -21,13 +24,11 @@ WINDOW = 512
 """Stars stepped together: others take the places of those that are done."""
 _FIRST_DAMPING, _LEAST_DAMPING, _MOST_DAMPING = 1e-4, 1e-6, 1e6
 _HELD_DAMPING = 1e-2  # the least after a rejected step: smaller ones change no step
-_KINK_DAMPING = 0.5  # from which a step that gains nothing is not one that is merely too long
 _ACCEPTED, _REJECTED = 0.2, 8.0  # factors on the damping
 _KINK = 10.0  # of chi2: under which a step that gains little has met a kink
 _POOR = 0.25  # part of what a step promised, under which the next one is shorter
 _BELIEVED = 0.05  # of a parameter's range: a last step under it is taken without a look at chi2
 _HARMLESS_GAIN = 1.0  # of chi2: what a kink may withhold without a flag
-_SMALL_GAIN = 0.1  # of chi2: what a refused step may leave
 _FRESH_STEPS = 3  # accepted steps after each of which the Hessian is made anew
 _HONEST = (0.7, 1.4)  # gain over promise within which an old Hessian still serves
 _ROUNDS = 3  # searches begun again where the last Hessian promises more than the one before
@@ -260,21 +261,13 @@ class Search:
         honest = (gain > _HONEST[0] * less) & (gain < _HONEST[1] * less)
         stale = ~state.fresh & ~accepted  # the old Hessian may be to blame, not the damping
         poor = gain < _POOR * less
-        beyond = torch.where(accepted[:, None], state.parameters, trial)
-        pieces = state.pieces.with_another(
-            poor & (promise < _KINK),
-            beyond,
-            torch.where(accepted, state.chi2, point.chi2),
-            torch.where(accepted[:, None], state.gradient, point.gradient),
-        )
-        full = state.pieces.chi2[:, -1].isfinite()
         damping = torch.where(
             accepted & ~poor,
             (state.damping * _ACCEPTED).clamp(min=_LEAST_DAMPING),
             (state.damping * _REJECTED).clamp(min=_HELD_DAMPING),
         )
-        kept = stale | (poor & (promise < _KINK) & ~full)
-        damping = torch.where(kept, state.damping, damping)
+        kink = poor & (promise < _KINK)
+        damping = torch.where(stale | (kink & ~state.pieces.full), state.damping, damping)
         stalled = (held & (promise > _HARMLESS_GAIN)) | (damping > _MOST_DAMPING)
         late = ~(held | stalled) & (state.n_steps + 1 >= self.options.max_steps)
         done = held | stalled | late
@@ -289,7 +282,7 @@ class Search:
             status=(FitStatus.MAX_STEPS * late + FitStatus.STALLED * stalled).int(),
             held=held,
             fresh=state.fresh & ~accepted,
-            pieces=pieces,
+            pieces=_with_a_piece(state, kink, accepted, trial, point),
         )
         wanted = accepted & ((state.n_fresh < _FRESH_STEPS) | ~honest | state.exact)
         wanted &= ~self._all_but_there(new)
@@ -373,3 +366,16 @@ def _evaluated(objective: Objective, parameters: Tensor) -> Point:
     parts = [everyone[begin : begin + WINDOW] for begin in range(0, n, WINDOW)]
     points = [objective.take(rows).evaluate(parameters[rows]) for rows in parts]
     return Point(torch.cat([p.chi2 for p in points]), torch.cat([p.gradient for p in points]))
+
+
+def _with_a_piece(
+    state: State, kink: Tensor, accepted: Tensor, trial: Tensor, point: Point
+) -> Pieces:
+    """Remember the side of a kink that a star does not stay on."""
+    moved = accepted[:, None]
+    return state.pieces.with_another(
+        kink,
+        torch.where(moved, state.parameters, trial),
+        torch.where(accepted, state.chi2, point.chi2),
+        torch.where(moved, state.gradient, point.gradient),
+    )
