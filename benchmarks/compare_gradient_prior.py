@@ -20,7 +20,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,14 @@ KELVIN, DEX = 100.0, 0.1
 REFERENCES, TEST_STARS, FLUX_STARS = 30, 200, 1000
 STRENGTH = 1e-3
 """The prior's: the best of 1e-5 to 3 here, and as good as 3e-3, ``[train] gradient_strength``."""
+ROUNDS = (0.05, 0.15, 0.3, 0.5)
+"""Shares of the evaluations, by rounds of variable projection."""
+STEPS = {"payne": 200, "phdlspec": 200, "transformer": 8000}
+"""At most: evaluations of variable projection; the transformer's steps of Adam."""
+PROBE = {"payne": 10, "phdlspec": 10, "transformer": 32}
+"""Steps, and twice as many, that tell what one costs."""
+VALIDATED = 50
+"""Spectra that the transformer, whose cost goes by the pixel, is validated with at most."""
 NOISE_STARS, NOISE_DRAWS, WEAKER = 60, 8, 0.03
 """An element is weak if its derivatives are less than this share of the strongest label's."""
 WEAK = {"a": ("Ba", "Sr", "Mn", "Ni", "Si"), "b": ("ba_m", "nd_m", "sc_m", "al_m", "na_m")}
@@ -191,7 +199,10 @@ def teachers_noise(kind: str) -> list[dict[str, Any]]:
 
 
 def made(name: str, problem: Problem, steps: int) -> tuple[Emulator, TrainOptions]:
-    """Return an untrained model of a kind, and how it is trained here."""
+    """Return an untrained model of a kind, and how it is trained here.
+
+    `steps` are the transformer's steps of Adam, or other models' evaluations of all spectra.
+    """
     spec, n = problem.spec, len(problem.training[0])
     if name == "transformer":
         rows = min(32, max(n // 4, 1))
@@ -210,7 +221,8 @@ def made(name: str, problem: Problem, steps: int) -> tuple[Emulator, TrainOption
             gradient_ramp=0.2,
         )
         return model, options
-    options = TrainOptions(rounds=(0, 10, 30, 60, 100))
+    rounds = (0, *(round(share * steps) for share in ROUNDS))
+    options = TrainOptions(rounds=rounds)
     if name == "phdlspec":
         return LabelTransformer(spec, width=16, layers=2, heads=4, seed=1), options
     width = 100 if n < 400 else 300
@@ -262,6 +274,26 @@ def trained(name: str, problem: Problem, *, prior: bool, steps: int) -> tuple[Em
     return model, time.process_time() - start
 
 
+def affordable(name: str, problem: Problem, minutes: float | None) -> int:
+    """Return how many steps with the prior a model can take in so much process time, by a probe."""
+    if minutes is None:
+        return STEPS[name]
+    few, part = PROBE[name], problem
+    if name == "transformer":  # a step costs the same whatever the number of spectra
+        rows, prior = slice(128), problem.prior
+        part = replace(
+            problem,
+            training=tuple(array[rows] for array in problem.training),
+            validation=tuple(array[:2] for array in problem.validation),
+            prior=replace(
+                prior, x=prior.x[rows], label=prior.label[rows], gradient=prior.gradient[rows]
+            ),
+        )
+    spent = [trained(name, part, prior=True, steps=steps)[1] for steps in (few, 2 * few)]
+    each = max(spent[1] - spent[0], 1e-3) / few
+    return int(np.clip(60 * minutes / each, few, STEPS[name]))
+
+
 def key_of(problem: Problem, name: str, snr: float) -> str:
     """Return what a training's rows begin with."""
     sigma = "inf" if np.isinf(snr) else f"{snr:g}"
@@ -269,10 +301,14 @@ def key_of(problem: Problem, name: str, snr: float) -> str:
 
 
 def table_rows(
-    problem: Problem, name: str, key: str, steps: int
+    problem: Problem, name: str, key: str, minutes: float | None
 ) -> tuple[list[dict[str, Any]], dict[str, Emulator]]:
     """Train a model with and without the prior; return what is written down of it."""
     models, found = {}, {}
+    if name == "transformer":
+        few = tuple(array[:VALIDATED] for array in problem.validation)
+        problem = replace(problem, validation=few)
+    steps = affordable(name, problem, minutes)
     for prior in (False, True):
         model, seconds = trained(name, problem, prior=prior, steps=steps)
         found[prior] = measured(model, problem) | {"training [s CPU]": seconds}
@@ -288,7 +324,7 @@ def table_rows(
             "recipe": found[False][what],
             "ratio_to_recipe": value / found[False][what] if found[False][what] else None,
             "fraction_of_limit": None,
-            "note": "with the gradient prior; recipe: the same without",
+            "note": f"with the gradient prior; recipe: the same without; {steps} steps",
         }
         for what, value in found[True].items()
     ]
@@ -341,7 +377,8 @@ def main() -> None:
     parser.add_argument("--snr", nargs="+", type=float, default=[np.inf, 50.0])
     parser.add_argument("--noise", action="store_true", help="of the teachers' own derivatives")
     parser.add_argument("--strength", type=float, default=STRENGTH, help="of the prior")
-    parser.add_argument("--steps", type=int, default=1500, help="of Adam, for the transformer")
+    parser.add_argument("--minutes", type=float, help="of the CPU that a training may take")
+    parser.add_argument("--again", action="store_true", help="make rows anew that the JSON holds")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--figure", type=Path)
     asked = parser.parse_args()
@@ -352,9 +389,9 @@ def main() -> None:
     for problem, snr in problems(asked):
         for name in asked.models:
             key = key_of(problem, name, snr)
-            if any(row["name"].startswith(key) for row in kept(asked.json)):
+            if not asked.again and any(row["name"].startswith(key) for row in kept(asked.json)):
                 continue
-            rows, models = table_rows(problem, name, key, asked.steps)
+            rows, models = table_rows(problem, name, key, asked.minutes)
             keep(asked.json, rows)
             if asked.figure:
                 draw(asked.figure, models, problem)
