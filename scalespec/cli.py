@@ -195,13 +195,14 @@ for _name in STAGES:
 def compare(run_file: str, **options: Any) -> int:
     """Compare models on one split, with all that it takes; print the tables."""
     from scalespec.stages.folders import compare_url
-    from scalespec.stages.verdict import read_tables
+    from scalespec.stages.verdict import read_tables, written
 
     config = load_config(run_file)
     needed = ("ingest", "preprocess", "crossmatch", "compare")
     verbs = tuple(verb for verb in needed if verb in config.stages() or verb == "compare")
     code = _run(run_file, verbs, **options)
-    say(read_tables(compare_url(config)))
+    if written(compare_url(config)):  # not of one that was stopped
+        say(read_tables(compare_url(config)))
     return code
 
 

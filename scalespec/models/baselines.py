@@ -1,9 +1,9 @@
 """Classical regressors, spectra to labels: what every network has to beat.
 
 Each learns one function per label, of those training stars that have it. Errors are what validation
-says: 1.4826 times the median absolute residual of the stars held back; then these are learned from,
-too, for a method that stops by itself has no other use of them. scikit-learn is imported where it
-is used.
+says: 1.4826 times the median absolute residual of the stars held back, and how it changes with S/N;
+then these are learned from, too, for a method that stops by itself has no other use of them.
+scikit-learn is imported where it is used.
 """
 
 from abc import ABC, abstractmethod
@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scalespec.models.calibrated import ErrorScale
 from scalespec.models.domain import Domain
 from scalespec.models.features import Features, good_pixels
 from scalespec.models.regressor import FloatArray, Prediction, RegressorSpec, Sample
@@ -59,6 +60,7 @@ class Baseline(ABC):
         self._models: list[Any] = []
         self._scale = np.zeros((spec.n_label, 2))
         self._sigma = np.full(spec.n_label, np.nan)
+        self._errors = ErrorScale(spec.n_label)
         self._domain: Domain | None = None
 
     @abstractmethod
@@ -123,12 +125,16 @@ class Baseline(ABC):
     def _calibrate(self, training: Sample, validation: Sample) -> dict[str, float]:
         """Learn errors from stars held back; from the training stars where there are none."""
         held = validation if len(validation) else training
-        residual = np.abs(self.predict(held.flux, held.ivar, held.extra).labels - held.labels)
+        self._errors, self._sigma = ErrorScale(self.spec.n_label), np.zeros(self.spec.n_label)
+        made = self.predict(held.flux, held.ivar, held.extra)
+        residual = made.labels - held.labels
         found = {}
         for k, label in enumerate(self.spec.labels):
-            known = residual[np.isfinite(residual[:, k]), k]
+            known = np.abs(residual[np.isfinite(residual[:, k]), k])
             self._sigma[k] = MAD_TO_SIGMA * np.median(known) if known.size else np.nan
             found[label] = float(np.median(known)) if known.size else float("nan")
+        variance = np.square(np.hypot(self._sigma, made.sigma_epistemic))
+        self._errors.learn_of(residual, variance, held)
         return found
 
     def predict(
@@ -144,15 +150,15 @@ class Baseline(ABC):
         if self._features is None or self._domain is None:
             raise ValueError(f"{self.name} has not learned yet: call fit first")
         x = self._features.apply(flux, ivar, extra)
-        scaled, doubt = self._estimates(x)
+        scaled, unknown = self._estimates(x)
         labels = self._backward(scaled * self._scale[:, 1] + self._scale[:, 0])
-        epistemic = doubt * self._scale[:, 1] * np.where(self._log, labels, 1.0)
+        epistemic = unknown * self._scale[:, 1] * np.where(self._log, labels, 1.0)
         with torch.no_grad():
             far = self._domain(*self._scaled(flux, ivar)).numpy()
-        sigma = np.broadcast_to(self._sigma, labels.shape)
+        factor = self._errors.of(np.square(np.hypot(self._sigma, epistemic)), flux, ivar)
         empty = ~np.any(good_pixels(flux, ivar), axis=1)
-        made = _blanked(empty, labels), _blanked(empty, sigma), _blanked(empty, epistemic)
-        return Prediction(*made, far)
+        sigma, doubt = (_blanked(empty, factor * part) for part in (self._sigma, epistemic))
+        return Prediction(_blanked(empty, labels), sigma, doubt, far)
 
     def _estimates(self, x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return scaled labels (n, n_label), and what the model does not know of them."""
@@ -176,6 +182,7 @@ class Baseline(ABC):
             "models": self._models,
             "scale": self._scale,
             "sigma": self._sigma,
+            "errors": {k: v.numpy() for k, v in self._errors.state_dict().items()},
             "domain": {k: v.numpy() for k, v in self._domain.state_dict().items()},
         }
 
@@ -184,6 +191,7 @@ class Baseline(ABC):
         self._features = Features(**state["features"])
         self._models = list(state["models"])
         self._scale, self._sigma = state["scale"], state["sigma"]
+        self._errors.load_state_dict({k: torch.from_numpy(v) for k, v in state["errors"].items()})
         self._domain = Domain(self.spec.n_pixel)
         self._domain.load_state_dict({k: torch.from_numpy(v) for k, v in state["domain"].items()})
 

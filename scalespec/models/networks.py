@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scalespec.models.bayesian import BayesianCNN, MonteCarloDropout
-from scalespec.models.calibrated import SNR_CENTERS, temperature_at
+from scalespec.models.calibrated import ErrorScale
 from scalespec.models.degrade import spectrum_snr
 from scalespec.models.domain import Domain
 from scalespec.models.folded import FoldedCNN
@@ -77,8 +77,6 @@ class Regressor(torch.nn.Module):
     Deep ensembles: Lakshminarayanan, Pritzel & Blundell 2017, NeurIPS, arXiv:1612.01474.
     """
 
-    temperature: Tensor
-
     def __init__(
         self,
         spec: RegressorSpec,
@@ -101,7 +99,7 @@ class Regressor(torch.nn.Module):
         self.members = torch.nn.ModuleList(
             _drawn(network, shape, self.network_options, 1000 * seed + i) for i in range(members)
         )
-        self.register_buffer("temperature", torch.ones(len(SNR_CENTERS), spec.n_label))
+        self.errors = ErrorScale(spec.n_label)
         self.domain = Domain(spec.n_pixel)
         inputs = spec.extra.get("inputs", {"mean": [], "std": []})
         for name, numbers in (
@@ -183,7 +181,7 @@ class Regressor(torch.nn.Module):
         """Return what `Prediction` holds, as tensors; the model must be in evaluation mode."""
         seen = self.see(flux, ivar, extra)
         mean, noise, spread = self.combined(seen)
-        factor = temperature_at(self.temperature, spectrum_snr(flux, ivar)) * self.label_std
+        factor = self.errors(noise + spread, spectrum_snr(flux, ivar)) * self.label_std
         score = self.domain(seen.x[:, 0], seen.variance)
         empty = torch.isinf(score)[:, None]
         made = (

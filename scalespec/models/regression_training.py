@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scalespec.models.calibrated import temperatures
 from scalespec.models.degrade import degrade, jittered, spectrum_snr
 from scalespec.models.domain import FIT_ROWS
 from scalespec.models.label_loss import LossKind, label_loss
@@ -29,7 +28,8 @@ BUFFER_ROWS = 8192
 EVALUATION_ROWS = 512
 """Spectra of a validation batch."""
 NOISY_COPIES = 3
-"""Of each validation spectrum, at random S/N, that errors are calibrated on."""
+"""Of each validation spectrum, at random S/N, that errors are calibrated on; together they count as
+much as the spectrum itself."""
 KEPT_WHOLE = 0.2
 """Part of an epoch's spectra that are not made noisier."""
 
@@ -293,7 +293,7 @@ def _validate(model: Regressor, held: list[Tensor], context: Context) -> float:
 
 @torch.no_grad()
 def calibrate(model: Regressor, validation: Sample, options: RegressionOptions) -> None:
-    """Set a model's temperatures, and what is far from its domain, from spectra held back.
+    """Set the scale of a model's errors, and what is far from its domain, from spectra held back.
 
     Parameters
     ----------
@@ -323,14 +323,15 @@ def calibrate(model: Regressor, validation: Sample, options: RegressionOptions) 
     >>> held = Sample(flux, 400 * flux, 3 + off, 0 * off)
     >>> calibrate(model, held, RegressionOptions(snr_range=None))
     >>> made = model.predict(flux[:1], 400 * flux[:1])
-    >>> made.labels.item(), round(made.sigma.item(), 3)
+    >>> made.labels.item(), round(made.sigma.item(), 2)
     (3.0, 1.0)
     """
     if len(validation) == 0:
         raise ValueError("calibration wants at least one validation spectrum, got 0")
-    held = _noisy_copies(
-        _tensors(validation, model.label_mean.device), options, copies=NOISY_COPIES
-    )
+    own = _tensors(validation, model.label_mean.device)
+    held = _noisy_copies(own, options, copies=NOISY_COPIES)
+    weight = torch.ones(len(held[0]), device=own[0].device)
+    weight[len(validation) :] = 1 / NOISY_COPIES
     parts = []
     batches = zip(*(torch.split(t, EVALUATION_ROWS) for t in held), strict=True)
     for flux, ivar, labels, label_err, extra in batches:
@@ -342,7 +343,8 @@ def calibrate(model: Regressor, validation: Sample, options: RegressionOptions) 
         parts.append(
             (residual, noise + spread, label_err / model.label_std, spectrum_snr(flux, ivar))
         )
-    model.temperature.copy_(temperatures(*(torch.cat(part) for part in zip(*parts, strict=True))))
+    residual, variance, label_err, snr = (torch.cat(part) for part in zip(*parts, strict=True))
+    model.errors.learn(residual, variance, label_err, snr, weight)
     some = slice(None, None, -(-len(held[0]) // FIT_ROWS))
     seen = model.see(held[0][some], held[1][some])
     usable = torch.isfinite(seen.variance).any(dim=1)

@@ -323,7 +323,9 @@ def compare_url(config: RunConfig) -> str:
     source = compared_url(config)
     known = config.compare is not None and config.compare.source
     there = identity(paths.join(source, "zarr.json")) if known else _name(source.rpartition("/")[0])
-    name = digest(config.compare, there, config.run.seed, FORMAT_VERSION)
+    # Blocks are numbered by models in their order, which a digest of a table does not see.
+    order = list(config.compare.models) if config.compare is not None else []
+    name = digest(config.compare, order, there, config.run.seed, FORMAT_VERSION)
     return stage_url(config.run.workspace, "compare", name)
 
 

@@ -193,7 +193,9 @@ def _slopes(
     return np.concatenate(made)
 
 
-def bounds(perturbed: Perturbed, snr: float) -> npt.NDArray[np.float64]:
+def bounds(
+    perturbed: Perturbed, snr: float, spread: npt.NDArray[np.float64] | None = None
+) -> npt.NDArray[np.float64]:
     """Return the least errors that any method can have, when all labels are unknown together.
 
     Parameters
@@ -201,15 +203,20 @@ def bounds(perturbed: Perturbed, snr: float) -> npt.NDArray[np.float64]:
     perturbed : Perturbed
     snr : float
         Per pixel: noise is this part of the flux.
+    spread : (n_label,) float64, optional
+        Standard deviation of each label among the stars, known before any spectrum is: what a
+        regressor that has seen them knows, too.
 
     Returns
     -------
     (n_label,) float64
-        Median over the stars of the Cramér-Rao bound, 1 sigma.
+        Median over the stars of the Cramér-Rao bound, 1 sigma; with `spread` the mean over the
+        stars of van Trees' bound, which no star's labels leave without limit.
 
     References
     ----------
-    Ting et al. 2017, ApJ 843, 32, eq. 3.
+    Ting et al. 2017, ApJ 843, 32, eq. 3; van Trees 1968, Detection, Estimation, and Modulation
+    Theory I, 2.4.3.
     """
     slopes = (perturbed.flux[:, :, 0] - perturbed.flux[:, :, 1]).astype(np.float64)
     slopes /= perturbed.steps[:, :, np.newaxis]
@@ -219,10 +226,13 @@ def bounds(perturbed: Perturbed, snr: float) -> npt.NDArray[np.float64]:
     made = []
     for one, pixels in zip(slopes, weight, strict=True):
         information = (one * pixels) @ one.T
+        if spread is not None:
+            information += np.diag(spread**-2.0)
         scale = np.sqrt(np.maximum(np.diag(information), 1e-300))
         inverse = np.linalg.pinv(information / np.outer(scale, scale), hermitian=True)
         made.append(np.sqrt(np.maximum(np.diag(inverse), 0)) / scale)
-    return np.asarray(np.median(made, axis=0), np.float64)
+    typical = np.median(made, axis=0) if spread is None else np.mean(made, axis=0)
+    return np.asarray(typical, np.float64)
 
 
 def _noiseless(steps: PreprocessTable) -> PreprocessTable:

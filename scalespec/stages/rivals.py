@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from scalespec.models.base import EmulatorSpec
-from scalespec.models.baselines import MAD_TO_SIGMA, Baseline, Ridge
+from scalespec.models.baselines import Baseline, Ridge
+from scalespec.models.calibrated import ErrorScale
 from scalespec.models.cannon import Cannon, count_terms
 from scalespec.models.classical import BASELINES
 from scalespec.models.estimators import ESTIMATORS, make_estimator
@@ -49,7 +50,7 @@ class CannonRival:
         self.max_steps = max_steps
         self._model: Cannon | None = None
         self._start: Ridge | None = None
-        self._widen = np.ones(spec.n_label)
+        self._errors = ErrorScale(spec.n_label)
         self._far = 1.0
 
     def fit(self, training: Sample, validation: Sample, *, seed: int) -> dict[str, Any]:
@@ -95,17 +96,15 @@ class CannonRival:
     def _calibrate(self, held: Sample) -> dict[str, Any]:
         """Learn by how much the errors are too small, and how large chi² is."""
         labels, err, chi2 = self._fitted(held.flux, held.ivar)
-        pull = np.abs(labels - held.labels) / err
-        widen, median = np.ones(self.spec.n_label), {}
+        residual = np.where(np.isfinite(err), labels - held.labels, np.nan)
+        self._errors.learn_of(residual, np.square(err), held)
+        median = {}
         for k, label in enumerate(self.spec.labels):
-            known = pull[np.isfinite(pull[:, k]), k]
-            widen[k] = MAD_TO_SIGMA * np.median(known) if known.size else np.nan
-            residual = np.abs(labels - held.labels)[:, k]
-            median[label] = float(np.nanmedian(residual)) if known.size else float("nan")
-        self._widen = widen
+            known = np.abs(residual[np.isfinite(residual[:, k]), k])
+            median[label] = float(np.median(known)) if known.size else float("nan")
         finite = chi2[np.isfinite(chi2)]
         self._far = float(np.quantile(finite, FAR_QUANTILE)) if finite.size else 1.0
-        return {"validation_mad": median, "widen": widen.tolist()}
+        return {"validation_mad": median, "level": self._errors.level.exp().tolist()}
 
     def _fitted(self, flux: FloatArray, ivar: FloatArray) -> tuple[FloatArray, ...]:
         if self._model is None or self._start is None:
@@ -130,7 +129,7 @@ class CannonRival:
             raise ValueError("The Cannon takes spectra alone")
         labels, err, chi2 = self._fitted(flux, ivar)
         far = np.where(np.isfinite(chi2), chi2 / max(self._far, 1e-9), np.inf)
-        sigma = (err * self._widen).astype(np.float32)
+        sigma = (err * self._errors.of(np.square(err), flux, ivar)).astype(np.float32)
         return Prediction(labels, sigma, np.zeros_like(sigma), far.astype(np.float32))
 
 
@@ -162,15 +161,20 @@ class MeanOf:
                 plain["refit"] = False
             self._members.append(make_rival(kind, spec, **plain))
         self._weights = np.full((len(self._members), spec.n_label), 1 / len(self._members))
+        self._errors = ErrorScale(spec.n_label)
 
     def fit(self, training: Sample, validation: Sample, *, seed: int) -> dict[str, Any]:
-        """Let every model learn, then weigh them."""
+        """Let every model learn, then weigh them and scale the errors of their mean."""
+        self._errors = ErrorScale(self.spec.n_label)
         histories = [
             member.fit(training, validation, seed=seed + 7919 * k)
             for k, member in enumerate(self._members)
         ]
         if len(validation):
             self._weigh(validation)
+            made = self.predict(validation.flux, validation.ivar, validation.extra)
+            residual = made.labels - validation.labels
+            self._errors.learn_of(residual, np.square(made.sigma), validation)
         for k, member in enumerate(self._members):
             if isinstance(member, Baseline):
                 member.refit(training, validation, seed=seed + 7919 * k)
@@ -207,7 +211,9 @@ class MeanOf:
         spread = np.sqrt((weights * np.square(labels - mean)).sum(axis=0))
         sigma = np.sqrt((weights * np.square([one.sigma_aleatoric for one in found])).sum(axis=0))
         far = np.median([one.out_of_domain for one in found], axis=0)
-        return Prediction(*(v.astype(np.float32) for v in (mean, sigma, spread, far)))
+        factor = self._errors.of(np.square(sigma) + np.square(spread), flux, ivar)
+        made = (mean, factor * sigma, factor * spread, far)
+        return Prediction(*(values.astype(np.float32) for values in made))
 
 
 def make_rival(name: str, spec: RegressorSpec, **options: Any) -> Estimator:

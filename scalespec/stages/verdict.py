@@ -31,6 +31,11 @@ def read_facts(url: str) -> dict[tuple[str, int], dict[str, Any]]:
     return found
 
 
+def written(url: str) -> bool:
+    """Say whether a comparison has come to its tables."""
+    return paths.exists(paths.join(url, "tables.txt"))
+
+
 def read_tables(url: str) -> str:
     """Return the tables of a comparison as text.
 

@@ -18,9 +18,11 @@ from scalespec.stages.page import table as html_table
 from scalespec.stages.verdict_tables import (
     ALL,
     LABEL_COLUMNS,
+    PULLS,
     as_text,
     group_rows,
     label_rows,
+    pull_rows,
 )
 from scalespec.store import paths
 
@@ -55,8 +57,10 @@ def write_page(
     predictions, scored, facts = made
     tested = predictions[predictions["part"] == "test"]
     sections = [("Tables", _tables(scored, table)), ("One to one", _panels(url, tested, scored))]
-    sections.append(("Classes and S/N", html_table(*group_rows(scored, table))))
-    leak, leak_text = _leakage(url, table, facts)
+    by_class = paragraph("Mean absolute residual (stars).") + html_table(*group_rows(scored, table))
+    by_class += paragraph(f"{PULLS}.") + html_table(*pull_rows(scored, table))
+    sections.append(("Classes and S/N", by_class))
+    leak, leak_text = _leakage(url, table, facts, columns)
     broken, broken_text = _broken(predictions, table)
     if leak or broken:
         sections.append(("Which labels leak", leak + broken))
@@ -140,7 +144,9 @@ def in_common_units(
     return scaled
 
 
-def _leakage(url: str, table: CompareTable, facts: Facts) -> tuple[str, str]:
+def _leakage(
+    url: str, table: CompareTable, facts: Facts, columns: Mapping[str, npt.NDArray[Any]]
+) -> tuple[str, str]:
     wanted = table.leakage
     if wanted is None:
         return "", ""
@@ -170,24 +176,34 @@ def _leakage(url: str, table: CompareTable, facts: Facts) -> tuple[str, str]:
     text = "Leakage: d prediction / d truth [100 K, 0.1 dex]\n"
     text += as_text(["model", "predicted", *wanted.labels], rows) + "\n\n"
     html = picture(figure, words, wide=True)
-    least, least_text = _bounds(url, table)
+    least, least_text = _bounds(url, table, columns)
     return html + least, text + least_text
 
 
-def _bounds(url: str, table: CompareTable) -> tuple[str, str]:
+def _bounds(
+    url: str, table: CompareTable, columns: Mapping[str, npt.NDArray[Any]]
+) -> tuple[str, str]:
     """Return the Cramér-Rao bounds at every S/N that a model of the comparison was given."""
     given = sorted({m.snr for m in table.models.values() if m.snr is not None}, reverse=True)
     if not given:
         return "", ""
     perturbed = load_perturbed(paths.join(url, "perturbed"))
-    rows = [[f"{snr:g}", *(f"{value:.3g}" for value in bounds(perturbed, snr))] for snr in given]
-    columns = ["S/N", *perturbed.labels]
-    words = (
+    head = ["S/N", *perturbed.labels]
+    found: dict[str, npt.NDArray[np.float64] | None] = {
         "Cramér-Rao bound, 1 sigma, all labels unknown together: median over the reference stars. "
-        "The mean absolute residual of normal errors is 0.80 of it."
-    )
-    text = f"{words}\n{as_text(columns, rows)}\n\n"
-    return paragraph(words) + html_table(columns, rows), text
+        "The mean absolute residual of normal errors is 0.80 of it.": None
+    }
+    if set(perturbed.labels) <= set(columns):
+        spread = np.array([np.nanstd(columns[x], dtype=np.float64) for x in perturbed.labels])
+        found["The same when the spread of each label is known beforehand (van Trees), mean."] = (
+            spread
+        )
+    html = text = ""
+    for words, known in found.items():
+        rows = [[f"{s:g}", *(f"{x:.3g}" for x in bounds(perturbed, s, known))] for s in given]
+        html += paragraph(words) + html_table(head, rows)
+        text += f"{words}\n{as_text(head, rows)}\n\n"
+    return html, text
 
 
 def _broken(predictions: pd.DataFrame, table: CompareTable) -> tuple[str, str]:

@@ -32,7 +32,8 @@ def score_table(tested: pd.DataFrame, table: CompareTable, *, seed: int) -> pd.D
     -------
     pd.DataFrame
         model, label, group, n, n_stars; per statistic its value, ``_low`` and ``_high`` (68 %, by
-        stars) and ``mae_seed``, the standard deviation of the MAE from split to split. For all
+        stars); ``mae_seed``, the standard deviation of the MAE from split to split; ``pull``, that
+        of residuals over their sigmas. For all
         stars also ``worse_by``, ``worse_low``, ``worse_high`` and ``p`` against the label's best.
     """
     rows = []
@@ -72,6 +73,9 @@ def _scored(mine: pd.DataFrame, label: str, table: CompareTable, seed: int) -> d
     }
     for k, name in enumerate(STATISTICS):
         row |= {name: found.values[k], f"{name}_low": found.low[k], f"{name}_high": found.high[k]}
+    pull = residual / mine[f"{label}_sigma"].to_numpy(np.float64)
+    known = pull[np.isfinite(pull)]
+    row["pull"] = float(known.std()) if known.size > 1 else np.nan
     return row
 
 
@@ -169,6 +173,7 @@ def tables_text(scored: pd.DataFrame, table: CompareTable) -> str:
         parts.append(f"{label_title(label)}{f' [{unit}]' if unit else ''}, prediction - truth")
         parts += [as_text(LABEL_COLUMNS, label_rows(scored, label)), ""]
     parts += ["MAE by class and S/N (stars)", as_text(*group_rows(scored, table)), ""]
+    parts += [PULLS, as_text(*pull_rows(scored, table)), ""]
     return "\n".join(parts)
 
 
@@ -189,6 +194,27 @@ def group_rows(scored: pd.DataFrame, table: CompareTable) -> tuple[list[str], li
             }
             cells = [_cell(*found.get(g, (np.nan, 0, 0)), _digits(label)) for g in groups]
             rows.append([label, name, *cells])
+    return ["label", "model", *groups], rows
+
+
+PULLS = "Standard deviation of (prediction - truth) / sigma: 1 if errors are as large as stated"
+
+
+def pull_rows(scored: pd.DataFrame, table: CompareTable) -> tuple[list[str], list[list[str]]]:
+    """Return columns and rows of the width of every model's pulls, by label and group of stars."""
+    groups = [str(g) for g in dict.fromkeys(scored["group"])]
+    widths = {
+        (str(label), str(model), str(group)): float(pull)
+        for label, model, group, pull in zip(
+            *(scored[c] for c in ("label", "model", "group", "pull")), strict=True
+        )
+    }
+    rows = []
+    for label in table.labels:
+        for name in table.models:
+            mine = [widths.get((label, name, group), np.nan) for group in groups]
+            if np.isfinite(mine).any():
+                rows.append([label, name, *("-" if np.isnan(w) else f"{w:.2f}" for w in mine)])
     return ["label", "model", *groups], rows
 
 

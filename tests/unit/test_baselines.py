@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from regression import sample, spec_of
+from toy_lines import toy, toy_spec
 
 from scalespec.models.baselines import (
     GradientBoosting,
@@ -63,6 +64,22 @@ def test_errors_are_as_large_as_the_residuals(learned):
     pull = (made.labels - TEST.labels) / made.sigma
     width = 1.4826 * np.median(np.abs(pull), axis=0)
     assert np.all((width > 0.4) & (width < 1.8)), width  # 60 stars said how large
+
+
+@pytest.mark.parametrize("kind", [Ridge, GaussianProcess])
+def test_errors_grow_with_noise_as_residuals_do(kind):
+    training, held, test = (
+        toy(n, seed=s, snr=(5, 200)) for n, s in ((400, 1), (500, 2), (4000, 3))
+    )
+    # Who learns from the 500, too, is better than they can tell: here they are half of all.
+    model = kind(toy_spec(training[0]), refit=False, **QUICK.get(kind.name, {}))
+    model.fit(training[0], held[0], seed=1)
+    made = model.predict(test[0].flux, test[0].ivar)
+    pull = (made.labels - test[0].labels) / made.sigma
+    for low, high in ((5, 10), (10, 20), (20, 40), (40, 80), (80, 200)):
+        width = pull[(test[1] >= low) & (test[1] < high)].std(axis=0)
+        # 100 stars held back in each: 7 %, three of them; one sigma for all was off threefold.
+        assert np.all(np.abs(width - 1) < 0.21), (low, width)
 
 
 def test_a_stored_baseline_says_the_same(learned):

@@ -28,7 +28,7 @@ from scalespec.stages.contest import (
     seen,
 )
 from scalespec.stages.verdict import read_facts, read_predictions
-from scalespec.stages.verdict_tables import as_latex, as_text, score_table
+from scalespec.stages.verdict_tables import as_latex, as_text, pull_rows, score_table
 from scalespec.store.spectra import create_spectra, write_spectra
 
 N, ROWS = 400, 200
@@ -242,6 +242,17 @@ def test_a_second_run_trains_nothing_and_says_the_same(compared):
     assert (url / "tables.csv").read_bytes() == before
 
 
+def test_models_in_another_order_are_another_comparison(compared):
+    """Blocks are numbered by models: half a comparison must not go on with others' numbers."""
+    config, url = compared
+    turned = dict(reversed(config.compare.models.items()))
+    other = config.model_copy(
+        update={"compare": config.compare.model_copy(update={"models": turned})}
+    )
+    assert Path(folders.compare_url(config)) == url
+    assert Path(folders.compare_url(other)) != url
+
+
 def test_the_verb_prints_the_tables(compared, tmp_path):
     config, url = compared
     file = tmp_path / "run.toml"
@@ -328,6 +339,16 @@ def test_a_model_that_is_none_fails_its_blocks_and_no_other(compared, tmp_path):
     assert summary.done == 3
 
 
+def test_a_comparison_that_was_stopped_says_nothing_of_its_tables(compared, tmp_path, monkeypatch):
+    config, _ = compared
+    text = RUN_FILE.format(root=Path(config.compare.source).parent).replace("/work", "/stopped")
+    file = tmp_path / "run.toml"
+    file.write_text(text)
+    monkeypatch.setattr("scalespec.cli._run", lambda *_, **__: 3)
+    result = CliRunner().invoke(main, ["compare", str(file)])
+    assert (result.exit_code, result.output) == (3, "")
+
+
 def test_scores_against_a_plain_frame():
     rng = np.random.default_rng(1)
     n = 200
@@ -336,14 +357,21 @@ def test_scores_against_a_plain_frame():
         pd.DataFrame({
             "model": name, "split": np.arange(n) % 2, "row": np.arange(n), "star": np.arange(n),
             "snr": 10.0, "teff_true": truth, "teff": truth + rng.normal(0, width, n),
+            "teff_sigma": 0.1,
         })
         for name, width in (("a", 0.1), ("b", 1.0))
     )  # fmt: skip
-    made = score_table(frame, table(models={"a": {}, "b": {}}, snr_edges=(0.0,)), seed=1)
+    asked = table(models={"a": {}, "b": {}}, snr_edges=(0.0,))
+    made = score_table(frame, asked, seed=1)
     every = made[made["group"] == "all"].set_index("model")
     assert every.loc["b", "worse_by"] > 0
     assert every.loc["b", "p"] < 0.1
-    assert "a & 0.1" in as_latex(made, table(models={"a": {}, "b": {}}))
+    assert "a & 0.1" in as_latex(made, asked)
+    columns, rows = pull_rows(made, asked)
+    assert columns == ["label", "model", "all", "S/N over 0"]
+    residual = (frame["teff"] - frame["teff_true"]).to_numpy().reshape(2, n)
+    for row, width in zip(rows, residual.std(axis=1) / 0.1, strict=True):
+        assert row[2:] == [f"{width:.2f}"] * 2
 
 
 def test_text_columns_stand_below_each_other():

@@ -114,6 +114,11 @@ def test_bounds_are_those_of_linear_regression():
     expected = np.sqrt(np.diag(np.linalg.inv(slopes @ slopes.T))) / 50.0
     np.testing.assert_allclose(bounds(perturbed, 50.0), expected, rtol=1e-3)  # float32 differences
     np.testing.assert_allclose(bounds(perturbed, 100.0), expected / 2, rtol=1e-3)
+    # Known beforehand is as good as one more measurement of each label.
+    spread = np.array([0.5, 1.0, 1e3, 1e-4])
+    rows = np.hstack([50 * slopes, np.diag(1 / spread)])
+    both = np.sqrt(np.diag(np.linalg.inv(rows @ rows.T)))
+    np.testing.assert_allclose(bounds(perturbed, 50.0, spread), both, rtol=1e-3)
 
 
 def test_masked_pixels_tell_nothing():

@@ -7,7 +7,6 @@ import pytest
 import torch
 from toy_lines import HALF, toy, toy_spec
 
-from scalespec.models.calibrated import SNR_CENTERS, temperature_at, temperatures
 from scalespec.models.degrade import degrade, jittered, spectrum_snr
 from scalespec.models.domain import Domain
 from scalespec.models.estimators import make_estimator
@@ -161,44 +160,6 @@ def test_an_empty_spectrum_has_no_snr_and_stays_empty():
 
 
 # --- errors that are right
-
-
-def test_temperatures_make_pulls_of_one_whatever_the_labels_own_error():
-    rng = np.random.default_rng(0)
-    n = 40_000
-    snr = torch.tensor(rng.uniform(4, 300, n))
-    nearest = (snr.log()[:, None] - torch.tensor(SNR_CENTERS).log()).abs().argmin(1)
-    true = torch.tensor([0.5, 1.0, 2.0, 3.0, 1.0, 1.0, 0.7]).double()[nearest]
-    sigma, err = torch.tensor(rng.uniform(0.5, 2, n)), torch.tensor(rng.uniform(0, 1, n))
-    residual = torch.tensor(rng.normal(size=n)) * torch.sqrt((true * sigma) ** 2 + err**2)
-    found = temperatures(residual[:, None], sigma[:, None] ** 2, err[:, None], snr)
-    for i in range(len(SNR_CENTERS)):
-        inside = nearest == i
-        if inside.sum() > 300:  # 1/sqrt(2 * 300) is 4 %; the label's own error blurs it further
-            assert float(found[i, 0]) == pytest.approx(float(true[inside][0]), rel=0.15)
-
-
-def test_bins_without_stars_take_the_nearest_bins_factor():
-    snr = torch.cat([torch.full((40,), 10.0), torch.full((40,), 80.0), torch.full((5,), 300.0)])
-    residual = torch.cat([torch.full((40,), 2.0), torch.full((45,), 3.0)])[:, None]
-    one = torch.ones_like(residual)
-    found = temperatures(residual, one, torch.nan * one, snr)[:, 0]
-    assert torch.allclose(found, torch.tensor([2.0, 2.0, 2.0, 3.0, 3.0, 3.0, 3.0]), atol=1e-4)
-
-
-def test_a_label_of_too_few_stars_keeps_its_errors():
-    residual = torch.full((50, 2), torch.nan)
-    residual[:, 0] = 5.0
-    found = temperatures(residual, torch.ones(50, 2), torch.zeros(50, 2), torch.full((50,), 20.0))
-    assert torch.allclose(found[:, 0], torch.tensor(5.0), atol=1e-3)
-    assert torch.equal(found[:, 1], torch.ones(len(SNR_CENTERS)))
-
-
-def test_factors_are_those_of_the_centers_at_the_centers():
-    factors = torch.arange(1.0, 1 + len(SNR_CENTERS))[:, None]
-    at = temperature_at(factors, torch.tensor(SNR_CENTERS))
-    assert torch.allclose(at, factors, atol=1e-5)
-    assert temperature_at(factors, torch.tensor([0.0])).item() == 1
 
 
 def test_strange_spectra_are_far_from_the_domain():
