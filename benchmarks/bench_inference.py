@@ -5,7 +5,8 @@ the process, the best of three means; the limit is the faster of torch's two lib
 products of 512, 1,024 and 2,048, in the precision used; operations are those of the network as it
 is written, so a convolution by Fourier transforms may pass it. The recipe is the same network in
 torch as it comes. On Ray, two actors read spectra from Zarr and write labels; the limit is what two
-processes do that only infer spectra in memory, at the same time; both are wall time once all run.
+processes do that only infer spectra in memory, at the same time; both are wall time once all run,
+and beside it CPU time, which another load on the machine moves little.
 All of it has the environment of a worker: one thread, and pages of memory kept for the next batch.
 """
 
@@ -23,7 +24,7 @@ import multiprocessing
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from scalespec.config import InferTable, RayTable
 from scalespec.models.networks import Regressor
 from scalespec.models.regressor import RegressorSpec
 from scalespec.optimize.matmul import linear
-from scalespec.plan import Stage, plan_blocks
+from scalespec.plan import Block, BlockResult, Stage, plan_blocks
 from scalespec.schema import PER_SPECTRUM
 from scalespec.stages.inference import PROBED, Fast, Plan, Precision, best_batch, infer_labels
 from scalespec.stages.question import write_labels
@@ -215,36 +216,57 @@ def spectra_block(flux: np.ndarray, ivar: np.ndarray, wavelength: np.ndarray) ->
     return xr.Dataset(variables, {"wavelength": wavelength}, attrs)
 
 
-def infer_for(seconds: float, network: str, n_pixel: int, size: int, ready: Any) -> float:
-    """Infer spectra in memory for some seconds beside others; return spectra per second."""
+def infer_for(
+    seconds: float, network: str, n_pixel: int, size: int, ready: Any
+) -> tuple[float, float]:
+    """Infer spectra in memory for some seconds beside others; return spectra per second and CPU."""
     torch.set_num_threads(1)
     model, flux, ivar = make(network, n_pixel, max(size, 512))
     call = partial(infer_labels, model, flux, ivar, batch_size=size)
     call()
     ready.wait()
-    start, n = time.perf_counter(), 0
+    start, spent, n = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - start < seconds:
         call()
         n += len(flux)
-    return n / (time.perf_counter() - start)
+    return n / (time.perf_counter() - start), n / (time.process_time() - spent)
 
 
-def model_alone(network: str, n_pixel: int, size: int, seconds: float) -> float:
-    """Return spectra per second of `WORKERS` processes that only infer."""
+def model_alone(network: str, n_pixel: int, size: int, seconds: float) -> tuple[float, float]:
+    """Return spectra per second of `WORKERS` processes that only infer, and per second of CPU."""
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager, context.Pool(WORKERS) as pool:
         ready = manager.Barrier(WORKERS)
         given = (seconds, network, n_pixel, size, ready)
-        return sum(pool.starmap(infer_for, [given] * WORKERS))
+        wall, cpu = zip(*pool.starmap(infer_for, [given] * WORKERS), strict=True)
+    return sum(wall), sum(cpu) / WORKERS
 
 
-def on_ray(seconds: float, share: float) -> list[Row]:
+def write_noting(block: Block, labels: Any, url: str, noted: str) -> BlockResult:
+    """Store a block's labels, and how much CPU time their actor has taken by then."""
+    result = write_labels(block, labels, url, "first_status")
+    Path(noted, f"{os.getpid()} {time.process_time():.6f}").touch()
+    return result
+
+
+def cpu_per_block(noted: Path) -> float:
+    """Return the CPU time that an actor takes for a block once it runs."""
+    actors: dict[str, list[float]] = {}
+    for note in noted.iterdir():
+        pid, spent = note.name.split()
+        actors.setdefault(pid, []).append(float(spent))
+    blocks = sum(len(spent) - 1 for spent in actors.values())
+    return sum(max(spent) - min(spent) for spent in actors.values()) / blocks
+
+
+def on_ray(seconds: float, share: float, networks: Sequence[str]) -> list[Row]:
     """Measure actors that read from Zarr and write labels, beside processes that only infer."""
     from scalespec.engines.ray import RayEngine
 
     rows = []
     engine = RayEngine(RayTable(workers=WORKERS))
-    for network, (title, n_pixel, block_rows, most) in NETWORKS.items():
+    for network in networks:
+        title, n_pixel, block_rows, most = NETWORKS[network]
         folder = Path(tempfile.mkdtemp(prefix="scalespec-inference-"))
         model, flux, ivar = make(network, n_pixel, block_rows)
         size = best_batch(model, flux, ivar)
@@ -252,7 +274,8 @@ def on_ray(seconds: float, share: float) -> list[Row]:
         block = spectra_block(flux, ivar, np.array(model.spec.wavelength))
         n_block = max(int(most * share), 6)
         blocks = plan_blocks(n_block * block_rows, block_rows)
-        store = str(folder / "spectra.zarr")
+        store, noted = str(folder / "spectra.zarr"), folder / "noted"
+        noted.mkdir()
         create_spectra(store, block, n_spectrum=n_block * block_rows, shard_rows=block_rows)
         for one in blocks:
             write_spectra(store, one, block)
@@ -264,7 +287,7 @@ def on_ray(seconds: float, share: float) -> list[Row]:
                 read_asked, url=store, index_url="", matches={}, table=InferTable(), inputs=()
             ),
             compute=partial(labels_of, plan=Plan(size, "float32", 0.0), far=3.0),
-            write=partial(write_labels, url=str(folder / "first"), status="first_status"),
+            write=partial(write_noting, url=str(folder / "first"), noted=str(noted)),
             runs_on="ray",
             setup=partial(load_regressor, str(folder / "model")),
         )
@@ -273,14 +296,17 @@ def on_ray(seconds: float, share: float) -> list[Row]:
             if not report.ok:
                 raise RuntimeError(report.error)
             ended.append(time.perf_counter())
+        cpu = block_rows / cpu_per_block(noted)
         shutil.rmtree(folder)
         steady = ended[WORKERS - 1 :]  # until every actor has loaded its model
         rate = (len(steady) - 1) * block_rows / (steady[-1] - steady[0])
-        limit = model_alone(network, n_pixel, size, seconds)
+        limit, cpu_limit = model_alone(network, n_pixel, size, seconds)
         note = f"{WORKERS} actors, blocks of {block_rows}, batch {size}"
         rows.append(
             row(f"{title}, Ray actors from Zarr", rate, "spectra/s", limit=limit, note=note)
         )
+        unit = "spectra/s of CPU"
+        rows.append(row(f"{title}, one Ray actor", cpu, unit, limit=cpu_limit, note=note))
     engine.close()
     return rows
 
@@ -290,12 +316,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="less than a minute")
     parser.add_argument("--no-ray", action="store_true")
+    parser.add_argument("--only-ray", nargs="*", choices=NETWORKS, help="of these networks, or all")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows = on_one_core(0.3 if options.quick else 2.0)
+    rows = []
+    if options.only_ray is None:
+        rows = on_one_core(0.3 if options.quick else 2.0)
     if not options.no_ray:
-        rows += on_ray(2.0 if options.quick else 6.0, 0.5 if options.quick else 1.0)
+        networks = options.only_ray or list(NETWORKS)
+        rows += on_ray(2.0 if options.quick else 6.0, 0.5 if options.quick else 1.0, networks)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
 

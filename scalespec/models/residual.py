@@ -17,6 +17,8 @@ LEAST_SPREAD = 1e-5
 """Of a component, in units of the largest: below it there is rounding alone to enlarge."""
 PCA_ITERATIONS = 6
 """Rounds of subspace iteration: leading components to float32's accuracy where they stand apart."""
+LEAST_NOISE = 1e-6
+"""Variance in units of the training spread's: below it a weight, in float32, says no more."""
 
 
 class Given(torch.nn.Module):
@@ -34,31 +36,56 @@ class Given(torch.nn.Module):
         of little spread, which a network learns late if it sees them small.
     pixels : bool
         With `pca`: pixels stand beside the components, not only the mean of their weights.
+    noise : int
+        Bands of neighboring pixels in each of which the mean logarithm of the noise is given, in
+        the place of every pixel's weight; 0: weights. What is best to say of a spectrum depends on
+        its noise, which all bands hold in a few numbers.
 
     Raises
     ------
     ValueError
-        If there are fewer pixels than components, or `whiten` is not in [0, 1].
+        If there are fewer pixels than components or bands, `whiten` is not in [0, 1], or there are
+        no weights to tell the noise.
     """
 
     components: Tensor
+    noise_mean: Tensor
+    noise_std: Tensor
 
     def __init__(
-        self, shape: Shape, *, pca: int = 0, whiten: float = 0.0, pixels: bool = False
+        self,
+        shape: Shape,
+        *,
+        pca: int = 0,
+        whiten: float = 0.0,
+        pixels: bool = False,
+        noise: int = 0,
     ) -> None:
         super().__init__()
         if pca > shape.n_pixel:
             raise ValueError(f"pca = {pca} components of {shape.n_pixel} pixels")
         if not 0 <= whiten <= 1:
             raise ValueError(f"whiten = {whiten}: wanted 0 to 1")
-        self.pca, self.whiten, self.pixels = pca, whiten, pixels or not pca
+        if not 0 <= noise <= shape.n_pixel or (noise and shape.n_channel < 2):
+            raise ValueError(
+                f"noise = {noise} bands of {shape.n_pixel} pixels: wanted no more, and use_ivar"
+            )
+        self.pca, self.whiten, self.pixels, self.noise = pca, whiten, pixels or not pca, noise
         self.register_buffer("components", torch.zeros(pca, shape.n_pixel))
-        beside = shape.n_pixel * shape.n_channel if self.pixels else shape.n_channel - 1
-        self.size = pca + beside + shape.n_input
+        weights = noise or (shape.n_channel - 1) * (shape.n_pixel if self.pixels else 1)
+        if noise:
+            self.register_buffer("noise_mean", torch.zeros(noise))
+            self.register_buffer("noise_std", torch.ones(noise))
+        self.size = pca + shape.n_pixel * self.pixels + weights + shape.n_input
         """Numbers that the network is given."""
 
     def learn(self, x: Tensor) -> None:
-        """Learn the principal components of the first channel of `x` (n, n_channel, n_pixel)."""
+        """Learn components of the first channel of `x` (n, n_channel, n_pixel), and usual noise."""
+        if self.noise:
+            bands = self._log_noise(x)
+            self.noise_mean.copy_(bands.mean(dim=0))
+            spread = bands.std(dim=0, correction=0)
+            self.noise_std.copy_(torch.where(spread > 0, spread, 1.0))
         if self.pca:
             vectors, spread = principal(x[:, 0], self.pca)
             spread = spread.clamp(min=LEAST_SPREAD * float(spread[0]))
@@ -68,12 +95,29 @@ class Given(torch.nn.Module):
 
     def forward(self, x: Tensor, extra: Tensor) -> Tensor:
         """Return the numbers (n, size) of spectra (n, n_channel, n_pixel) and inputs beside."""
-        if not self.pca:
-            return torch.cat([x.flatten(1), extra], dim=1)
-        with torch.autocast(x.device.type, enabled=False):  # small components are differences
-            amplitude = x[:, 0] @ self.components.T  # not linear: that may be rounded, too
-        beside = x.flatten(1) if self.pixels else x[:, 1:].mean(dim=2)
-        return torch.cat([amplitude.clamp(-FURTHEST, FURTHEST), beside, extra], dim=1)
+        given = [x[:, 0], self._weights(x), extra] if self.pixels else [self._weights(x), extra]
+        if self.pca:
+            with torch.autocast(x.device.type, enabled=False):  # small components are differences
+                amplitude = x[:, 0] @ self.components.T  # not linear: that may be rounded, too
+            given.insert(0, amplitude.clamp(-FURTHEST, FURTHEST))
+        return torch.cat(given, dim=1)
+
+    def _weights(self, x: Tensor) -> Tensor:
+        """Return what is given of the pixels' weights, which are the other channels."""
+        if self.noise:
+            scaled = (self._log_noise(x) - self.noise_mean) / self.noise_std
+            return scaled.clamp(-FURTHEST, FURTHEST)
+        return x[:, 1:].flatten(1) if self.pixels else x[:, 1:].mean(dim=2)
+
+    def _log_noise(self, x: Tensor) -> Tensor:
+        """Return the mean logarithm (n, noise) of the good pixels' noise variance in each band."""
+        weight = x[:, 1].float()
+        good = weight > 0
+        noise = torch.where(good, (1 / weight.clamp(min=1e-9) - 1).clamp(min=LEAST_NOISE).log(), 0)
+        bands = zip(
+            noise.tensor_split(self.noise, 1), good.tensor_split(self.noise, 1), strict=True
+        )
+        return torch.stack([n.sum(1) / g.sum(1).clamp(min=1) for n, g in bands], dim=1)
 
 
 class ResidualMLP(torch.nn.Module):
@@ -88,7 +132,7 @@ class ResidualMLP(torch.nn.Module):
     dropout : float
         Alpha dropout after each block.
     **given
-        ``pca``, ``whiten`` and ``pixels``: see `Given`.
+        ``pca``, ``whiten``, ``pixels`` and ``noise``: see `Given`.
 
     References
     ----------
@@ -131,7 +175,7 @@ class PlainMLP(torch.nn.Module):
     dropout : float
         After each layer; alpha dropout with SELU.
     **given
-        ``pca``, ``whiten`` and ``pixels``: see `Given`.
+        ``pca``, ``whiten``, ``pixels`` and ``noise``: see `Given`.
 
     Raises
     ------

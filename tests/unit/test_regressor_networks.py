@@ -1,5 +1,7 @@
 """Networks: shapes, weights, what they see and what they say of nothing."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -125,10 +127,10 @@ def test_members_differ_and_their_spread_is_epistemic(sample):
     assert not one.sigma_epistemic.any()
 
 
-def test_temperatures_multiply_both_uncertainties(sample):
+def test_scales_of_errors_multiply_both_uncertainties(sample):
     model = regressor(sample, members=2)
     before = model.predict(sample.flux, sample.ivar)
-    model.temperature.fill_(3.0)
+    model.errors.level.fill_(math.log(3.0))
     after = model.predict(sample.flux, sample.ivar)
     assert np.allclose(after.sigma, 3 * before.sigma, rtol=1e-5)
     assert np.array_equal(after.labels, before.labels)
@@ -256,6 +258,41 @@ def test_small_components_survive_products_in_bfloat16():
         made = given(x, x[:, 0, :0])
     # Of 8 bits, the rounding of the largest component would drown the smallest.
     assert torch.equal(made, exact)
+
+
+def test_noise_stands_in_the_place_of_weights_as_its_logarithm_by_bands():
+    rng = np.random.default_rng(3)
+    variance = np.exp(rng.normal(-3, 1, (60, 1)) + rng.normal(0, 0.1, (60, 40)))
+    variance[:, 30:] *= 100
+    variance[7, 5:25] = np.inf  # masked
+    x = torch.from_numpy(np.stack([rng.normal(size=(60, 40)), 1 / (1 + variance)], 1)).float()
+    given = Given(shape(40), noise=4)
+    given.learn(x)
+    made = given(x, x[:, 0, :0])
+    assert made.shape[1] == given.size == 40 + 4
+    assert torch.equal(made[:, :40], x[:, 0])
+    bands = np.delete(np.log(variance).reshape(60, 4, 10).mean(axis=2), 7, axis=0)
+    there = np.delete(made[:, 40:].double().numpy(), 7, axis=0)
+    for k in range(4):  # each band, but for a shift and a factor
+        assert np.corrcoef(bands[:, k], there[:, k])[0, 1] > 1 - 1e-9
+    assert np.allclose(made[:, 40:].mean(dim=0), 0, atol=1e-5)
+    assert np.allclose(made[:, 40:].std(dim=0, correction=0), 1, atol=1e-5)
+    # A band without a good pixel, and pixels that are masked, say nothing that is not finite.
+    assert torch.isfinite(made).all()
+    again = x.clone()
+    again[7, 0, 5:25] = 9.0
+    assert torch.equal(given(again, x[:, 0, :0])[7, 40:], made[7, 40:])
+
+
+def test_noise_is_given_beside_components_alone(sample):
+    options = {"hidden": [8], "pca": 5, "noise": 3}
+    model = regressor(sample, "mlp", options=options)
+    assert model.members[0].given.size == 5 + 3
+    assert np.isfinite(model.predict(sample.flux, sample.ivar).labels).all()
+    with pytest.raises(ValueError, match="use_ivar"):
+        regressor(sample, "mlp", options=options, use_ivar=False)
+    with pytest.raises(ValueError, match="noise = 144 bands of 143 pixels"):
+        regressor(sample, "mlp", options=options | {"noise": 144})
 
 
 @pytest.mark.parametrize("whiten", [-0.1, 1.1])
