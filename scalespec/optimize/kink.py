@@ -13,6 +13,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from scalespec.optimize.matmul import whole
 from scalespec.optimize.quadratic import free_part
 
 PIECES = 3
@@ -123,20 +124,24 @@ def bent_step(
     bent : (n,) bool
         Whether other pieces matter.
     """
-    pinned = torch.where(first <= room[0], -1, 0) + torch.where(first >= room[1], 1, 0)
-    fixed = room[0] >= room[1]
-    step, shares = first, torch.zeros_like(values)
+    low, high = room
+    pinned = torch.where(first <= low, -1, 0) + torch.where(first >= high, 1, 0)
+    step, shares = first.clone(), torch.zeros_like(values)
+    rows = torch.arange(len(first), device=first.device)
     for _ in range(_ROUNDS):
-        edge = torch.where(pinned < 0, room[0], torch.where(pinned > 0, room[1], 0.0))
-        step, shares = _least(values, gradients, hessian, edge, pinned == 0)
-        slope = torch.bmm(shares[:, None], gradients)[:, 0]
-        slope = slope + torch.bmm(hessian, step[:, :, None]).squeeze(-1)
-        left = torch.where(step < room[0], -1, torch.where(step > room[1], 1, 0))
-        kept = torch.where((pinned * slope > 0) & ~fixed, 0, pinned)
-        new = torch.where(pinned == 0, left, kept)
-        if torch.equal(new, pinned):
+        pins, a, b = pinned[rows], low[rows], high[rows]
+        edge = torch.where(pins < 0, a, torch.where(pins > 0, b, 0.0))
+        own = values[rows], gradients[rows], hessian[rows]
+        moved, shared = _least(*own, edge, pins == 0)
+        slope = torch.bmm(shared[:, None], own[1])[:, 0]
+        slope = slope + torch.bmm(own[2], moved[:, :, None]).squeeze(-1)
+        left = torch.where(moved < a, -1, torch.where(moved > b, 1, 0))
+        kept = torch.where((pins * slope > 0) & (a < b), 0, pins)
+        new = torch.where(pins == 0, left, kept)
+        step[rows], shares[rows], pinned[rows] = moved, shared, new
+        rows = whole(rows[(new != pins).any(dim=1)])
+        if not len(rows):
             break
-        pinned = new
     step = step.clamp(*room)
     promise, alone = (fall(values, gradients, hessian, s) for s in (step, first))
     bent = (shares[:, 0] < 1 - _NO_SHARE) & (promise > alone)

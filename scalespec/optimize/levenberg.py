@@ -233,17 +233,25 @@ class Search:
         plan = Plan(damped, promise, less, torch.zeros_like(state.held))
         rows = whole(torch.nonzero(state.pieces.met).squeeze(1))
         if len(rows):
-            part = state.take(rows)
-            seen = part.pieces.seen_from(part.parameters, part.chi2, part.gradient, part.hessian)
-            inside = (room[0][rows], room[1][rows])
-            raised = part.hessian.clone()
-            raised.diagonal(dim1=1, dim2=2).mul_(1 + part.damping[:, None])
-            step, _, _ = bent_step(*seen, raised, inside, damped[rows])
-            damped[rows], less[rows] = step, fall(*seen, part.hessian, step)
-            step, promise[rows], plan.bent[rows] = bent_step(
-                *seen, part.hessian, inside, newton[rows]
-            )
+            self._bend(state, plan, newton, rows)
         return plan
+
+    def _bend(self, state: State, plan: Plan, newton: Tensor, rows: Tensor) -> None:
+        """Let the pieces of chi2 that `rows` have met count in their plans, in place."""
+        part = state.take(rows)
+        own = part.parameters, part.chi2, part.gradient, part.hessian
+        seen, room = part.pieces.seen_from(*own), part.room()
+        step, plan.promise[rows], plan.bent[rows] = bent_step(
+            *seen, part.hessian, room, newton[rows]
+        )
+        some = whole(torch.nonzero(part.damping > _FIRST_DAMPING).squeeze(1))  # else the same
+        if len(some):
+            values, gradients = (of_all[some] for of_all in seen)
+            raised = part.hessian[some]
+            raised.diagonal(dim1=1, dim2=2).mul_(1 + part.damping[some, None])
+            inside = room[0][some], room[1][some]
+            step[some], _, _ = bent_step(values, gradients, raised, inside, plan.damped[rows[some]])
+        plan.damped[rows], plan.less[rows] = step, fall(*seen, part.hessian, step)
 
     def _step(self, objective: Objective, state: State, plan: "Plan") -> tuple[State, Tensor]:
         """Try one step for every star; return the new state and (n,) bool, which stars are done.
