@@ -4,12 +4,13 @@ import argparse
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from scripts import loaded
 
-from scalespec.plan import Block, BlockReport, BlockResult
+from scalespec.plan import Block, BlockReport, BlockResult, Stage, plan_blocks
 from scalespec.run import Progress
 
 PATH = Path(__file__).resolve().parents[2] / "benchmarks" / "scaling.py"
@@ -46,6 +47,31 @@ def test_rows_of_the_same_kind_are_replaced(scaling, tmp_path):
     assert scaling.merged(file, [one]) == [one]
     file.write_text(json.dumps({"rows": [one, two, noop]}))
     assert scaling.merged(file, [two | {"x": 5}]) == [one, noop, two | {"x": 5}]
+
+
+def test_what_a_stage_computes_alone_is_timed_without_its_reading(scaling, monkeypatch):
+    """Reading is ten times as slow as computing here, and the first call as slow as ten."""
+    calls = []
+
+    def compute(made, data):
+        assert made == "model"
+        time.sleep(0.1 if not calls else 0.01)
+        calls.append(data)
+
+    def read(block):
+        time.sleep(0.1)
+        return block.index
+
+    stage = Stage(
+        name="fit", url="", blocks=plan_blocks(400, 100), read=read, compute=compute,
+        write=None, setup=lambda: "model", runs_on="ray",
+    )  # fmt: skip
+    monkeypatch.setattr(scaling, "load_config", lambda _: None)
+    monkeypatch.setattr(scaling, "_stages", lambda *_: iter([stage]))
+    (row,) = scaling.alone(argparse.Namespace(run_file="", verbs=["fit"]))
+    assert calls == [0, 0, 1, 2, 3]
+    assert (row["what"], row["stage"], row["rows"]) == ("alone", "fit", 400)
+    assert 909 < row["spectra_per_s"] <= 10_000  # with its reading; 100 spectra in 0.01 s
 
 
 def test_two_drivers_do_all_no_op_blocks_once_and_say_what_they_cost(scaling):
