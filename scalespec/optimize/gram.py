@@ -215,9 +215,10 @@ class BlockGram:
         for begin in range(0, len(x), _CACHED_STARS):
             rows = slice(begin, begin + _CACHED_STARS)
             by_label, by_velocity = self._small(objective, x[rows])
-            gram = linear(c[rows], self.grams).view(-1, r, r)
+            n = len(by_label)  # of no spectra at all, a number of rows cannot be told
+            gram = linear(c[rows], self.grams).view(n, r, r)
             square = torch.bmm(torch.bmm(by_label, gram), by_label.mT)
-            beside = linear(c[rows], self.beside).view(-1, r + q, q)
+            beside = linear(c[rows], self.beside).view(n, r + q, q)
             pulled = torch.bmm(beside, by_velocity[:, :, None])
             across = torch.bmm(by_label, pulled[:, :r]).squeeze(-1)
             part = hessian[rows]
@@ -234,7 +235,8 @@ class BlockGram:
         features, moves = _features_and_moves(objective, x)
         n_label = moves.shape[1]
         spare = -n_label % _ALIGNED
-        by_label = linear(moves.flatten(0, 1), self.by_label).view(len(x), n_label, -1)
+        by_label = linear(moves.flatten(0, 1), self.by_label)
+        by_label = by_label.view(len(x), n_label, len(self.by_label))
         if spare:
             by_label = torch.nn.functional.pad(by_label, (0, 0, 0, spare))
         by_velocity = linear(features, self.by_velocity, self.offset)
