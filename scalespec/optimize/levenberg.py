@@ -48,7 +48,8 @@ class State:
     """Where each search stands: parameters, chi2 and normal equations there, damping, flags.
 
     `hessian` belongs to the parameters only where `fresh`; `exact` ones come from every pixel's
-    derivatives. `blocks` are the means of the weights over the blocks of a search's Gram matrices.
+    derivatives. `blocks` are the means of the weights over the blocks of a search's Gram matrices,
+    `pieces` what was met beyond kinks.
     """
 
     parameters: Tensor
@@ -253,7 +254,7 @@ class Search:
             step[some], _, _ = bent_step(values, gradients, raised, inside, plan.damped[rows[some]])
         plan.damped[rows], plan.less[rows] = step, fall(*seen, part.hessian, step)
 
-    def _step(self, objective: Objective, state: State, plan: "Plan") -> tuple[State, Tensor]:
+    def _step(self, objective: Objective, state: State, plan: Plan) -> tuple[State, Tensor]:
         """Try one step for every star; return the new state and (n,) bool, which stars are done.
 
         A star is `held` when the damped step promises less than the tolerance and the undamped one

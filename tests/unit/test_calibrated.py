@@ -8,7 +8,7 @@ from scalespec.models.calibrated import LEVEL, SNR_CENTERS, STEP, ErrorScale, sh
 from scalespec.models.regressor import Sample
 
 BINS = ((5, 10), (10, 20), (20, 40), (40, 80), (80, 200))
-"""Of S/N, in which the issue wants pulls of 0.9 to 1.1."""
+"""Of S/N, in each of which pulls should be of 0.9 to 1.1."""
 
 
 def stars(n, *, seed=0, snr=(5, 200), junk=0.0, tail=None):
@@ -45,7 +45,7 @@ def test_pulls_are_of_one_in_every_bin_of_snr(junk):
     test = stars(40_000, seed=1, junk=junk)
     pull = pulls(scale, *test[:3])
     for low, high in BINS:
-        # 800 stars to learn from in a bin: 2.5 %; the issue's own limits are 10 %.
+        # 800 stars to learn from in a bin: 2.5 %; limits wanted are 10 %.
         inside = (test[2] >= low) & (test[2] < high)
         assert float(pull[inside].std()) == pytest.approx(1, abs=0.06), (low, high)
 
