@@ -310,7 +310,7 @@ def test_pulls_are_of_one_at_every_snr():
     pull = (found.labels - test.labels) / found.sigma
     for low, high in ((5, 10), (10, 20), (20, 40), (40, 80), (80, 200)):
         std = pull[(snr >= low) & (snr < high)].std(axis=0)
-        assert ((std > 0.9) & (std < 1.1)).all(), (low, std)  # the issue's own limits
+        assert ((std > 0.9) & (std < 1.1)).all(), (low, std)  # the limits wanted
 
 
 def test_errors_grow_with_noise_and_are_calibrated():
