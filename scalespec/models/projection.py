@@ -31,9 +31,10 @@ EMPHASIS = 0.3
 """Power of its variance that the hidden layers' loss in a component is divided by; 0: none.
 
 Weak elements live in weak components, which plain squares look at last. The output layer is the
-same for any: each component has weights of its own. Measured without noise, 500 to 5,000 spectra of
-22 labels: flux is a fifth nearer the truth than with 0, derivatives a tenth; 0.6 is too much. With
-noise, which the weak components hold most of, both are farther off (500 spectra of S/N 50): 0 then.
+same for any: each component has weights of its own. Measured on spectra of 22 labels without noise:
+flux is nearer the truth than with 0 by 4 % with 500 of them and by a fifth with 5,000; 0.6 is too
+much. With noise, which weak components hold most of, it is farther off (500 of S/N 50: 1.75 % for
+1.60 %): 0 then.
 """
 COMPUTED = 1e-3
 """Part of weighted squares that is noise, under which spectra count as without."""

@@ -6,7 +6,7 @@ that of another piece of chi2. With one Hessian for all pieces, the least of the
 the greatest value of a concave parabola of their shares, with as many unknowns as there are pieces.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Self
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from scalespec.optimize.matmul import whole
 from scalespec.optimize.quadratic import free_part
+from scalespec.optimize.rows import Rows
 
 PIECES = 3
 """Other pieces remembered, the latest ones."""
@@ -24,7 +25,7 @@ _ROUNDS = 8  # that hold parameters at bounds or let them go
 
 
 @dataclass(frozen=True)
-class Pieces:
+class Pieces(Rows):
     """Where each star met other pieces of its chi2.
 
     Attributes
@@ -56,15 +57,6 @@ class Pieces:
     def full(self) -> Tensor:
         """(n,) bool: one more would take the place of another."""
         return self.chi2[:, -1].isfinite()
-
-    def take(self, rows: Tensor) -> Self:
-        """Keep the chosen stars."""
-        return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self)})
-
-    def put(self, rows: Tensor, part: Self) -> None:
-        """Write `part` into the chosen rows."""
-        for f in fields(self):
-            getattr(self, f.name)[rows] = getattr(part, f.name)
 
     def with_another(
         self, rows: Tensor, parameters: Tensor, chi2: Tensor, gradient: Tensor

@@ -7,7 +7,7 @@ The last step, which promises less than the tolerance, is taken with the Hessian
 made of and not looked at, unless it is long.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -19,6 +19,7 @@ from scalespec.optimize.matmul import whole
 from scalespec.optimize.objective import Objective, Point
 from scalespec.optimize.quadratic import JITTER, bounded_step, promised_gain
 from scalespec.optimize.result import FitStatus
+from scalespec.optimize.rows import Rows
 
 WINDOW = 512
 """Stars stepped together: others take the places of those that are done."""
@@ -44,7 +45,7 @@ class SearchOptions:
 
 
 @dataclass(frozen=True)
-class State:
+class State(Rows):
     """Where each search stands: parameters, chi2 and normal equations there, damping, flags.
 
     `hessian` belongs to the parameters only where `fresh`; `exact` ones come from every pixel's
@@ -89,32 +90,15 @@ class State:
             gradient=self.gradient + curved,
         )
 
-    def take(self, rows: Tensor) -> Self:
-        """Keep the chosen stars."""
-        own = {f.name: getattr(self, f.name) for f in fields(self)}
-        pieces = own.pop("pieces").take(rows)
-        return replace(self, pieces=pieces, **{name: value[rows] for name, value in own.items()})
-
-    def put(self, rows: Tensor, part: Self) -> None:
-        """Write `part` into the chosen rows."""
-        for f in fields(self):
-            if f.name != "pieces":
-                getattr(self, f.name)[rows] = getattr(part, f.name)
-        self.pieces.put(rows, part.pieces)
-
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Rows):
     """The next step of each star, and the falls of chi2 that it and the undamped one promise."""
 
     damped: Tensor
     promise: Tensor
     less: Tensor
     bent: Tensor
-
-    def take(self, rows: Tensor) -> Self:
-        """Keep the chosen stars."""
-        return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
 
 @dataclass(frozen=True)

@@ -172,6 +172,7 @@ class MeanOf:
         ]
         if len(validation):
             self._weigh(validation)
+        if len(validation) and len(self._members) > 1:  # one model's errors are scaled already
             made = self.predict(validation.flux, validation.ivar, validation.extra)
             residual = made.labels - validation.labels
             self._errors.learn_of(residual, np.square(made.sigma), validation)
