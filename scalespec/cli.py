@@ -215,7 +215,17 @@ def status(run_file: str, as_json: bool) -> None:
     from scalespec.status import stage_states
 
     states = stage_states(load_config(run_file))
-    out.print_json(json.dumps(states)) if as_json else out.print(status_table(states))
+    if as_json:
+        out.print_json(json.dumps(states))
+        return
+    out.print(status_table(states))
+    for state in states:
+        for index, why in state["why"].items():
+            say(f"{state['stage']}: block {index} failed: {why}", style="red")
+        if more := state["failed"] - len(state["why"]):
+            say(f"{state['stage']}: {more:,} more failed", style="red")
+    if any(state["failed"] for state in states):
+        say("run again with --retry-failed to take failed blocks again")
 
 
 @main.command()

@@ -40,6 +40,8 @@ ENGINES = {
 }
 ROW_BYTES = {"ingest": 12, "preprocess": 12}
 """Bytes per pixel that a stage stores: flux, ivar, mask."""
+FAILURES_SAID = 5
+"""Failed blocks of a stage whose errors its state has; the folder ``failed`` has all."""
 
 
 @dataclass(frozen=True)
@@ -112,12 +114,15 @@ def _current(config: RunConfig, url: str) -> dict[str, Any]:
 
 
 def stage_states(config: RunConfig) -> list[dict[str, Any]]:
-    """Return per folder: blocks planned, done, failed and left, rows, and rows by status."""
+    """Return per folder: blocks planned, done, failed and left, rows, and rows by status.
+
+    `why` has the errors of the first `FAILURES_SAID` failed blocks, by their numbers.
+    """
     return [_state(config, folder) for folder in run_folders(config)]
 
 
 def _state(config: RunConfig, folder: Folder) -> dict[str, Any]:
-    state: dict[str, Any] = {"stage": folder.stage, "url": folder.url, "counts": {}}
+    state: dict[str, Any] = {"stage": folder.stage, "url": folder.url, "counts": {}, "why": {}}
     if folder.url is None:
         return state | {"blocks": None, "done": 0, "failed": 0, "left": None, "rows": 0}
     record = _current(config, folder.url)
@@ -138,7 +143,8 @@ def _state(config: RunConfig, folder: Folder) -> dict[str, Any]:
     left = None if planned is None else planned - len(commits) - len(failures)
     rows = sum(result.rows for result in commits.values())
     numbers = {"blocks": planned, "done": len(commits), "failed": len(failures)}
-    return state | numbers | {"left": left, "rows": rows, "counts": counts}
+    why = {str(i): failures[i] for i in sorted(failures)[:FAILURES_SAID]}
+    return state | numbers | {"left": left, "rows": rows, "counts": counts, "why": why}
 
 
 def verify_run(config: RunConfig) -> tuple[list[str], int]:

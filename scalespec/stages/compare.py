@@ -17,7 +17,7 @@ import torch
 
 from scalespec.config import RunConfig
 from scalespec.config.compare import CompareModel, CompareTable
-from scalespec.errors import ConfigError, StageError
+from scalespec.errors import ConfigError
 from scalespec.kernels.attribution import integrated_gradients, line_segments
 from scalespec.models.regressor import Estimator, Prediction, Sample, describe
 from scalespec.plan import Block, BlockResult, Stage, Training
@@ -32,6 +32,7 @@ from scalespec.stages.contest import (
 )
 from scalespec.stages.leakage import Perturbed, leakage_matrix, load_perturbed, perturbed_stage
 from scalespec.stages.rivals import make_rival
+from scalespec.stages.standing import refuse_failures
 from scalespec.stages.verdict import write_verdict
 from scalespec.store import paths
 from scalespec.store.catalog import write_part
@@ -243,7 +244,7 @@ def compare(config: RunConfig) -> Iterator[Stage | Training]:
     ConfigError
         If the run file has no [compare] table.
     StageError
-        If not one block was done.
+        If not one model was trained.
     """
     table = config.compare
     if table is None:
@@ -265,7 +266,8 @@ def compare(config: RunConfig) -> Iterator[Stage | Training]:
         setup=partial(enter, source, perturbed, table),
     )
     if not Ledger(url).done():
-        raise StageError(f"{url}: not one model was trained: see status, then run again")
+        refuse_failures(url)
+        return  # stopped before the first was trained
     columns = store_columns(source)
     write_verdict(url, table, columns, name=config.run.name, seed=config.run.seed)
 

@@ -101,9 +101,13 @@ def test_blocks_that_failed_end_with_3_and_are_named_and_retried_when_asked(
     assert "preprocess: block 1 failed: ValueError: flux is [negative]" in result.stderr
     assert "--retry-failed" in result.stderr
     assert call("run", run_file, "--engine", "local").exit_code == 3  # until they are retried
+    told = call("status", run_file)
+    assert "preprocess: block 1 failed: ValueError: flux is [negative]" in told.stdout
+    assert "--retry-failed" in told.stdout
     result = call("run", run_file, "--engine", "local", "--retry-failed")
     assert result.exit_code == 0
     assert "5 blocks were done, 1 done now" in result.stdout
+    assert "failed:" not in call("status", run_file).stdout
 
 
 @pytest.mark.parametrize(

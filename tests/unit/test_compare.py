@@ -13,7 +13,7 @@ from regression import sample
 
 from scalespec.cli import main
 from scalespec.config import CompareTable, parse_config
-from scalespec.errors import ConfigError
+from scalespec.errors import ConfigError, StageError
 from scalespec.plan import plan_blocks
 from scalespec.run import run
 from scalespec.schema import PER_SPECTRUM
@@ -337,6 +337,14 @@ def test_a_model_that_is_none_fails_its_blocks_and_no_other(compared, tmp_path):
     assert len(summary.failed["compare"]) == 3
     assert "no model 'oracle'" in next(iter(summary.failed["compare"].values()))
     assert summary.done == 3
+
+
+def test_a_comparison_of_which_nothing_came_says_why_and_what_to_do(compared):
+    config, _ = compared
+    text = RUN_FILE.format(root=Path(config.compare.source).parent).replace("/work", "/nothing")
+    few = text[: text.index("[compare.models.neighbors]")].replace("ridge]", "oracle]")
+    with pytest.raises(StageError, match=r"block 0 failed: .*no model 'oracle'.*--retry-failed"):
+        run(parse_config(few), engine="local")
 
 
 def test_a_comparison_that_was_stopped_says_nothing_of_its_tables(compared, tmp_path, monkeypatch):

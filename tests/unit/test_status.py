@@ -88,6 +88,17 @@ def test_what_is_left_and_what_failed_are_told_apart(config):
     }  # fmt: skip
 
 
+def test_the_first_failures_are_said_with_their_causes(config, monkeypatch):
+    monkeypatch.setattr("scalespec.status.FAILURES_SAID", 2)
+    ledger = Ledger(folders.spectra_url(config))
+    for block in reversed(plan_blocks(10, 4)):
+        Path(ledger.url, "commits", f"{block.index:06d}.json").unlink()
+        ledger.record_failure(block, f"OSError: {block.index} is gone")
+    whys = {state["stage"]: state["why"] for state in stage_states(config)}
+    first = {"0": "OSError: 0 is gone", "1": "OSError: 1 is gone"}
+    assert whys == {"ingest": {}, "preprocess": first}
+
+
 def test_a_stage_that_never_ran_is_not_counted_as_done(config, survey, tmp_path):
     never = config_for(survey, tmp_path / "empty")
     for stage in ("ingest", "preprocess"):
