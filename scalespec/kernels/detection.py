@@ -236,7 +236,8 @@ def threshold_curve(score: FloatArray, truth: BoolArray, prevalence: float) -> C
     Parameters
     ----------
     score : (n,) float
-        Higher: surer to be wanted. Stars without a score are called not wanted.
+        Higher: surer to be wanted. Stars without a score are called not wanted; if none has one,
+        the curve has no points.
     truth : (n,) bool
     prevalence : float
         Of wanted stars in the survey that is searched.
@@ -262,7 +263,8 @@ def threshold_curve(score: FloatArray, truth: BoolArray, prevalence: float) -> C
     known = np.isfinite(score)
     order = np.argsort(-score[known], kind="stable")
     ranked, wanted = score[known][order], truth[known][order]
-    last = np.flatnonzero(np.append(np.diff(ranked) != 0, True))  # equal scores stand together
+    ends = np.append(np.diff(ranked) != 0, True)[: len(ranked)]  # equal scores stand together
+    last = np.flatnonzero(ends)
     complete = np.cumsum(wanted)[last] / truth.sum()
     false = np.cumsum(~wanted)[last] / (~truth).sum()
     return Curve(ranked[last], complete, false, purity(complete, false, prevalence))

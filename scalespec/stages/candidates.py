@@ -74,7 +74,8 @@ def search(
     Returns
     -------
     Search or None
-        None where the truth has not both kinds of stars in every split but one.
+        None where the truth has not both kinds of stars in every split but one, or no star has a
+        probability.
     """
     known = tested[np.isfinite(tested[f"{label}_true"]) & np.isfinite(tested[label])]
     side = -1.0 if above else 1.0
@@ -82,6 +83,8 @@ def search(
         side * known[label].to_numpy(), known[f"{label}_sigma"].to_numpy(), side * threshold
     )
     truth = side * known[f"{label}_true"].to_numpy() < side * threshold
+    if not np.isfinite(p).any():  # no error was learned for want of validation stars
+        return None
     made = known.assign(truth=truth, raw=p)
     parts = []
     for split, mine in made.groupby("split"):

@@ -77,6 +77,17 @@ def test_too_few_stars_are_no_search():
     assert search(few, "fe_h", WANTED, threshold=-2.0, above=False) is None
 
 
+def test_without_errors_there_is_no_search_and_where_some_lack_them_these_stars_are_not_called():
+    """Networks learn no error of a label that no validation star has."""
+    none = predictions().assign(fe_h_sigma=np.nan)
+    assert search(none, "fe_h", WANTED, threshold=-2.0, above=False) is None
+    some = predictions(n=1000, splits=2)
+    some.loc[some["split"] == 0, "fe_h_sigma"] = np.nan
+    made = search(some, "fe_h", WANTED, threshold=-2.0, above=False)
+    called = made.stars["called"].to_numpy()
+    assert not called[np.isnan(made.stars["fe_h_sigma"])].any()
+
+
 def test_the_catalog_has_every_source_beside_ours():
     frame = predictions()
     metal = search(frame, "fe_h", WANTED, threshold=-2.0, above=False)

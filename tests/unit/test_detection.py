@@ -115,6 +115,15 @@ def test_no_threshold_keeps_a_rate_that_the_surest_star_breaks():
     assert curve.at_fpr(0.5) == np.inf
 
 
+def test_without_a_score_nothing_is_found():
+    truth = np.array([True, False])
+    curve = threshold_curve(np.full(2, np.nan), truth, 0.1)
+    assert len(curve.threshold) == len(curve.purity) == 0
+    assert curve.at_fpr(1.0) == np.inf
+    one = threshold_curve(np.array([np.nan, 0.7]), truth, 0.1)
+    assert (one.completeness.tolist(), one.fpr.tolist()) == ([0.0], [1.0])
+
+
 def test_curve_wants_both_kinds():
     with pytest.raises(ValueError, match="wants both kinds of stars, got 0 of 3"):
         threshold_curve(np.arange(3.0), np.zeros(3, bool), 0.1)
