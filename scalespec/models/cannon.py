@@ -154,17 +154,18 @@ def design_slopes(x: Tensor, factors: Tensor) -> Tensor:
     return slopes[:, :n_label]  # what was counted for the padding 1 has no derivative
 
 
-def pair_products(n_label: int, order: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the monomials that products of two monomials make, and which pair makes which.
+def pair_products(n_label: int, order: int) -> NDArray[np.int64]:
+    """Return which monomial each product of two monomials is, (n_term, n_term).
 
-    A normal matrix of `n_term`² entries holds only these: 126 numbers for 441 entries of 5 labels.
+    In the order of ``monomials(n_label, 2 * order)``. A normal matrix of `n_term`² entries holds
+    only these: 126 numbers for 441 entries of 5 labels.
 
-    Returns
-    -------
-    factors : (n_product, 2 * order) int64
-        As of `monomials`.
-    place : (n_term, n_term) int64
-        Row of `factors` that is the product of two terms.
+    Examples
+    --------
+    1, x and x² make 1, x, x², x³ and x⁴.
+
+    >>> pair_products(1, 2).tolist()
+    [[0, 1, 2], [1, 2, 3], [2, 3, 4]]
     """
     terms = monomials(n_label, order)
     products = monomials(n_label, 2 * order)
@@ -179,7 +180,7 @@ def pair_products(n_label: int, order: int) -> tuple[NDArray[np.int64], NDArray[
     base = (n_label + 1) ** np.arange(2 * order)[::-1]
     keys, wanted = products @ base, both @ base
     order_of_keys = np.argsort(keys)
-    return products, order_of_keys[np.searchsorted(keys, wanted, sorter=order_of_keys)]
+    return order_of_keys[np.searchsorted(keys, wanted, sorter=order_of_keys)]
 
 
 def count_terms(n_label: int, order: int = 2) -> int:

@@ -3,24 +3,25 @@
 Per pixel, ``ln L = -1/2 sum_n [ w_n (f_n - theta . v_n)² - ln w_n ]``, ``w_n = 1/(1/ivar_n + s²)``.
 For a given scatter the coefficients are weighted least squares; for given coefficients the scatter
 goes up the likelihood by Fisher scoring, ``s² += (sum w² r² - sum w) / sum w²``. Coefficients and
-scatter know nothing of each other (their Fisher information is 0), so two or three turns are all it
-takes from unweighted least squares, whose normal matrix all pixels share. All normal matrices of a
-block of pixels come from one matrix product: products of two monomials are monomials, of which
-there are few. They only steer: coefficients move by what the residuals, in float64, ask for, and
-float32 is enough for steering where labels are not nearly degenerate.
+scatter know nothing of each other (their Fisher information is 0), so both take few steps in turns
+from unweighted least squares, whose normal matrix all pixels share. All normal matrices of a block
+of pixels come from one matrix product: products of two monomials are monomials, of which there are
+few. They only steer: coefficients move by what the residuals, in float64, ask for, and float32 is
+enough for steering where labels are not nearly degenerate.
 
 Ness et al. 2015, ApJ 808, 16, eq. 10; Casey et al. 2016, arXiv 1603.03040 (L1, censoring).
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from scalespec.models.cannon import design, monomials, pair_products
 from scalespec.models.scatter import UNLEARNED
-from scalespec.models.scoring import score
+from scalespec.models.scoring import count, likelihood, score, tidy
 
 RIDGE = 1e-10
 """Of the mean diagonal: keeps a normal matrix positive when a label does not vary."""
@@ -29,11 +30,15 @@ LEAST_VARIANCE = 1e-14
 STEERING = 1e4
 """Condition of the labels' normal matrix up to which float32 steers; its Cholesky root is off by
 1e-7 times this."""
-LAST_STEP = 10.0
-"""A pixel is done when a step was smaller than this times the tolerance: the next one is ten times
-smaller, for the weights hardly change from step to step."""
+LAST_GAIN = 0.01
+"""A pixel is done when a step of its coefficients gained less than this times the tolerance in ln L
+and the scatter moved by less than the tolerance."""
+FIRST_STEPS, STEPS = 3, 2
+"""Of the scatter before the first of the coefficients, from none at all, and before later ones."""
 CACHED = 1 << 16
 """Numbers per array while pixels are fitted: what a core's own cache holds six of."""
+ALIGNED = 8
+"""Products of matrices of so many columns are fast."""
 COMPACT = 0.5
 """Pixels that are done are left in place until so few are still moving."""
 STALE = 0.1
@@ -104,23 +109,23 @@ class _Pixels:
         return _Pixels(**taken)
 
     def score(
-        self, tolerance: float, memory: tuple[Tensor, Tensor]
+        self, steps: int, memory: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-        """Raise the likelihood of the scatter.
+        """Raise the likelihood of the scatter by so many steps.
 
         Returns
         -------
         change, error : (p,) tensors
-            Of scatter², and its standard error.
+            Of scatter² by the last step, and its standard error.
         weight, pull : (p, n) tensors
-            Weights, and weighted residuals, in `memory`.
+            Weights before that step, and weighted residuals, in `memory`.
         """
         weight, pull = (part[: len(self.flux)] for part in memory)
         change, error = score(
             self.variance.numpy(),
             self.residual.numpy(),
             self.square.numpy(),
-            tolerance,
+            steps,
             (weight.numpy(), pull.numpy()),
         )
         return torch.from_numpy(change), torch.from_numpy(error), (weight, pull)
@@ -181,7 +186,13 @@ def fit_pixels(
     if penalty.censored is not None:  # terms that a pixel's labels leave it without
         padded = torch.nn.functional.pad(penalty.censored, (0, 1), value=False)
         censored = padded[:, factors].any(dim=2)
-    n_used = (ivar > 0).sum(0)
+    n_used, lost = (torch.from_numpy(n) for n in count(flux.numpy(), ivar.numpy()))
+    if bool(lost.any()):
+        pixel = int(lost.nonzero()[0, 0])
+        wrong = (ivar[:, pixel] > 0) & ~torch.isfinite(flux[:, pixel])
+        raise ValueError(
+            f"flux of pixel {pixel} is not finite where ivar is {ivar[wrong, pixel][0]:g}"
+        )
     known = n_used >= terms.shape[1]
     result = PixelFit(
         terms.new_zeros(flux.shape[1], terms.shape[1]),
@@ -216,9 +227,10 @@ def _climb(
             break
         if int(moving.sum()) < COMPACT * len(moving):
             at, pixels, moving = at[moving], pixels.take(moving), moving[moving]
-        change, error, weighed = pixels.score(tolerance, memory)
+        change, error, weighed = pixels.score(STEPS if step else FIRST_STEPS, memory)
         gain = _move(pixels, weighed, error, normal, l1)
-        done = (change.abs() <= LAST_STEP * tolerance * error) & (gain <= tolerance)
+        still = change.abs() <= tolerance * error
+        done = still & (gain <= LAST_GAIN * tolerance)
         if step == max_iterations - 1:
             done[:] = True
         if bool((ended := done & moving).any()):
@@ -238,10 +250,6 @@ def _check(x: Tensor, flux: Tensor, ivar: Tensor, penalty: Penalty) -> None:
     if not bool(torch.isfinite(x).all()):
         row = int(torch.nonzero(~torch.isfinite(x).all(1))[0, 0])
         raise ValueError(f"labels of spectrum {row} are not finite: leave it out or fill them in")
-    if not bool(torch.isfinite(torch.where(ivar > 0, flux, 0.0)).all()):
-        lost = (ivar > 0) & ~torch.isfinite(flux)
-        pixel = int(torch.nonzero(lost.any(0))[0, 0])
-        raise ValueError(f"flux of pixel {pixel} is not finite where ivar is {ivar[lost][0]:g}")
     if penalty.l1 < 0:
         raise ValueError(f"the weight of L1 must not be negative, got {penalty.l1:g}")
     shape = (flux.shape[1], x.shape[1])
@@ -253,20 +261,20 @@ def _pixels(
     flux: Tensor, ivar: Tensor, frozen: Tensor | None, normal: "_Normal", *, begin_flat: bool
 ) -> _Pixels:
     """Begin each pixel of (n, p) with unweighted least squares and no scatter."""
-    flux, ivar = flux.T.contiguous().double(), ivar.T.contiguous().double()
-    used = ivar > 0
-    variance = ivar.reciprocal().clamp_(min=LEAST_VARIANCE).masked_fill_(~used, torch.inf)
-    flux = flux.masked_fill(~used, 0.0)
-    theta = normal.unweighted(flux)
-    if not bool(used.all()):  # what is missing is first taken for the star's own, as predicted
-        theta = normal.unweighted(torch.where(used, flux, theta @ normal.terms.T))
-    if frozen is not None or begin_flat:
-        theta = torch.zeros_like(theta)  # what is kept at zero must begin there
-    residual = torch.addmm(flux, theta, normal.terms.T, alpha=-1)
-    zero = flux.new_zeros(3, len(flux))
-    root = flux.new_zeros(len(flux), theta.shape[1], theta.shape[1])
+    shape = (flux.shape[1], flux.shape[0])
+    filled, variance = flux.new_empty(2, *shape, dtype=torch.float64)
+    rows = flux.T.contiguous().numpy(), ivar.T.contiguous().numpy()
+    tidy(rows[0], rows[1], LEAST_VARIANCE, (filled.numpy(), variance.numpy()))
+    theta = normal.unweighted(filled)
+    if begin_flat:  # what is kept at zero must begin there
+        theta = torch.zeros_like(theta)
+    elif frozen is not None:
+        theta[frozen.any(dim=1)] = 0.0
+    residual = torch.addmm(filled, theta, normal.terms.T, alpha=-1)
+    zero = filled.new_zeros(3, len(filled))
+    root = filled.new_zeros(len(filled), theta.shape[1], theta.shape[1])
     gain = zero[2].fill_(torch.inf)
-    return _Pixels(flux, variance, frozen, zero[0], theta, residual, root, zero[1], gain)
+    return _Pixels(filled, variance, frozen, zero[0], theta, residual, root, zero[1], gain)
 
 
 @dataclass(frozen=True)
@@ -274,8 +282,10 @@ class _Normal:
     """Makes the normal equations of many pixels."""
 
     terms: Tensor  # (n, n_term)
-    products: Tensor  # (n, n_product), float32 if that is enough
-    place: Tensor  # (n_term, n_term)
+    inverse: Tensor  # (n_term, n_term), of the matrix that all pixels have without weights
+    wide: Tensor  # the terms, zeros after them: products are fast by multiples of eight
+    products: Tensor  # (n, n_product), float32 if that is enough; zeros after them, too
+    place: Tensor  # (n_term²,), of which product each entry of a normal matrix is the sum
 
     @property
     def dtype(self) -> torch.dtype:
@@ -285,25 +295,32 @@ class _Normal:
     @classmethod
     def of(cls, x: Tensor, terms: Tensor, order: int) -> "_Normal":
         """Prepare labels `x` (n, n_label) with their `terms`."""
-        factors, place = pair_products(x.shape[1], order)
-        products = design(x, torch.from_numpy(factors))
-        scale = torch.linalg.vector_norm(terms, dim=0).clamp(min=1e-300)
-        size = torch.linalg.eigvalsh(terms.T @ terms / scale / scale[:, None])
+        place = pair_products(x.shape[1], order)
+        first, second = np.divmod(np.unique(place, return_index=True)[1], len(place))
+        columns = terms.T.contiguous()
+        products = (columns[torch.from_numpy(first)] * columns[torch.from_numpy(second)]).T
+        gram = terms.T @ terms
+        scale = gram.diagonal().sqrt().clamp(min=1e-300)
+        size = torch.linalg.eigvalsh(gram / scale / scale[:, None])
         if float(size[0]) * STEERING > float(size[-1]):
             products = products.float()
-        return cls(terms, products, torch.from_numpy(place))
+        gram.diagonal().add_(RIDGE * gram.diagonal().mean())
+        wide = _widened(terms), _widened(products)
+        return cls(terms, torch.linalg.inv(gram), *wide, torch.from_numpy(place).flatten())
 
     def unweighted(self, flux: Tensor) -> Tensor:
         """Return least squares (p, n_term) of pixels (p, n) as if all spectra were alike."""
-        gram = self.terms.T @ self.terms
-        gram.diagonal().add_(RIDGE * gram.diagonal().mean())
-        theta: Tensor = torch.linalg.solve(gram, (flux @ self.terms).T).T
-        return theta
+        return self.pull(flux) @ self.inverse
+
+    def pull(self, residual: Tensor) -> Tensor:
+        """Return sums (p, n_term) of residuals (p, n) times terms."""
+        return (residual @ self.wide)[:, : self.terms.shape[1]]
 
     def matrices(self, weight: Tensor, frozen: Tensor | None) -> Tensor:
         """Return normal matrices (p, n_term, n_term), in float64."""
-        sums = (weight.to(self.dtype) @ self.products).double()
-        matrix = sums[:, self.place]
+        sums = weight.to(self.dtype) @ self.products
+        n_term = self.terms.shape[1]
+        matrix = sums.index_select(1, self.place).double().view(-1, n_term, n_term)
         diagonal = matrix.diagonal(dim1=1, dim2=2)
         if frozen is not None:
             matrix.masked_fill_(frozen[:, :, None] | frozen[:, None, :], 0.0)
@@ -312,12 +329,17 @@ class _Normal:
         return matrix
 
 
+def _widened(matrix: Tensor) -> Tensor:
+    """Return a matrix with zeros after its columns, up to a multiple of `ALIGNED`."""
+    return torch.nn.functional.pad(matrix, (0, -matrix.shape[1] % ALIGNED)).contiguous()
+
+
 def _move(
     pixels: _Pixels, weighed: tuple[Tensor, Tensor], error: Tensor, normal: _Normal, l1: float
 ) -> Tensor:
     """Take a step of the coefficients, and return by how much it raises ln L, (p,)."""
     weight, residual = weighed
-    pull = residual @ normal.terms
+    pull = normal.pull(residual)
     if pixels.frozen is not None:
         pull.masked_fill_(pixels.frozen, 0.0)
     if l1 > 0:
@@ -351,7 +373,7 @@ def _root(normal: _Normal, weight: Tensor, frozen: Tensor | None) -> Tensor:
     """Return Cholesky roots of the normal matrices."""
     factor, failed = torch.linalg.cholesky_ex(normal.matrices(weight, frozen))
     if bool(failed.any()):  # float32 steered astray: nearly degenerate labels where they count
-        exact = _Normal(normal.terms, normal.products.double(), normal.place)
+        exact = replace(normal, products=normal.products.double())
         factor = torch.linalg.cholesky(exact.matrices(weight, frozen))
     root: Tensor = factor
     return root
@@ -359,13 +381,10 @@ def _root(normal: _Normal, weight: Tensor, frozen: Tensor | None) -> Tensor:
 
 def _log_likelihood(pixels: _Pixels, which: Tensor, l1: float) -> Tensor:
     """Return ln L of some pixels, less the penalty."""
-    residual = pixels.residual[which]
-    weight = (pixels.variance[which] + pixels.square[which, None]).reciprocal_()
-    chi2 = torch.linalg.vecdot(residual.square_(), weight)
-    normalization = torch.where(weight > 0, weight, 1.0).log_().sum(1)
-    size = pixels.theta[which, 1:].abs().sum(1)
-    found: Tensor = -0.5 * (chi2 - normalization) - l1 * size
-    return found
+    rows = torch.nonzero(which)[:, 0].numpy()
+    known = pixels.variance.numpy(), pixels.residual.numpy(), pixels.square.numpy()
+    found = torch.from_numpy(likelihood(known[0], known[1], known[2], rows))
+    return found - l1 * pixels.theta[which, 1:].abs().sum(1)
 
 
 def _shrink(theta: Tensor, matrix: Tensor, right: Tensor, l1: float) -> Tensor:
