@@ -31,7 +31,7 @@ def read_pixels(
 ) -> tuple[npt.NDArray[Any], ...]:
     """Read rows ``[start, stop)`` of arrays of a store that grows no more, and nothing else of it.
 
-    What the store holds is looked up once per process: `read_spectra` does so with every call.
+    What the store holds is looked up once per process, and not whether it has changed since.
 
     Parameters
     ----------

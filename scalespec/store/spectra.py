@@ -4,9 +4,9 @@ One block of spectra is one shard of every array, written by one writer; a write
 shards is refused, because two writers in one shard lose rows without a word.
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,8 @@ from scalespec.schema import PER_SPECTRUM, SpectrumStatus
 from scalespec.store import paths
 from scalespec.store.encoding import Encoding, round_bits
 from scalespec.store.fixed import is_recorded, record_fixed
+from scalespec.store.layout import layout_of
 from scalespec.store.opening import dims_of, explained, open_array, open_group
-from scalespec.store.shards import read_metadata, shards
 from scalespec.store.wrapped import HashingStore, zarr_store
 
 CHUNK_ROWS = 256
@@ -184,15 +184,16 @@ def write_spectra(url: str, block: Block, data: xr.Dataset) -> dict[str, str]:
     StoreError
         If the block is not exactly one shard of the store, or holds another number of rows.
     """
-    attrs = json.loads(read_metadata(url))["attributes"]
-    rows = int(attrs["shard_rows"])
+    layout = layout_of(url)
+    rows = int(layout.attrs["shard_rows"])
     hashes: dict[str, str] = {}
     for name, variable in data.variables.items():
         if variable.dims[:1] != ("spectrum",):  # coordinates were written with the store
             continue
-        metadata = read_metadata(url, str(name))
-        array = json.loads(metadata)
-        ends = attrs.get("ends") or array["shape"][:1]
+        held = layout.arrays.get(str(name))
+        if held is None:
+            raise StoreError(f"{url}: no array '{name}' in this spectra store")
+        ends = layout.attrs.get("ends") or held.array.shape[:1]
         end = next((end for end in ends if end > block.start), 0)
         whole = block.start % rows == 0 and block.stop == min(block.start + rows, end)
         if not whole or variable.shape[0] != block.size:
@@ -200,10 +201,10 @@ def write_spectra(url: str, block: Block, data: xr.Dataset) -> dict[str, str]:
                 f"{url}: rows {block.start}:{block.stop} with {variable.shape[0]} spectra are not "
                 f"one whole shard of {rows}: two writers in one shard lose rows"
             )
-        bits = array["attributes"].get("lossy_bits")
+        bits = held.attrs.get("lossy_bits")
         values = variable.values if bits is None else round_bits(variable.values, bits)
-        if known := shards(metadata):
-            hashes |= known.write(url, str(name), block.start // rows, values)
+        if held.shards:
+            hashes |= held.shards.write(url, str(name), block.start // rows, values)
         else:
             hashes |= _write_by_zarr(url, str(name), block, values)
     return dict(sorted(hashes.items()))
@@ -247,8 +248,7 @@ def write_arms(url: str, block: Block, groups: Mapping[str, xr.Dataset]) -> dict
 @explained
 def arm_names(url: str) -> tuple[str, ...]:
     """Return the arms of the store at `url`; of a store whose root has the pixels, none."""
-    arms = open_group(url).attrs.get("arms", [])
-    return tuple(map(str, arms))  # type: ignore[arg-type]
+    return tuple(map(str, layout_of(url).attrs.get("arms", [])))
 
 
 def _group(url: str, name: str) -> str:
@@ -266,36 +266,16 @@ def read_spectra(
     StoreError
         If there is no spectra store at `url`, or a shard of it is damaged.
     """
-    group = open_group(url)
+    layout = layout_of(url)
     wanted = None if names is None else set(names)
-    variables: dict[str, xr.Variable] = {}
-    for name, array in group.arrays():
-        dims = dims_of(array)
-        per_row = dims[:1] == ("spectrum",)
-        if per_row and wanted is not None and name not in wanted:
-            continue
-        try:
-            values = _rows(url, name, array, slice(start, stop)) if per_row else array[...]
-        except (ValueError, RuntimeError) as error:  # what checksums and codecs raise
-            raise StoreError(
-                f"{url}: '{name}', rows {start}:{stop}, is damaged: {error}"
-            ) from error
-        variables[name] = xr.Variable(dims, np.asarray(values), dict(array.attrs))
+    variables = {
+        name: array.variable(start, stop)
+        for name, array in layout.arrays.items()
+        if wanted is None or name in wanted or not array.per_row
+    }
     coords = {n: v for n, v in variables.items() if v.dims == (n,)}
     data = {n: v for n, v in variables.items() if n not in coords}
-    return _named(xr.Dataset(data, coords=coords, attrs=dict(group.attrs)))
-
-
-def _rows(url: str, name: str, array: zarr.Array[Any], rows: slice) -> npt.NDArray[Any]:
-    """Read rows of an array: shards of ours at once, three times as fast as chunk by chunk."""
-    start, stop, _ = rows.indices(array.shape[0])
-    known = shards(read_metadata(url, name))
-    if known is None:
-        return np.asarray(array[start:stop])
-    made = np.empty((max(stop - start, 0), *array.shape[1:]), known.dtype)
-    if len(made):
-        known.read(paths.join(url, name), slice(start, stop), made)
-    return made
+    return _named(xr.Dataset(data, coords=coords, attrs=deepcopy(layout.attrs)))
 
 
 def _named(spectra: xr.Dataset) -> xr.Dataset:

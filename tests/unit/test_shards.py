@@ -11,7 +11,7 @@ from obstore.store import LocalStore
 
 from scalespec.errors import StoreError
 from scalespec.plan import plan_blocks
-from scalespec.store import paths, pixels, shards, spectra
+from scalespec.store import layout, paths, pixels, shards, spectra
 from scalespec.store.encoding import Encoding
 from scalespec.store.pixels import read_pixels
 from scalespec.store.shards import read_metadata
@@ -69,7 +69,7 @@ def stored(folder, data, encoding):
 @pytest.mark.parametrize("encoding", CODECS, ids=str)
 def test_objects_are_those_of_zarr_to_the_byte(tmp_path, monkeypatch, encoding):
     hashes = stored(tmp_path / "ours", made(), encoding)
-    monkeypatch.setattr(spectra, "shards", lambda metadata: None)  # all of it by zarr-python
+    monkeypatch.setattr(layout, "shards", lambda metadata: None)  # all of it by zarr-python
     assert stored(tmp_path / "zarr", made(), encoding) == hashes
     ours = objects(tmp_path / "ours")
     assert ours == objects(tmp_path / "zarr")
