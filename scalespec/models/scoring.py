@@ -120,7 +120,7 @@ def score(
     Raises
     ------
     ValueError
-        If shapes differ, or a pixel has no spectrum with information.
+        If shapes differ, no step is to be taken, or a pixel has no spectrum with information.
 
     References
     ----------
@@ -142,6 +142,8 @@ def score(
         raise ValueError("variance, residual, weight and pull must have the same shape")
     if len(square) != len(variance):
         raise ValueError("there must be one scatter² per pixel of variance")
+    if steps < 1:
+        raise ValueError("at least one step is to be taken")
     n_pixel, n = variance.shape
     change, error = np.empty(n_pixel), np.empty(n_pixel)
     for i in range(n_pixel):

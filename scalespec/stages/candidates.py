@@ -142,7 +142,10 @@ def section(
     html, text = "", ""
     metal = search(mine, METAL, wanted, threshold=wanted.threshold, above=False)
     if metal is None:
-        words = f"No search for [Fe/H] < {wanted.threshold:g}: too few such stars to learn from."
+        why = "too few such stars to learn from"
+        if mine["split"].nunique() < 2:
+            why = "each split's threshold is learned from the others, and there is one (seeds = 1)"
+        words = f"No search for [Fe/H] < {wanted.threshold:g}: {why}."
         return paragraph(words), words + "\n"
     name = f"[Fe/H] < {wanted.threshold:g}, by {wanted.model}"
     html, text = _shown(metal, name, wanted)

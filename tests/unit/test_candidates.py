@@ -133,3 +133,9 @@ def test_the_page_says_so_where_nothing_can_be_found(tmp_path):
     _, text = section(frame, settings, str(tmp_path), {})
     assert "too few such stars" in text
     assert not (tmp_path / "candidates.fits").exists()
+
+
+def test_one_split_is_said_to_be_why_nothing_is_searched(tmp_path):
+    settings = CompareTable(source="x", labels=("fe_h",), models={"a": {}}, candidates=WANTED)
+    _, text = section(predictions(splits=1), settings, str(tmp_path), {})
+    assert "learned from the others, and there is one (seeds = 1)" in text

@@ -1,10 +1,10 @@
-"""The scatter of a pixel by Fisher scoring: against scipy's minimum of the same likelihood."""
+"""What a pixel's fit does spectrum by spectrum: against scipy, and against whole arrays."""
 
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 
-from scalespec.models.scoring import score
+from scalespec.models.scoring import count, likelihood, score, tidy
 
 
 def drawn(scatter, n=400, seed=0):
@@ -14,17 +14,17 @@ def drawn(scatter, n=400, seed=0):
     return sigma**2, residual
 
 
-def scored(variance, residual, start=0.0, tolerance=1e-9):
+def scored(variance, residual, start=0.0, steps=30):
     square = np.full(len(variance), start)
     out = np.empty_like(variance), np.empty_like(variance)
-    change, error = score(variance, residual, square, tolerance, out)
+    change, error = score(variance, residual, square, steps, out)
     return square, change, error, out
 
 
 @pytest.mark.parametrize("start", [0.0, 1e-4, 1.0])
 def test_scatter_is_of_the_greatest_likelihood_from_any_start(start):
     variance, residual = drawn([0.005, 0.02, 0.3])
-    square, change, _, _ = scored(variance, residual, start)
+    square, change, error, _ = scored(variance, residual, start)
     for v, r, found in zip(variance, residual, square, strict=True):
 
         def cost(s, v=v, r=r):
@@ -32,7 +32,19 @@ def test_scatter_is_of_the_greatest_likelihood_from_any_start(start):
 
         best = minimize_scalar(cost, bounds=(0, 1), method="bounded", options={"xatol": 1e-10})
         assert found == pytest.approx(best.x, rel=1e-4, abs=1e-8)  # Brent: root of the precision
-    np.testing.assert_allclose(change, square - start)
+    assert (np.abs(change) < 1e-9 * error).all()
+
+
+def test_weights_are_of_the_scatter_that_the_last_step_began_from():
+    variance, residual = drawn([0.02, 0.1])
+    before, _, _, _ = scored(variance, residual, steps=2)
+    square, change, error, (weight, pull) = scored(variance, residual, steps=3)
+    np.testing.assert_allclose(square, before + change, rtol=1e-14)
+    wanted = 1 / (variance + before[:, None])
+    np.testing.assert_allclose(weight, wanted, rtol=1e-14)
+    excess, information = (pull**2 - wanted).sum(axis=1), (wanted**2).sum(axis=1)
+    np.testing.assert_allclose(change, excess / information, rtol=1e-9, atol=1e-18)
+    np.testing.assert_allclose(error, np.sqrt(2 / information), rtol=1e-12)
 
 
 def test_weights_and_pulls_are_of_the_scatter_found():
@@ -57,7 +69,7 @@ def test_weights_may_be_float32():
     variance, residual = drawn([0.02])
     weight = np.empty(variance.shape, np.float32)
     square = np.zeros(1)
-    score(variance, residual, square, 1e-3, (weight, np.empty_like(residual)))
+    score(variance, residual, square, 9, (weight, np.empty_like(residual)))
     np.testing.assert_allclose(weight, 1 / (variance + square[:, None]), rtol=1e-6)
 
 
@@ -78,6 +90,41 @@ def test_arrays_of_other_shapes_are_refused_before_memory_is_written():
                   (residual, square, (short, whole)), (residual[:1], square, (whole, whole)),
                   (residual, square[:1], (whole, whole))]:  # fmt: skip
         with pytest.raises(ValueError, match=r"the same shape|one scatter² per pixel"):
-            score(variance, *given[:2], 1e-3, given[2])
+            score(variance, *given[:2], 1, given[2])
+    with pytest.raises(ValueError, match="at least one step"):
+        score(variance, residual, square, 0, (whole, whole))
     assert (whole == -1).all()
     assert (short == -1).all()
+
+
+def test_the_likelihood_is_that_of_whole_arrays_for_the_rows_asked_for():
+    variance, residual = drawn([0.005, 0.02, 0.3], n=403)
+    variance[:, ::5], residual[:, ::5] = np.inf, 1e6
+    variance[2, 1:5] = 1e-14, 1e-12, 1e30, 1e35  # products stay within what a float64 holds
+    square = np.array([1e-5, 0.0, 0.0])
+    weight = 1 / (variance + square[:, None])
+    known = weight > 0
+    terms = weight * residual**2 - np.log(weight, where=known, out=np.zeros_like(weight))
+    wanted = -0.5 * np.where(known, terms, 0).sum(axis=1)
+    found = likelihood(variance, residual, square, np.array([2, 0]))
+    np.testing.assert_allclose(found, wanted[[2, 0]], rtol=1e-12)
+
+
+def test_what_has_no_information_is_filled_with_the_mean_of_what_has():
+    rng = np.random.default_rng(1)
+    flux = rng.normal(1, 0.1, (3, 50)).astype(np.float32)
+    ivar = rng.uniform(1, 9, (3, 50)).astype(np.float32)
+    ivar[0, :20], ivar[1, 3], ivar[1, 4], ivar[2] = 0, np.inf, -1, np.nan
+    flux[0, :20], flux[2] = np.nan, np.inf
+    filled, variance = np.empty((2, 3, 50))
+    tidy(flux, ivar, 1e-3, (filled, variance))
+    known = ivar > 0
+    wanted = 1 / np.where(known, ivar, 0.5).astype(float)
+    np.testing.assert_array_equal(variance, np.where(known, np.maximum(wanted, 1e-3), np.inf))
+    np.testing.assert_array_equal(filled[known], flux[known])
+    for i in range(2):
+        np.testing.assert_allclose(filled[i, ~known[i]], flux[i, known[i]].mean(dtype=float))
+    assert not filled[2].any()
+    used, lost = count(np.vstack([flux, flux]).T, np.vstack([ivar, np.ones_like(ivar)]).T)
+    assert used.tolist() == [30, 49, 0, 50, 50, 50]
+    assert lost.tolist() == [0, 0, 0, 20, 0, 50]
