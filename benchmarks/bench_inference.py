@@ -48,11 +48,12 @@ from scalespec.store.spectra import create_spectra, write_spectra
 
 LABELS = ("teff", "logg", "fe_h")
 NETWORKS = {
-    "residual": ("residual ANN, 143 px", 143, 4096, 40),
-    "starnet": ("StarNet, 3,909 px", 3909, 1024, 16),
+    "residual": ("residual ANN, 143 px", 143, 16384, 40),
+    "starnet": ("StarNet, 3,909 px", 3909, 4096, 8),
     "folded": ("2-D CNN, 4,096 px", 4096, 256, 12),
 }
-"""Name, pixels, and for Ray the spectra of a block and the blocks."""
+"""Name, pixels, and for Ray the spectra of a block and the blocks: 4,096 is a run file's default,
+of short spectra more, of a slow network less."""
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 WORKERS = 2
 Row = dict[str, Any]
