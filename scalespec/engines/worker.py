@@ -40,7 +40,7 @@ THREAD_LIMITS = {
     "MALLOC_TRIM_THRESHOLD_": str(2**31),
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     # Blocks are computed beside the main thread, and memory of other threads' own arenas is handed
-    # back whatever the limits above: StarNet took twice the time.
+    # back whatever the limits above: StarNet is slower by a fifth then.
     "MALLOC_ARENA_MAX": "1",
 }
 """Environment of a worker process: one worker per core, one thread each, pages kept."""

@@ -22,6 +22,7 @@ from torch import Tensor
 from scalespec.models.cannon import design, monomials, pair_products
 from scalespec.models.scatter import UNLEARNED
 from scalespec.models.scoring import count, likelihood, score, tidy
+from scalespec.models.shrinkage import shrink
 
 RIDGE = 1e-10
 """Of the mean diagonal: keeps a normal matrix positive when a label does not vary."""
@@ -44,8 +45,6 @@ COMPACT = 0.5
 STALE = 0.1
 """A normal matrix steers until the weights have changed by this part, or steps gain no less than
 this part of the one before."""
-MAX_SWEEPS = 200
-"""Of coordinate descent; it stops when no coefficient moves by 1e-9."""
 
 
 @dataclass(frozen=True)
@@ -186,13 +185,7 @@ def fit_pixels(
     if penalty.censored is not None:  # terms that a pixel's labels leave it without
         padded = torch.nn.functional.pad(penalty.censored, (0, 1), value=False)
         censored = padded[:, factors].any(dim=2)
-    n_used, lost = (torch.from_numpy(n) for n in count(flux.numpy(), ivar.numpy()))
-    if bool(lost.any()):
-        pixel = int(lost.nonzero()[0, 0])
-        wrong = (ivar[:, pixel] > 0) & ~torch.isfinite(flux[:, pixel])
-        raise ValueError(
-            f"flux of pixel {pixel} is not finite where ivar is {ivar[wrong, pixel][0]:g}"
-        )
+    n_used = _spectra_used(flux, ivar)
     known = n_used >= terms.shape[1]
     result = PixelFit(
         terms.new_zeros(flux.shape[1], terms.shape[1]),
@@ -229,8 +222,7 @@ def _climb(
             at, pixels, moving = at[moving], pixels.take(moving), moving[moving]
         change, error, weighed = pixels.score(STEPS if step else FIRST_STEPS, memory)
         gain = _move(pixels, weighed, error, normal, l1)
-        still = change.abs() <= tolerance * error
-        done = still & (gain <= LAST_GAIN * tolerance)
+        done = (change.abs() <= tolerance * error) & (gain <= LAST_GAIN * tolerance)
         if step == max_iterations - 1:
             done[:] = True
         if bool((ended := done & moving).any()):
@@ -255,6 +247,16 @@ def _check(x: Tensor, flux: Tensor, ivar: Tensor, penalty: Penalty) -> None:
     shape = (flux.shape[1], x.shape[1])
     if penalty.censored is not None and tuple(penalty.censored.shape) != shape:
         raise ValueError(f"censored has shape {tuple(penalty.censored.shape)}, wanted {shape}")
+
+
+def _spectra_used(flux: Tensor, ivar: Tensor) -> Tensor:
+    """Return how many spectra know each pixel; refuse flux that is not finite where one does."""
+    used, lost = count(flux.numpy(), ivar.numpy())
+    if lost.any():
+        k = int(np.flatnonzero(lost)[0])
+        wrong = (ivar[:, k] > 0) & ~torch.isfinite(flux[:, k])
+        raise ValueError(f"flux of pixel {k} is not finite where ivar is {ivar[wrong, k][0]:g}")
+    return torch.from_numpy(used)
 
 
 def _pixels(
@@ -345,7 +347,7 @@ def _move(
     if l1 > 0:
         matrix = normal.matrices(weight, pixels.frozen)
         right = (matrix @ pixels.theta[:, :, None])[:, :, 0] + pull
-        step = _shrink(pixels.theta, matrix, right, l1) - pixels.theta
+        step = shrink(pixels.theta, matrix, right, l1) - pixels.theta
         gain = torch.einsum("pi,pij,pj->p", step, matrix, step)
     else:
         stale = torch.nonzero((error - pixels.spread).abs() > STALE * pixels.spread)[:, 0]
@@ -385,18 +387,3 @@ def _log_likelihood(pixels: _Pixels, which: Tensor, l1: float) -> Tensor:
     known = pixels.variance.numpy(), pixels.residual.numpy(), pixels.square.numpy()
     found = torch.from_numpy(likelihood(known[0], known[1], known[2], rows))
     return found - l1 * pixels.theta[which, 1:].abs().sum(1)
-
-
-def _shrink(theta: Tensor, matrix: Tensor, right: Tensor, l1: float) -> Tensor:
-    """Return the minimum of ``theta A theta / 2 - b theta + l1 |theta|`` by coordinate descent."""
-    theta = theta.clone()
-    for _ in range(MAX_SWEEPS):
-        before = theta.clone()
-        for j in range(theta.shape[1]):
-            pull = right[:, j] - (matrix[:, j] * theta).sum(1) + matrix[:, j, j] * theta[:, j]
-            if j > 0:
-                pull = torch.sign(pull) * (pull.abs() - l1).clamp(min=0)
-            theta[:, j] = pull / matrix[:, j, j]
-        if bool((theta - before).abs().max() < 1e-9):
-            break
-    return theta

@@ -104,6 +104,9 @@ def test_blocks_that_failed_end_with_3_and_are_named_and_retried_when_asked(
     told = call("status", run_file)
     assert "preprocess: block 1 failed: ValueError: flux is [negative]" in told.stdout
     assert "--retry-failed" in told.stdout
+    assert "more failed" not in told.stdout
+    monkeypatch.setattr("scalespec.status.FAILURES_SAID", 0)
+    assert "preprocess: 1 more failed" in call("status", run_file).stdout
     result = call("run", run_file, "--engine", "local", "--retry-failed")
     assert result.exit_code == 0
     assert "5 blocks were done, 1 done now" in result.stdout

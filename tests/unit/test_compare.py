@@ -347,6 +347,14 @@ def test_a_comparison_of_which_nothing_came_says_why_and_what_to_do(compared):
         run(parse_config(few), engine="local")
 
 
+def test_a_comparison_stopped_before_its_first_model_is_stopped_and_no_error(compared):
+    config, _ = compared
+    text = RUN_FILE.format(root=Path(config.compare.source).parent).replace("/work", "/at-once")
+    few = text[: text.index("[compare.models.neighbors]")]
+    summary = run(parse_config(few), engine="local", stop=lambda: True)
+    assert (summary.stopped, summary.done, summary.failed) == (True, 0, {})
+
+
 def test_a_comparison_that_was_stopped_says_nothing_of_its_tables(compared, tmp_path, monkeypatch):
     config, _ = compared
     text = RUN_FILE.format(root=Path(config.compare.source).parent).replace("/work", "/stopped")
