@@ -14,6 +14,8 @@ class CompareModel(Table):
     """Which model, a key of `scalespec.models.estimators.ESTIMATORS`; empty: the table's name."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of its constructor."""
+    of: tuple[str, ...] = ()
+    """For a mean: names of other models of this comparison, trained with their options."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of a network's matrix products while it learns and predicts; bfloat16 is several times faster
     on processors that have it."""
@@ -108,6 +110,25 @@ class CompareTable(Table):
     candidates: CandidatesTable | None = None
     leakage: LeakageTable | None = None
 
+    def options_of(self, name: str) -> dict[str, Any]:
+        """Return what a model's constructor is given: its options, and those that its mean is of.
+
+        Examples
+        --------
+        >>> models = {"elm": {"options": {"units": 9}}, "mean": {"of": ["elm"]}}
+        >>> table = CompareTable(labels=("teff",), models=models)
+        >>> table.options_of("mean")
+        {'models': {'elm': {'units': 9, 'estimator': 'elm'}}}
+        """
+        model = self.models[name]
+        if not model.of:
+            return dict(model.options)
+        members = {
+            one: {**self.models[one].options, "estimator": self.models[one].estimator or one}
+            for one in model.of
+        }
+        return {**model.options, "models": members}
+
     @model_validator(mode="after")
     def _can_be_meant(self) -> "CompareTable":
         if self.source and self.catalog:
@@ -133,3 +154,14 @@ class CompareTable(Table):
                 raise ValueError(f"models.{name}: snr is of flux, and softening changes it")
             if model.window and model.window[0] >= model.window[1]:
                 raise ValueError(f"models.{name}.window ends before it begins")
+            self._mean_can_be_meant(name)
+
+    def _mean_can_be_meant(self, name: str) -> None:
+        model = self.models[name]
+        if not model.of:
+            return
+        if (model.estimator or name) != "mean" or "models" in model.options:
+            raise ValueError(f'models.{name}.of is for a mean that has no options.models: "mean"')
+        plain = {one for one, other in self.models.items() if not other.of}
+        if strange := sorted(set(model.of) - plain):
+            raise ValueError(f"models.{name}.of: no models {strange}; there are {sorted(plain)}")

@@ -156,7 +156,7 @@ def prepared(
             normalization=attrs.get("normalization", {"method": "none"}),
             resolving_power=attrs.get("resolving_power"),
         )
-        return make_rival(model.estimator or name, spec, **model.options)
+        return make_rival(model.estimator or name, spec, **table.options_of(name))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"compare.models.{name}: {error}") from error
 

@@ -50,6 +50,8 @@ snr_edges = [0.0, 60.0]
 [compare.models.neighbors]
 estimator = "knn"
 options = {{ neighbors = 4, components = 4 }}
+[compare.models.mean]
+of = ["ridge", "neighbors"]
 [compare.models.color_alone]
 estimator = "ridge"
 inputs = "extra"
@@ -126,6 +128,20 @@ def table(**changed):
     return CompareTable.model_validate(plain | changed)
 
 
+def test_a_mean_of_named_models_is_made_with_their_options(compared):
+    made = read_predictions(str(compared[1]))
+    key = ["split", "row"]
+    one, other, mean = (
+        made[made["model"] == name].sort_values(key)[["teff", "logg"]].to_numpy()
+        for name in ("ridge", "neighbors", "mean")
+    )
+    slack = 1e-5 * np.abs(mean)
+    assert np.all(mean <= np.maximum(one, other) + slack)
+    assert np.all(mean >= np.minimum(one, other) - slack)
+    assert np.all(np.abs(mean - one).max(axis=0) > slack.max(axis=0))  # it is neither of them
+    assert np.all(np.abs(mean - other).max(axis=0) > slack.max(axis=0))
+
+
 def test_every_model_predicts_the_test_stars_of_every_split(compared):
     config, url = compared
     made = read_predictions(str(url))
@@ -200,7 +216,7 @@ def test_files_and_page_are_there(compared):
     names |= {"candidates.parquet", "candidates.fits"}
     assert names <= {path.name for path in url.iterdir()}
     page = (url / "index.html").read_text()
-    for words in ("Which lines count", "Candidates", "One to one", "6 models on 3 random splits"):
+    for words in ("Which lines count", "Candidates", "One to one", "7 models on 3 random splits"):
         assert words in page
     drawn = {path.stem for path in (url / "figures").iterdir()}
     assert {"mae", "lines", *(f"one_to_one_{x}" for x in LABELS[:4])} <= drawn
@@ -226,7 +242,7 @@ def test_metal_poor_stars_are_found(compared):
 def test_facts_say_what_was_learned_and_which_lines_count(compared):
     _, url = compared
     facts = read_facts(str(url))
-    assert len(facts) == 18
+    assert len(facts) == 21
     assert sum(facts["ridge", 0]["sizes"]) == N - 2
     lines = facts["ridge", 0]["attribution"]
     assert set(lines) >= {"CH G band", "elsewhere"}
@@ -238,7 +254,7 @@ def test_a_second_run_trains_nothing_and_says_the_same(compared):
     config, url = compared
     before = (url / "tables.csv").read_bytes()
     again = run(config, engine="local")
-    assert (again.done, again.resumed) == (0, 18)
+    assert (again.done, again.resumed) == (0, 21)
     assert (url / "tables.csv").read_bytes() == before
 
 
@@ -330,9 +346,7 @@ def test_a_model_that_is_none_fails_its_blocks_and_no_other(compared, tmp_path):
     config, _ = compared
     text = RUN_FILE.format(root=Path(config.compare.source).parent)
     text = text.replace("/work", "/other").replace('estimator = "knn"', 'estimator = "oracle"')
-    few = text[: text.index("[compare.models.color_alone]")].replace(
-        "bootstrap = 20", "bootstrap = 0"
-    )
+    few = text[: text.index("[compare.models.mean]")].replace("bootstrap = 20", "bootstrap = 0")
     summary = run(parse_config(few), engine="local")
     assert len(summary.failed["compare"]) == 3
     assert "no model 'oracle'" in next(iter(summary.failed["compare"].values()))
@@ -405,6 +419,12 @@ def test_text_columns_stand_below_each_other():
         ({"models": {}}, "at least one"),
         ({"models": {"a": {"inputs": "both"}}}, "wants inputs of extra"),
         ({"models": {"a": {"window": (5000, 4000)}}}, "ends before it begins"),
+        ({"models": {"a": {"of": ("a",)}}}, "is for a mean"),
+        (
+            {"models": {"a": {}, "mean": {"of": ("a",), "options": {"models": {"a": {}}}}}},
+            "has no options.models",
+        ),
+        ({"models": {"a": {}, "mean": {"of": ("b", "mean")}}}, r"no models \['b', 'mean'\]"),
         ({"folds": True, "seeds": 1}, "folds wants seeds >= 2"),
         ({"candidates": {"model": "oracle"}}, r"no \[compare.models.oracle\]"),
     ],
