@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scalespec.optimize.constraints import box
-from scalespec.optimize.fit import median_snr
+from scalespec.optimize.fit import below_snr
 from scalespec.optimize.levenberg import Search, SearchOptions
 from scalespec.optimize.matmul import linear
 from scalespec.optimize.normalization import as_rows
@@ -26,6 +26,51 @@ from scalespec.optimize.trust import PRIOR_DOMINATED_BOX, covariance, edges
 _PRODUCTS_FLOATS = 1 << 26  # of the products of features' spectra: beyond, Gram matrices per star
 _STARS = 512
 _CACHED_STARS = 64  # whose pixels stay in the cache between the pass over them and the products
+
+
+@dataclass(frozen=True)
+class Summing:
+    """What sums over pixels are made with, the same for all stars.
+
+    Attributes
+    ----------
+    model : Emulator
+        Ends in a linear layer.
+    center : (P,)
+        Its flux in the middle of the box, from which features and residuals are counted.
+    across : (T, P)
+        The spectrum of each feature.
+    products : (T (T + 1) / 2, P), optional
+        Of every two of them; None if that is too much.
+    place : (T, T) int64
+        Of each two among the products.
+    """
+
+    model: Emulator
+    center: Tensor
+    across: Tensor
+    products: Tensor | None
+    place: Tensor
+
+    @classmethod
+    def of(cls, model: Emulator, layer: torch.nn.Linear) -> Self:
+        """Make the products of a model's features."""
+        theta = layer.weight.detach()
+        size = theta.shape[1]
+        middle = model.features(theta.new_zeros((1, len(model.spec.labels))))  # type: ignore[attr-defined]
+        center = (middle @ theta.T)[0] + (layer.bias if layer.bias is not None else 0.0)
+        i, j = torch.triu_indices(size, size, device=theta.device)
+        place = i.new_empty((size, size))
+        place[i, j] = place[j, i] = torch.arange(len(i), device=i.device)
+        across = theta.T.contiguous()
+        few = len(i) * len(theta) <= _PRODUCTS_FLOATS
+        return cls(model, center, across, across[i] * across[j] if few else None, place)
+
+    def grams(self, weight: Tensor) -> Tensor:
+        """(n, P) weights -> (n, T, T) sums over pixels of weight times every two features."""
+        if self.products is not None:
+            return linear(weight, self.products)[:, self.place]
+        return torch.stack([(self.across * w) @ self.across.T for w in weight])
 
 
 @dataclass(frozen=True)
@@ -46,42 +91,33 @@ class FeatureObjective:
     rest: Tensor
 
     @classmethod
-    def of(
-        cls, model: Emulator, layer: torch.nn.Linear, flux: Tensor, ivar: Tensor
-    ) -> tuple[Self, Tensor]:
-        """Sum over the pixels of `flux` and `ivar` (n, P), around the middle of the box.
+    def of(cls, summing: Summing, flux: Tensor, ivar: Tensor) -> tuple[Self, Tensor, Tensor]:
+        """Sum over the pixels of `flux` and `ivar` (n, P), which are read once.
 
         Returns
         -------
         FeatureObjective
-        (n,) int64
+        n_used : (n,) int64
             Pixels that count.
+        known : (n,) bool
+            Stars without a pixel that is no number.
         """
-        theta = layer.weight.detach()
-        n, size = len(flux), theta.shape[1]
-        middle = model.features(theta.new_zeros((1, len(model.spec.labels))))  # type: ignore[attr-defined]
-        center = (middle @ theta.T)[0] + (layer.bias if layer.bias is not None else 0.0)
-        i, j = torch.triu_indices(size, size, device=theta.device)
-        place = i.new_empty((size, size))  # of each product among those of a triangle
-        place[i, j] = place[j, i] = torch.arange(len(i), device=i.device)
-        across, products = theta.T.contiguous(), None
-        if len(i) * len(theta) <= _PRODUCTS_FLOATS:
-            products = (theta[:, i] * theta[:, j]).T.contiguous()
-        gram, cross = theta.new_empty((n, size, size)), theta.new_empty((n, size))
-        rest, n_used = gram.new_empty(n).double(), gram.new_empty(n).long()
+        size, n = len(summing.across), len(flux)
+        gram, cross = flux.new_empty((n, size, size)).double(), flux.new_empty((n, size)).double()
+        rest, n_used = gram.new_empty(n), gram.new_empty(n).long()
+        known = n_used.bool()
         for begin in range(0, n, _CACHED_STARS):
             rows = slice(begin, begin + _CACHED_STARS)
+            y, v = flux[rows], ivar[rows]
+            known[rows] = finite_rows(y, v)
             # residuals are small numbers: float32 sums keep chi2 to a thousandth
             weight, pulled, rest[rows], n_used[rows] = weighed(
-                flux[rows], ivar[rows], center, model.scatter
+                y, v, summing.center, summing.model.scatter
             )
-            cross[rows] = linear(pulled, across)
-            if products is None:
-                gram[rows] = torch.stack([(theta * w[:, None]).T @ theta for w in weight])
-                continue
-            gram[rows] = linear(weight, products)[:, place]
+            cross[rows] = linear(pulled, summing.across)
+            gram[rows] = summing.grams(weight)
         # Features are counted from the middle: v - v0 is small too.
-        return cls(model, gram.double(), cross.double(), rest), n_used
+        return cls(summing.model, gram, cross, rest), n_used, known
 
     def take(self, rows: Tensor) -> Self:
         """Keep the chosen stars."""
@@ -159,11 +195,12 @@ def fit_at_rest(
     starts = _starts(model, start, n)
     parts = [FitResult.empty(0, n_label)]
     with torch.no_grad():
+        summing = Summing.of(model, layer)
         for begin in range(0, n, _STARS):
             rows = slice(begin, begin + _STARS)
-            data = (as_rows(values[rows], model.scatter) for values in (flux, ivar))
+            data = (_only_read(values[rows], model.scatter) for values in (flux, ivar))
             search = Search(None, None, SearchOptions(max_steps, tolerance, True))
-            parts.append(_fit_batch(model, layer, tuple(data), starts[rows], (search, snr_min)))
+            parts.append(_fit_batch(summing, tuple(data), starts[rows], (search, snr_min)))
     return FitResult.concatenate(parts)
 
 
@@ -181,24 +218,29 @@ def _starts(model: Emulator, start: ArrayLike | None, n: int) -> NDArray[np.floa
     return np.concatenate([scaled, middle], axis=1)
 
 
+def _only_read(values: ArrayLike, like: Tensor) -> Tensor:
+    """Return rows on the device and of the dtype of `like`: no copy where none is needed."""
+    if isinstance(values, np.ndarray) and values.flags.c_contiguous and values.flags.writeable:
+        return torch.from_numpy(values).to(like)
+    return as_rows(values, like)
+
+
 def _fit_batch(
-    model: Emulator,
-    layer: torch.nn.Linear,
+    summing: Summing,
     data: tuple[Tensor, ...],
     starts: NDArray[np.float64],
     how: tuple[Search, float],
 ) -> FitResult:
     """Fit one batch and write its rows."""
     (flux, ivar), (search, snr_min) = data, how
-    low, width = box(model)
-    known = finite_rows(flux, ivar)
-    objective, used = FeatureObjective.of(model, layer, flux, ivar)
+    low, width = box(summing.model)
+    objective, used, known = FeatureObjective.of(summing, flux, ivar)
     result = FitResult.empty(len(flux), len(low))
     result.n_used[:] = used.cpu().numpy()
     result.raise_flag(FitStatus.NONFINITE, ~known.cpu().numpy())
     result.raise_flag(FitStatus.NO_PIXELS, (used <= len(low)).cpu().numpy())
-    snr = median_snr(flux, ivar, ivar)
-    result.raise_flag(FitStatus.LOW_SNR, result.fitted & (snr < snr_min).cpu().numpy())
+    faint = below_snr(flux, ivar, ivar, snr_min).cpu().numpy()
+    result.raise_flag(FitStatus.LOW_SNR, result.fitted & faint)
     rows = np.flatnonzero(result.fitted)
     objective = objective.take(torch.tensor(rows, device=flux.device))
     edge = torch.full((len(rows), len(low)), 0.5).to(flux)

@@ -278,7 +278,6 @@ def _prepared(
         objective = replace(objective, continuum=polynomial)
     used = objective.weight > 0
     n_used = used.sum(dim=1).cpu().numpy()
-    snr = median_snr(flux, ivar, objective.weight)
     n_width = len(options.broadening.ranges)
     result = FitResult.empty(len(flux), objective.n_label, n_width=n_width)
     result.n_used[:] = n_used
@@ -287,16 +286,20 @@ def _prepared(
     result.raise_flag(FitStatus.NO_PIXELS, n_used <= objective.n_parameter + n_linear)
     few = n_used < options.pixels_min * flux.shape[1]
     result.raise_flag(FitStatus.FEW_PIXELS, result.fitted & few)
-    weak = (snr < options.snr_min).cpu().numpy()
+    weak = below_snr(flux, ivar, objective.weight, options.snr_min).cpu().numpy()
     result.raise_flag(FitStatus.LOW_SNR, result.fitted & weak)
     return objective, result
 
 
-def median_snr(flux: Tensor, ivar: Tensor, weight: Tensor) -> Tensor:
-    """(n,) median signal-to-noise of the pixels with a weight, of some thousand evenly chosen."""
+def below_snr(flux: Tensor, ivar: Tensor, weight: Tensor, snr: float) -> Tensor:
+    """(n,) bool: the median S/N of pixels with a weight, of some thousand evenly chosen, is below.
+
+    Half of them are, then: counting takes a tenth of the time of a median.
+    """
     some = slice(None, None, max(1, flux.shape[1] // _SNR_PIXELS))
-    values = flux[:, some] * torch.sqrt(ivar[:, some])
-    return torch.where(weight[:, some] > 0, values, torch.nan).nanmedian(dim=1).values
+    known = weight[:, some] > 0
+    faint = (flux[:, some] * torch.sqrt(ivar[:, some]) < snr) & known
+    return 2 * faint.sum(dim=1) > (known.sum(dim=1) - 1).clamp(min=0)
 
 
 def _fit_batch(

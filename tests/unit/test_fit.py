@@ -14,7 +14,7 @@ from scalespec.errors import ConfigError, StoreError
 from scalespec.kernels.continuum import gaussian_smoothing, normalize
 from scalespec.models.base import EmulatorSpec
 from scalespec.models.payne import Payne
-from scalespec.optimize.fit import fit_labels
+from scalespec.optimize.fit import below_snr, fit_labels
 from scalespec.optimize.objective import Smoother
 from scalespec.optimize.result import FitStatus
 from scalespec.plan import BlockResult
@@ -363,3 +363,16 @@ def test_models_with_kinks_are_begun_again_and_smooth_ones_not():
     assert fit_options(FitTable(), kinked).restarts == 4
     assert fit_options(FitTable(), ONE.model).restarts == 0
     assert fit_options(FitTable(restarts=2), ONE.model).restarts == 2
+
+
+def test_a_median_below_a_limit_is_counted_as_it_is_sorted():
+    rng = np.random.default_rng(4)
+    for n_good in (0, 1, 2, 7, 40):
+        flux = torch.tensor(rng.normal(1, 0.3, (200, 40)))
+        ivar = torch.tensor(rng.uniform(1, 200, (200, 40)))
+        weight = torch.zeros_like(ivar)
+        weight[:, rng.permutation(40)[:n_good]] = 1
+        values = torch.where(weight > 0, flux * ivar.sqrt(), torch.nan)
+        sorted_out = values.nanmedian(dim=1).values < 9.0
+        assert torch.equal(below_snr(flux, ivar, weight, 9.0), sorted_out)
+        assert n_good == 0 or sorted_out.any()
