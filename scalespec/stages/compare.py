@@ -107,7 +107,7 @@ def compete(arena: Arena, name: str, split: int, table: CompareTable, seed: int)
             f"{[len(rows) for rows in parts]} stars: give more stars, or other fractions"
         )
     (training, grid), (validation, _) = (seen(labelled, model, rows) for rows in parts[:2])
-    estimator = prepared(name, model, table, training, grid, labelled.attrs)
+    estimator = prepared(name, table, training, grid, labelled.attrs)
     with _in_precision(model):
         history = estimator.fit(training, validation, seed=1000 * seed + split)
     facts: dict[str, Any] = {"sizes": [len(rows) for rows in parts], "history": _plain(history)}
@@ -133,7 +133,6 @@ def compete(arena: Arena, name: str, split: int, table: CompareTable, seed: int)
 
 def prepared(
     name: str,
-    model: CompareModel,
     table: CompareTable,
     training: Sample,
     grid: npt.NDArray[np.float64],
@@ -146,6 +145,7 @@ def prepared(
     ConfigError
         If there is no such model, or an option is wrong.
     """
+    model = table.models[name]
     try:
         spec = describe(
             name,
