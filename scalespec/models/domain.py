@@ -57,6 +57,13 @@ class Domain(torch.nn.Module):
             Scaled flux, 0 where masked.
         variance : (n, n_pixel) tensor
             Of its noise; infinite where masked. A spectrum that is all masked scores infinity.
+
+        Examples
+        --------
+        >>> domain = Domain(4)  # it has learned nothing: all directions scatter by 1
+        >>> noise = torch.tensor([[1.0, 1.0, 1.0, 1.0], [torch.inf] * 4])
+        >>> domain(torch.tensor([[2.0, 2.0, 2.0, 2.0], [0.0] * 4]), noise).round(decimals=2)
+        tensor([1.4100,    inf])
         """
         distance, n_good = self._distances(x, variance)
         score = (distance / self.far).amax(dim=1).sqrt()

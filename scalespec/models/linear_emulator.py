@@ -48,6 +48,18 @@ class LinearEmulator(Emulator):
             Standard deviation [pixel].
         resolving_power : float
             R of what comes out, for the new specification.
+
+        Examples
+        --------
+        >>> from scalespec.models.payne import Payne
+        >>> spec = EmulatorSpec("toy", ("teff",), [4e3], [6e3], 5000.0 + torch.arange(9).numpy())
+        >>> sharp = Payne(spec, hidden=(2,))
+        >>> with torch.no_grad():
+        ...     _ = sharp.output.weight.zero_(), sharp.output.bias.fill_(1.0)
+        ...     sharp.output.bias[4] = 0.0  # one line, of one pixel
+        >>> blurred = sharp.broadened(1.0, resolving_power=1800.0)
+        >>> blurred.forward_scaled(torch.zeros(1, 1))[0, 2:7].detach().round(decimals=2)
+        tensor([0.9500, 0.7600, 0.6000, 0.7600, 0.9500])
         """
         spec = replace(self.spec, resolving_power=resolving_power)
         blurred = self._like(spec)

@@ -137,6 +137,14 @@ def weigh(
     data : flux (n, P), ivar (n, P)
     model : flux (P,), scatter squared (P,)
     out : weight (n, P), weight times residual (n, P), chi2 (n,), number of pixels that count (n,)
+
+    Examples
+    --------
+    >>> flux, ivar = np.float32([[1.5, 9.0]]), np.float32([[4.0, 0.0]])
+    >>> out = flux.copy(), flux.copy(), np.zeros(1), np.zeros(1, np.int64)
+    >>> weigh((flux, ivar), (np.float32([1.0, 1.0]), np.float32([0.25, 0.25])), out)
+    >>> [one.tolist() for one in out]
+    [[[2.0, 0.0]], [[1.0, 0.0]], [0.5], [1]]
     """
     flux, ivar = data
     center, variance = model

@@ -115,6 +115,17 @@ def bent_step(
         Fall of the greatest one.
     bent : (n,) bool
         Whether other pieces matter.
+
+    Examples
+    --------
+    One falls to the right, the other one to the left, from 1.5 less: they meet at 0.5.
+
+    >>> values = torch.tensor([[0.0, -1.5]]).double()
+    >>> gradients = torch.tensor([[[-1.0], [0.5]]]).double()
+    >>> hessian, room = torch.eye(1)[None].double(), torch.full((1, 1), 9.0).double()
+    >>> step, promise, bent = bent_step(values, gradients, hessian, (-room, room), room / 9)
+    >>> round(step.item(), 6), round(promise.item(), 6), bent.item()
+    (0.5, 0.75, True)
     """
     low, high = room
     pinned = torch.where(first <= low, -1, 0) + torch.where(first >= high, 1, 0)

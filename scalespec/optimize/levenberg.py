@@ -132,6 +132,24 @@ class Search:
         -------
         State
             With the Hessian at the parameters reached; rows that are not `finite` did not start.
+
+        Examples
+        --------
+        >>> from scalespec.models.base import EmulatorSpec
+        >>> from scalespec.models.payne import Payne
+        >>> _ = torch.manual_seed(0)
+        >>> wavelength = 5000 * (1e-4 * torch.arange(64).double()).exp()
+        >>> spec = EmulatorSpec("toy", ("teff",), [4e3], [6e3], wavelength.numpy())
+        >>> model = Payne(spec, hidden=(4,))
+        >>> flux = model.forward_scaled(torch.tensor([[0.2]])).detach()
+        >>> given = {"rv_start": torch.zeros(1), "rv_range": 10.0}
+        >>> objective = Objective.of(model, flux, torch.full_like(flux, 1e6), **given)
+        >>> search = Search.of(objective, SearchOptions(30, 1e-3, False))
+        >>> edge = torch.full((1, 2), 0.5)  # of the label and the velocity
+        >>> with torch.no_grad():
+        ...     state = search.run(objective, torch.zeros(1, 2), -edge, edge)
+        >>> state.parameters.round(decimals=3)[:, 0], state.status
+        (tensor([0.2000]), tensor([0], dtype=torch.int32))
         """
         n = len(first)
         rows = whole(torch.arange(n, device=first.device))

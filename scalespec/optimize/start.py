@@ -62,6 +62,17 @@ class RidgeStart:
         -------
         (n, K) float32
             Physical labels within the box.
+
+        Examples
+        --------
+        >>> from scalespec.models.base import EmulatorSpec
+        >>> from scalespec.models.payne import Payne
+        >>> _ = torch.manual_seed(0)
+        >>> spec = EmulatorSpec("toy", ("teff",), [4e3], [6e3], 5000.0 * 1.0001 ** np.arange(64))
+        >>> model = Payne(spec, hidden=(4,))
+        >>> flux = model.forward_scaled(torch.tensor([[0.2]])).detach().numpy()
+        >>> ridge_start(model, n_draws=500).apply(flux, np.full_like(flux, 1e6)).round(-2)
+        array([[5400.]], dtype=float32)
         """
         return self.estimate(flux, ivar)[0]
 
