@@ -165,7 +165,8 @@ class FitTable(Table):
     stars_per_batch: int = Field(default=256, ge=1)
     """Stars fitted together; bounds the memory of a worker."""
     restarts: int | None = Field(default=None, ge=0)
-    """Most searches begun again until two in a row find nothing new; unset: 4 for models with kinks
+    """Searches begun again: all along a label that has one optimum behind the other, as mocks tell,
+    else near the best end until two in a row find nothing new. Unset: 4 for models with kinks
     (LeakyReLU), which have many optima, none for smooth ones."""
     starts: tuple[Literal["giant", "subgiant", "dwarf"], ...] = ()
     """Kinds of star to begin from beside the first estimate."""

@@ -96,11 +96,14 @@ def score_bars(
     units : mapping of str to str
     """
     n = max(len(scores), 1)
-    rows = max((len(models) for models in scores.values()), default=1)
-    figure = Figure(figsize=(3.4 * n, 0.26 * rows + 1.1), layout="constrained")
-    for axes, (label, models) in zip(
-        figure.subplots(1, n, squeeze=False)[0], scores.items(), strict=False
-    ):
+    columns = min(n, 4)
+    rows = -(-n // columns)
+    tall = 0.26 * max((len(models) for models in scores.values()), default=1) + 1.1
+    figure = Figure(figsize=(3.4 * columns, tall * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in panels[len(scores) :]:
+        axes.set_axis_off()
+    for axes, (label, models) in zip(panels, scores.items(), strict=False):
         names = list(models)
         value = np.array([models[m][0] for m in names])
         low, high = (np.array([models[m][k] for m in names]) for k in (1, 2))

@@ -21,6 +21,7 @@ from scalespec.optimize.pixels import finite_rows
 from scalespec.optimize.result import FitResult, FitStatus
 from scalespec.optimize.shift import Broadening
 from scalespec.optimize.trust import fill
+from scalespec.optimize.winding import winding_label
 
 _SNR_PIXELS = 512  # that a median is taken of: a full sort costs as much as a step
 _ROBUST_PASSES = 2
@@ -42,9 +43,11 @@ class FitOptions:
     stars_per_batch : int
         Stars fitted together: about 3 x stars x P floats of memory.
     restarts : int
-        Most searches begun again two sigma from the best end so far, until two in a row find
-        nothing new: models with kinks (LeakyReLU) have many optima, and the best one found counts.
-        Another one of nearly the same chi2 is flagged, and its distance is in the covariance.
+        Searches begun again: models with kinks (LeakyReLU) have many optima, and the best one found
+        counts. If they lie behind each other along one label, which mocks tell, these begin all
+        over its range; else two sigma from the best end so far, until two in a row find nothing
+        new. Another optimum of nearly the same chi2 is flagged, and its distance is in the
+        covariance.
     exact_covariance : bool
         Covariances from every pixel's derivatives, also where wavelength blocks would do.
     polynomial : int or None
@@ -156,6 +159,8 @@ class Fitter:
     options : FitOptions
     search : Search
         With the model's Gram matrices by wavelength, half a second's work for 25 labels.
+    along : int or None
+        The label along which the model has many optima, where searches are begun again.
 
     Examples
     --------
@@ -177,6 +182,7 @@ class Fitter:
     smoothing: Smoother | None
     options: FitOptions
     search: Search
+    along: int | None = None
 
     @classmethod
     def of(
@@ -202,11 +208,15 @@ class Fitter:
             )
         limits = SearchOptions(options.max_steps, options.tolerance, options.exact_covariance)
         with torch.no_grad():
+
+            def observe(flux: Tensor, ivar: Tensor) -> Objective:
+                rest = flux[:, 0] * 0
+                return _prepared(model, flux, ivar, rest, smoothing=smoothing, options=options)[0]
+
             one = torch.ones((1, n_pixel)).to(model.scatter)
-            objective, _ = _prepared(
-                model, one, one, one[:, 0] * 0, smoothing=smoothing, options=options
-            )
-            return cls(model, smoothing, options, Search.of(objective, limits))
+            search = Search.of(observe(one, one), limits)
+            along = winding_label(search, observe, model.scatter) if options.restarts else None
+            return cls(model, smoothing, options, search, along)
 
     def fit(
         self,
@@ -241,7 +251,8 @@ class Fitter:
                 objective, result = _prepared(
                     model, *batch, smoothing=self.smoothing, options=options
                 )
-                _fit_batch(self.search, objective, result, first[rows], (given, rows), options)
+                how = self.search, options, self.along
+                _fit_batch(how, objective, result, first[rows], (given, rows))
                 parts.append(result)
         result = FitResult.concatenate(parts)
         if constraints.domain is not None:
@@ -303,14 +314,14 @@ def below_snr(flux: Tensor, ivar: Tensor, weight: Tensor, snr: float) -> Tensor:
 
 
 def _fit_batch(
-    search: Search,
+    how: tuple[Search, FitOptions, int | None],
     objective: Objective,
     result: FitResult,
     starts: NDArray[np.float64],
     given: tuple[Given, slice],
-    options: FitOptions,
 ) -> None:
     """Search from every start and write the best ends into `result`."""
+    search, options, along = how
     like = objective.model.scatter
     constraints, batch = given
     tie = constraints.tie(objective.model, like)
@@ -323,7 +334,9 @@ def _fit_batch(
     bounds = as_rows(low, like), as_rows(high, like)
     own = starts if tie is None else starts[:, :, list(tie.free)]
     firsts = [as_rows(_padded(own[fitted, c], objective, 0.0), like) for c in range(own.shape[1])]
-    found = best_of(search, objective, firsts, bounds, options.restarts)
+    if along is not None and tie is not None:
+        along = list(tie.free).index(along) if along in tie.free else None
+    found = best_of(search, objective, firsts, bounds, options.restarts, along)
     state, several, spread = found.best, found.several, found.spread()
     if options.robust is not None:
         for _ in range(_ROBUST_PASSES):

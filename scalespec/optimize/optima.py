@@ -15,6 +15,7 @@ from scalespec.optimize.levenberg import Search, State
 from scalespec.optimize.objective import Objective
 from scalespec.optimize.quadratic import inverse
 from scalespec.optimize.trust import edges
+from scalespec.optimize.winding import elsewhere
 
 _RIVAL_CHI2 = 4.0  # by so much less good may another optimum be, and still be the true one
 _RIVAL_DISTANCE = 9.0  # in sigma^2, from which it is another one
@@ -104,8 +105,9 @@ def best_of(
     firsts: Sequence[Tensor],
     bounds: tuple[Tensor, Tensor],
     restarts: int,
+    along: int | None = None,
 ) -> Optima:
-    """Search from all starts, then again from near the best ends so far.
+    """Search from all starts, then again from near the best ends so far, or all along a parameter.
 
     Parameters
     ----------
@@ -117,6 +119,8 @@ def best_of(
     bounds : (n, Q), (n, Q)
     restarts : int
         Most searches begun again; a star has no more of them when some in a row find nothing new.
+    along : int, optional
+        A parameter all over whose range they begin instead, in equal steps.
 
     Returns
     -------
@@ -169,15 +173,19 @@ def best_of(
     rows = everyone[best.finite]
     in_a_row = torch.zeros_like(best.n_steps)
     generator = torch.Generator().manual_seed(1)
-    for _ in range(restarts):
+    origin = None if along is None else best.parameters[:, along].clone()
+    for turn in range(restarts):
         if not len(rows):
             break
-        direction = torch.randn(best.parameters.shape[1], generator=generator)
-        start = _hop(best.take(rows), direction)
-        low, high = (bound[rows] for bound in bounds)
-        same = found.challenge(rows, search.run(objective.take(rows), start, low, high))
-        in_a_row[rows] = torch.where(same, in_a_row[rows] + 1, 0)
-        rows = rows[in_a_row[rows] < _ENOUGH]
+        here, room = best.take(rows), (bounds[0][rows], bounds[1][rows])
+        if along is None or origin is None:
+            start = _hop(here, torch.randn(best.parameters.shape[1], generator=generator))
+        else:
+            start = elsewhere(here, along, origin[rows], (turn + 1) / (restarts + 1), room)
+        same = found.challenge(rows, search.run(objective.take(rows), start, *room))
+        if along is None:
+            in_a_row[rows] = torch.where(same, in_a_row[rows] + 1, 0)
+            rows = rows[in_a_row[rows] < _ENOUGH]
     if several:
         last.ended(objective, best)
     return found

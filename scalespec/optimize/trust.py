@@ -23,6 +23,7 @@ _BOX_PRECISION = 2.0
 """Of the Gaussian that stands for the box among the errors, whose width is 1. An optimum cannot
 leave the box, so what spans it scatters less than the curvature of chi2 says; 0, 2 and 4 gave pulls
 of 0.86, 0.98 and 1.09 where 22 labels follow one that spans it."""
+_LEAST_PRECISION = 1e-4  # of a label of which a spectrum tells nothing, in units of the range
 _OUTSIDE = 3.0  # sigmas beyond its bound, from which a label is not there by noise
 _EDGE = 1e-6  # so near its bound, in scaled units, is a parameter on it: float32 rounding
 _NEAR = 0.03  # sigmas: a search that ends so near a bound cannot tell whether it is on it
@@ -57,7 +58,7 @@ def edges(state: State) -> Edges:
 
 
 def covariance(state: State, found: Edges, spread: Tensor | None = None) -> Tensor:
-    """(n, Q, Q) float64 covariance of scaled parameters.
+    """(n, Q, Q) float64 covariance of scaled parameters, as the spectrum and ranges give it.
 
     Inverse Hessian for the free ones, the box counting as a wide Gaussian prior. One
     that noise has driven to its bound lies within it by the truncated normal that gradient and
@@ -67,6 +68,18 @@ def covariance(state: State, found: Edges, spread: Tensor | None = None) -> Tens
     others. No variance exceeds that of the range: there row and column are shrunk, correlations
     stay, the matrix stays positive. A fixed parameter has no error.
     """
+    total = curvature_covariance(state, found)
+    return capped(total if spread is None else total + spread_of_known(spread, found), state, found)
+
+
+def spread_of_known(spread: Tensor, found: Edges) -> Tensor:
+    """Return what other optima add to a covariance (n, Q, Q), of parameters within their ranges."""
+    known = (~(found.outside | found.fixed)).double()
+    return spread * known[:, :, None] * known[:, None, :]
+
+
+def curvature_covariance(state: State, found: Edges) -> Tensor:
+    """Return the covariance (n, Q, Q) before anything is made of ranges: see `covariance`."""
     span = (state.upper - state.lower).double()
     known = torch.diag_embed(_BOX_PRECISION / span.clamp(min=1e-30) ** 2)
     inverted = inverse(torch.where(found.free[:, :, None], state.hessian + known, 0.0), found.free)
@@ -74,16 +87,59 @@ def covariance(state: State, found: Edges, spread: Tensor | None = None) -> Tens
     curvature = _schur_diagonal(state.hessian, inverted).clamp(min=1e-30)
     pull = (state.gradient.abs() / curvature.sqrt()).clamp(max=_OUTSIDE)
     inside = torch.where(soft, _second_moment(pull) / curvature, 0.0)
-    widest = BOX_VARIANCE * span**2
-    inside = torch.minimum(inside, widest)
+    inside = torch.minimum(inside, BOX_VARIANCE * span**2)
     # How the free parameters follow each one on a bound: e_j - C H e_j.
     follow = torch.diag_embed(soft.double()) - inverted @ (state.hessian * soft[:, None, :])
-    total = inverted + (follow * inside[:, None, :]) @ follow.transpose(1, 2)
-    if spread is not None:
-        known_at_all = (~(found.outside | found.fixed)).double()
-        total = total + spread * known_at_all[:, :, None] * known_at_all[:, None, :]
+    total: Tensor = inverted + (follow * inside[:, None, :]) @ follow.transpose(1, 2)
+    return total
+
+
+def capped(total: Tensor, state: State, found: Edges) -> Tensor:
+    """Return a covariance (n, Q, Q) no variance of which exceeds that of the range."""
+    widest = BOX_VARIANCE * (state.upper - state.lower).double() ** 2
     variance = total.diagonal(dim1=1, dim2=2)
     shrink = (widest / variance.clamp(min=1e-300)).sqrt().clamp(max=1.0)
+    return _shrunk(total, shrink, widest, found)
+
+
+def within_bounds(total: Tensor, state: State, found: Edges) -> Tensor:
+    """Return a covariance (n, Q, Q) about optima that the truth shares the bounds of.
+
+    A truth uniform between the bounds, seen with a Gaussian error, lies about the optimum as that
+    Gaussian cut off at both, which takes the place of the Gaussian that stood for its own bounds.
+    Row and column of each free parameter are scaled to the root of its second moment; correlations
+    stay. Those on a bound are as in `capped`.
+
+    Examples
+    --------
+    One at 1 sigma from its bound, one far from both, and one of which next to nothing is known: its
+    error is that of a uniform density.
+
+    >>> from types import SimpleNamespace
+    >>> x, edge = torch.tensor([[0.4, 0.0, 0.0]]), torch.full((1, 3), 0.5)
+    >>> state = SimpleNamespace(parameters=x, lower=-edge, upper=edge)
+    >>> total = torch.diag(torch.tensor([0.01, 0.01, 0.5]).double())[None]
+    >>> made = within_bounds(total, state, Edges(*[torch.zeros(1, 3, dtype=torch.bool)] * 3))
+    >>> made.diagonal(dim1=1, dim2=2).sqrt().round(decimals=3)
+    tensor([[0.0850, 0.1010, 0.2890]], dtype=torch.float64)
+    """
+    square = (state.upper - state.lower).double() ** 2
+    widest, here = BOX_VARIANCE * square, state.parameters.double()
+    variance = total.diagonal(dim1=1, dim2=2).clamp(min=1e-300)
+    own = (1 / variance - _BOX_PRECISION / square.clamp(min=1e-60)) * square
+    sigma = (square / own.clamp(min=_LEAST_PRECISION)).clamp(min=1e-300).sqrt()
+    lost, inside = torch.zeros_like(sigma), torch.full_like(sigma, -1.0)
+    for side in (here - state.lower, state.upper - here):
+        room = (side / sigma).clamp(min=0)
+        lost += room * torch.exp(-0.5 * room.square()) / (2 * torch.pi) ** 0.5
+        inside += torch.special.ndtr(room)
+    moment = square / own.clamp(min=_LEAST_PRECISION) * (1 - lost / inside.clamp(min=1e-12))
+    error = torch.where(found.free, moment, torch.minimum(variance, widest))
+    return _shrunk(total, (error / variance).clamp(min=0).sqrt(), widest, found)
+
+
+def _shrunk(total: Tensor, shrink: Tensor, widest: Tensor, found: Edges) -> Tensor:
+    """Shrink rows and columns; what lies outside its range has the variance of the range."""
     total = total * shrink[:, :, None] * shrink[:, None, :]
     total.diagonal(dim1=1, dim2=2)[found.outside] = widest[found.outside]
     return total
@@ -117,7 +173,12 @@ def fill(
     """
     low, width = box(objective.model)
     found = edges(state)
-    scaled = covariance(state, found, spread)
+    total = curvature_covariance(state, found)
+    scaled = within_bounds(total, state, found)
+    if spread is not None:
+        others = spread_of_known(spread, found)
+        total, scaled = total + others, scaled + others
+    loose = capped(total, state, found)
     all_labels = _to_all_labels(objective, scaled)
     n_label, n_free = len(low), objective.n_free
     x = objective.labels(state.parameters).double().cpu().numpy()
@@ -141,13 +202,21 @@ def fill(
     result.n_steps[rows] = state.n_steps.cpu().numpy()
     result.status[rows] |= state.status.cpu().numpy().astype(np.uint32)
     result.distance[rows] = _distance(state)
-    _flag_labels(result, rows, objective, state, found)
+    _flag_labels(result, rows, objective, state, (found, _to_all_labels(objective, loose)))
 
 
 def _flag_labels(
-    result: FitResult, rows: NDArray[np.int64], objective: Objective, state: State, found: Edges
+    result: FitResult,
+    rows: NDArray[np.int64],
+    objective: Objective,
+    state: State,
+    known: tuple[Edges, NDArray[np.float64]],
 ) -> None:
-    """Set the bits that stand for labels, and those of the stars that have any."""
+    """Set the bits that stand for labels, and those of the stars that have any.
+
+    `known` are the edges and the scaled covariance of all labels, of the data more than the bounds.
+    """
+    found, loose = known
     n_free = objective.n_free
     own, leaders = list(range(n_free)), list(range(n_free))
     if objective.tie is not None:
@@ -155,9 +224,7 @@ def _flag_labels(
         leaders = [int(k) for k in objective.tie.matrix.argmax(dim=1)]
     bound = found.bound.cpu().numpy()
     result.at_bound[rows] = _bits(bound[:, :n_free], leaders)
-    spread = (
-        np.sqrt(np.diagonal(result.label_cov[rows], axis1=1, axis2=2)) / box(objective.model)[1]
-    )
+    spread = np.sqrt(np.diagonal(loose, axis1=1, axis2=2))
     span = (state.upper - state.lower)[:, :n_free].double().cpu().numpy()
     dominated = spread[:, own] > PRIOR_DOMINATED_BOX * span
     if objective.prior is not None:

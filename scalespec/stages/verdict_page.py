@@ -70,7 +70,7 @@ def write_page(
     if found:
         sections.append(("Candidates", found))
     sizes = next((f["sizes"] for f in facts.values() if "sizes" in f), [0, 0, 0])
-    what = "folds" if table.folds else "random splits"
+    what = "folds" if table.folds else "random split" if table.seeds == 1 else "random splits"
     lead = (
         f"{len(table.models)} models on {table.seeds} {what} by star: {sizes[0]:,} spectra to "
         f"learn from, {sizes[1]:,} held back, {sizes[2]:,} tested. Residuals are prediction − "

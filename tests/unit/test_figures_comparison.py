@@ -39,6 +39,15 @@ def test_bars_stand_where_the_errors_are():
     assert axes.get_xlabel() == "MAE Teff [K]"
 
 
+def test_bars_of_many_labels_stand_in_rows_of_four():
+    scores = {f"label {k}": {"a": (1.0 + k, 0.5, 1.5)} for k in range(7)}
+    figure = figures.score_bars(scores, {})
+    assert figure.get_figwidth() == pytest.approx(4 * 3.4)
+    shown = [axes for axes in figure.axes if axes.axison]
+    assert [axes.get_xlabel() for axes in shown] == [f"MAE label {k}" for k in range(7)]
+    assert shown[4].get_position().y0 < shown[3].get_position().y0
+
+
 def test_matrices_are_written_out():
     matrix = np.array([[1.0, 0.25], [-0.5, 0.75]])
     axes = _axes(figures.leakage_panels({"a": matrix}, ["p", "q"], ["r", "s"]))[0]
