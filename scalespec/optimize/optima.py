@@ -120,7 +120,7 @@ def best_of(
     restarts : int
         Most searches begun again; a star has no more of them when some in a row find nothing new.
     along : int, optional
-        A parameter all over whose range they begin instead, in equal steps.
+        A parameter all over whose range they begin instead, in equal steps, unless it is fixed.
 
     Returns
     -------
@@ -177,15 +177,17 @@ def best_of(
     for turn in range(restarts):
         if not len(rows):
             break
-        here, room = best.take(rows), (bounds[0][rows], bounds[1][rows])
-        if along is None or origin is None:
-            start = _hop(here, torch.randn(best.parameters.shape[1], generator=generator))
-        else:
-            start = elsewhere(here, along, origin[rows], (turn + 1) / (restarts + 1), room)
-        same = found.challenge(rows, search.run(objective.take(rows), start, *room))
-        if along is None:
-            in_a_row[rows] = torch.where(same, in_a_row[rows] + 1, 0)
-            rows = rows[in_a_row[rows] < _ENOUGH]
+        here, (low, high) = best.take(rows), (bound[rows] for bound in bounds)
+        start = _hop(here, torch.randn(best.parameters.shape[1], generator=generator))
+        all_along = torch.zeros_like(rows, dtype=torch.bool)
+        if along is not None and origin is not None:
+            share = (turn + 1) / (restarts + 1)
+            all_along = high[:, along] > low[:, along]  # where it is fixed, others may wind
+            there = elsewhere(here, along, origin[rows], share, (low, high))
+            start = torch.where(all_along[:, None], there, start)
+        same = found.challenge(rows, search.run(objective.take(rows), start, low, high))
+        in_a_row[rows] = torch.where(same & ~all_along, in_a_row[rows] + 1, 0)
+        rows = rows[in_a_row[rows] < _ENOUGH]
     if several:
         last.ended(objective, best)
     return found

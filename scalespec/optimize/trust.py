@@ -107,8 +107,8 @@ def within_bounds(total: Tensor, state: State, found: Edges) -> Tensor:
 
     A truth uniform between the bounds, seen with a Gaussian error, lies about the optimum as that
     Gaussian cut off at both, which takes the place of the Gaussian that stood for its own bounds.
-    Row and column of each free parameter are scaled to the root of its second moment; correlations
-    stay. Those on a bound are as in `capped`.
+    Row and column of each free parameter are scaled to the root of its second moment, at most that
+    of the range; correlations stay. Those on a bound are as in `capped`.
 
     Examples
     --------
@@ -134,7 +134,7 @@ def within_bounds(total: Tensor, state: State, found: Edges) -> Tensor:
         lost += room * torch.exp(-0.5 * room.square()) / (2 * torch.pi) ** 0.5
         inside += torch.special.ndtr(room)
     moment = square / own.clamp(min=_LEAST_PRECISION) * (1 - lost / inside.clamp(min=1e-12))
-    error = torch.where(found.free, moment, torch.minimum(variance, widest))
+    error = torch.minimum(torch.where(found.free, moment, variance), widest)
     return _shrunk(total, (error / variance).clamp(min=0).sqrt(), widest, found)
 
 
