@@ -21,13 +21,7 @@ from scalespec.optimize.normalization import as_rows
 from scalespec.optimize.objective import ArrayLike, Emulator, Point, output_layer
 from scalespec.optimize.pixels import finite_rows, weighed
 from scalespec.optimize.result import FitResult, FitStatus
-from scalespec.optimize.trust import (
-    PRIOR_DOMINATED_BOX,
-    capped,
-    curvature_covariance,
-    edges,
-    within_bounds,
-)
+from scalespec.optimize.trust import PRIOR_DOMINATED_BOX, covariance, edges
 
 _PRODUCTS_FLOATS = 1 << 26  # of the products of features' spectra: beyond, Gram matrices per star
 _STARS = 512
@@ -261,8 +255,7 @@ def _fit_batch(
     if best is None:
         return result
     found = edges(best)
-    total = curvature_covariance(best, found)
-    scaled = within_bounds(total, best, found).cpu().numpy()
+    scaled, loose = (one.cpu().numpy() for one in covariance(best, found))
     bits = np.uint64(1) << np.arange(len(low), dtype=np.uint64)
     bound = found.bound.cpu().numpy()
     result.labels[rows] = low + (best.parameters.double().cpu().numpy() + 0.5) * width
@@ -273,8 +266,7 @@ def _fit_batch(
     result.dof[rows] = result.n_used[rows] - len(low)
     result.n_steps[rows] = best.n_steps.cpu().numpy()
     result.at_bound[rows] = (bound * bits).sum(axis=1, dtype=np.uint64)
-    loose = capped(total, best, found).diagonal(dim1=1, dim2=2).cpu().numpy()
-    dominated = np.sqrt(loose) > PRIOR_DOMINATED_BOX
+    dominated = np.sqrt(np.diagonal(loose, axis1=1, axis2=2)) > PRIOR_DOMINATED_BOX
     result.prior_dominated[rows] = (dominated * bits).sum(axis=1, dtype=np.uint64)
     result.status[rows] |= best.status.cpu().numpy().astype(np.uint32)
     result.raise_flag(FitStatus.AT_BOUND, rows[bound.any(axis=1)])

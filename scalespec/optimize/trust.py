@@ -57,8 +57,8 @@ def edges(state: State) -> Edges:
     return Edges(bound, bound & (pull > _OUTSIDE), fixed)
 
 
-def covariance(state: State, found: Edges, spread: Tensor | None = None) -> Tensor:
-    """(n, Q, Q) float64 covariance of scaled parameters, as the spectrum and ranges give it.
+def covariance(state: State, found: Edges, spread: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(n, Q, Q) float64 covariances of scaled parameters: of their errors, and what flags go by.
 
     Inverse Hessian for the free ones, the box counting as a wide Gaussian prior. One
     that noise has driven to its bound lies within it by the truncated normal that gradient and
@@ -66,20 +66,20 @@ def covariance(state: State, found: Edges, spread: Tensor | None = None) -> Tens
     lies more than 3 sigma outside is not known at all: it has the variance of a uniform density
     over its range, without correlations; `spread` (n, Q, Q), of other optima, is added for the
     others. No variance exceeds that of the range: there row and column are shrunk, correlations
-    stay, the matrix stays positive. A fixed parameter has no error.
+    stay, the matrix stays positive. A fixed parameter has no error. Errors are smaller near
+    bounds, see `within_bounds`; whether a label is known is asked of the spectrum more than of
+    its bounds, so of the second covariance.
     """
-    total = curvature_covariance(state, found)
-    return capped(total if spread is None else total + spread_of_known(spread, found), state, found)
+    total = _of_curvature(state, found)
+    errors = within_bounds(total, state, found)
+    if spread is not None:
+        known = (~(found.outside | found.fixed)).double()
+        others = spread * known[:, :, None] * known[:, None, :]
+        total, errors = total + others, errors + others
+    return errors, _capped(total, state, found)
 
 
-def spread_of_known(spread: Tensor, found: Edges) -> Tensor:
-    """Return what other optima add to a covariance (n, Q, Q), of parameters within their ranges."""
-    known = (~(found.outside | found.fixed)).double()
-    return spread * known[:, :, None] * known[:, None, :]
-
-
-def curvature_covariance(state: State, found: Edges) -> Tensor:
-    """Return the covariance (n, Q, Q) before anything is made of ranges: see `covariance`."""
+def _of_curvature(state: State, found: Edges) -> Tensor:
     span = (state.upper - state.lower).double()
     known = torch.diag_embed(_BOX_PRECISION / span.clamp(min=1e-30) ** 2)
     inverted = inverse(torch.where(found.free[:, :, None], state.hessian + known, 0.0), found.free)
@@ -94,7 +94,7 @@ def curvature_covariance(state: State, found: Edges) -> Tensor:
     return total
 
 
-def capped(total: Tensor, state: State, found: Edges) -> Tensor:
+def _capped(total: Tensor, state: State, found: Edges) -> Tensor:
     """Return a covariance (n, Q, Q) no variance of which exceeds that of the range."""
     widest = BOX_VARIANCE * (state.upper - state.lower).double() ** 2
     variance = total.diagonal(dim1=1, dim2=2)
@@ -108,7 +108,7 @@ def within_bounds(total: Tensor, state: State, found: Edges) -> Tensor:
     A truth uniform between the bounds, seen with a Gaussian error, lies about the optimum as that
     Gaussian cut off at both, which takes the place of the Gaussian that stood for its own bounds.
     Row and column of each free parameter are scaled to the root of its second moment, at most that
-    of the range; correlations stay. Those on a bound are as in `capped`.
+    of the range; correlations stay. Those on a bound have at most that of the range.
 
     Examples
     --------
@@ -173,12 +173,7 @@ def fill(
     """
     low, width = box(objective.model)
     found = edges(state)
-    total = curvature_covariance(state, found)
-    scaled = within_bounds(total, state, found)
-    if spread is not None:
-        others = spread_of_known(spread, found)
-        total, scaled = total + others, scaled + others
-    loose = capped(total, state, found)
+    scaled, loose = covariance(state, found, spread)
     all_labels = _to_all_labels(objective, scaled)
     n_label, n_free = len(low), objective.n_free
     x = objective.labels(state.parameters).double().cpu().numpy()
@@ -214,7 +209,7 @@ def _flag_labels(
 ) -> None:
     """Set the bits that stand for labels, and those of the stars that have any.
 
-    `known` are the edges and the scaled covariance of all labels, of the data more than the bounds.
+    `known` are the edges, and the scaled covariance of all labels that flags go by.
     """
     found, loose = known
     n_free = objective.n_free

@@ -40,6 +40,28 @@ def winding_label(
     -------
     int or None
         None if less than 3 % go astray, or not far.
+
+    Examples
+    --------
+    A line's depth is a sine of the label, a weak one's knows in which turn it is.
+
+    >>> from types import SimpleNamespace
+    >>> from scalespec.optimize.levenberg import SearchOptions
+    >>> pixel = torch.arange(80.0)
+    >>> line, weak = (torch.exp(-0.5 * ((pixel - c) / 3) ** 2) for c in (25, 55))
+    >>> wavelength = 10 ** (3.7 + 1e-4 * pixel.double().numpy())
+    >>> spec = SimpleNamespace(labels=("a",), wavelength=wavelength)
+    >>> def flux(x):
+    ...     return 1 - 0.2 * torch.sin(12 * x) * line - 0.1 * x * weak
+    >>> def slope(x):
+    ...     return (-2.4 * torch.cos(12 * x) * line - 0.1 * weak)[:, None]
+    >>> model = SimpleNamespace(spec=spec, scatter=torch.zeros(80), forward_scaled=flux,
+    ...                         flux_and_jacobian=lambda x: (flux(x), slope(x)))
+    >>> def observe(y, w):
+    ...     return Objective.of(model, y, w, rv_start=torch.zeros(len(y)), rv_range=0.0)
+    >>> search = Search.of(observe(*torch.ones(2, 1, 80)), SearchOptions(50, 0.01, False))
+    >>> winding_label(search, observe, model.scatter)
+    0
     """
     draw = torch.Generator().manual_seed(0)
     one = torch.ones((MOCKS, len(like))).to(like)
@@ -81,6 +103,18 @@ def elsewhere(
     share : float
         Between 0 and 1.
     bounds : (n, Q), (n, Q)
+
+    Examples
+    --------
+    Two thirds of the range on, around its end; the other one follows by half.
+
+    >>> from types import SimpleNamespace
+    >>> x, edge = torch.tensor([[0.3, 0.0]]), torch.full((1, 2), 0.5)
+    >>> hessian = torch.linalg.inv(torch.tensor([[[4.0, 2.0], [2.0, 2.0]]]).double() * 1e-4)
+    >>> state = SimpleNamespace(
+    ...     parameters=x, lower=-edge, upper=edge, hessian=hessian, gradient=0 * x.double())
+    >>> elsewhere(state, 0, x[:, 0], 2 / 3, (-edge, edge)).round(decimals=3)
+    tensor([[-0.0330, -0.1670]])
     """
     low, high = (bound[:, along].double() for bound in bounds)
     span = (high - low).clamp(min=1e-30)
