@@ -17,7 +17,7 @@ from scalespec.models.classical import BASELINES
 from scalespec.models.estimators import ESTIMATORS, make_estimator
 from scalespec.models.regression import fit_pixels
 from scalespec.models.regressor import Estimator, FloatArray, Prediction, RegressorSpec, Sample
-from scalespec.optimize.fit import FitOptions, fit_labels
+from scalespec.optimize.features import fit_at_rest
 
 FAR_QUANTILE = 0.99
 """Of the validation spectra's reduced chi²: out_of_domain is 1 there."""
@@ -110,8 +110,7 @@ class CannonRival:
         if self._model is None or self._start is None:
             raise ValueError("The Cannon has not learned yet: call fit first")
         start = self._start.predict(flux, ivar).labels
-        options = FitOptions(max_steps=self.max_steps, rv_range=0.0)
-        found = fit_labels(self._model, flux, ivar, start=start, options=options)
+        found = fit_at_rest(self._model, flux, ivar, start=start, max_steps=self.max_steps)
         chi2 = found.chi2 / np.maximum(found.n_used, 1)
         return found.labels, found.label_err, np.asarray(chi2, np.float32)
 

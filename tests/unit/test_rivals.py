@@ -44,6 +44,17 @@ def test_the_cannon_finds_the_labels_of_its_own_spectra():
     assert (made.sigma_epistemic == 0).all()
 
 
+def test_the_cannon_takes_pixels_that_are_not_steps_of_velocity():
+    training, test = cannon_sample(200, seed=1), cannon_sample(20, seed=3)
+    uneven = 4000.0 + np.cumsum(np.linspace(2, 40, len(WAVELENGTH)))  # as of Gaia XP
+    made = []
+    for wavelength in (WAVELENGTH, uneven):
+        model = CannonRival(describe("cannon", LABELS, wavelength, training))
+        model.fit(training, cannon_sample(200, seed=2), seed=1)
+        made.append(model.predict(test.flux, test.ivar).labels)
+    np.testing.assert_array_equal(*made)
+
+
 def test_the_cannon_says_what_is_unlike_its_spectra():
     test = cannon_sample(30, seed=3)
     model = cannon()
