@@ -1,7 +1,7 @@
 """A label along which chi2 has one optimum behind the other, and starts all along it.
 
 Where few lines know of a label and the model has kinks, as of oxygen in metal-poor giants, searches
-end a third of the label's range away from where they should, ten sigma off. Which label it is, is a
+end some third of the label's range away from where they should. Which label it is, is a
 property of the model: it is asked of mocks, once.
 """
 

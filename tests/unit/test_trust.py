@@ -183,3 +183,29 @@ def test_robust_pass_forgets_outliers():
     off = lambda fit: np.median(np.abs(fit.labels - stars["labels"]) / fit.label_err)  # noqa: E731
     assert off(robust) < 1.3  # 0.67 without outliers
     assert off(plain) > 2 * off(robust)
+
+
+def test_errors_know_that_a_truth_lies_within_the_bounds():
+    """Uniform truths whose sigma is 0.14 of the range; by curvature alone pulls are 0.95 wide."""
+    line = torch.exp(-0.5 * ((torch.arange(60) - 30.0) / 2) ** 2)
+    spec = SimpleNamespace(
+        labels=("depth",),
+        minimum=np.zeros(1),
+        maximum=np.ones(1),
+        wavelength=10 ** (3.7 + 1e-4 * np.arange(60)),
+    )
+    model = SimpleNamespace(
+        spec=spec,
+        scatter=torch.zeros(60),
+        forward_scaled=lambda x: 1 - (x + 0.5) * line,
+        flux_and_jacobian=lambda x: (1 - (x + 0.5) * line, -line.expand(len(x), 1, 60)),
+    )
+    truth = torch.rand(6000, 1, generator=torch.Generator().manual_seed(0))
+    noise = 0.14 * float(line.square().sum()) ** 0.5
+    drawn = torch.randn(6000, 60, generator=torch.Generator().manual_seed(1))
+    flux = 1 - truth * line + noise * drawn
+    ivar = torch.full_like(flux, noise**-2)
+    fit = fit_labels(model, flux, ivar, options=FitOptions(rv_range=0.0))
+    pull = (fit.labels - truth.numpy()) / fit.label_err
+    low, high = np.percentile(pull, [15.865, 84.135])
+    assert abs((high - low) / 2 - 1) < 0.03
