@@ -5,6 +5,7 @@ c = W^T w (y - b) are sums over pixels made once per star; every step after that
 dimensions as there are features. Nothing is approximated.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -14,18 +15,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scalespec.optimize.constraints import box
-from scalespec.optimize.fit import below_snr
 from scalespec.optimize.levenberg import Search, SearchOptions
 from scalespec.optimize.matmul import linear
 from scalespec.optimize.normalization import as_rows
 from scalespec.optimize.objective import ArrayLike, Emulator, Point, output_layer
-from scalespec.optimize.pixels import finite_rows, weighed
+from scalespec.optimize.pixels import Sums, weighed
 from scalespec.optimize.result import FitResult, FitStatus
 from scalespec.optimize.trust import PRIOR_DOMINATED_BOX, covariance, edges
 
-_PRODUCTS_FLOATS = 1 << 26  # of the products of features' spectra: beyond, Gram matrices per star
-_STARS = 512
-_CACHED_STARS = 64  # whose pixels stay in the cache between the pass over them and the products
+_MOST_STARS, _SUM_FLOATS = 1024, 1 << 24  # summed together, and their sums
+_BLOCK_FLOATS = 1 << 18  # of the products of features' spectra in a block of pixels: in the cache
+_LEAST_BLOCK, _MOST_BLOCK = 128, 1024  # pixels
+_ALIGNED = 16  # rows of products: other numbers take longer
 
 
 @dataclass(frozen=True)
@@ -40,21 +41,18 @@ class Summing:
         Its flux in the middle of the box, from which features and residuals are counted.
     across : (T, P)
         The spectrum of each feature.
-    products : (T (T + 1) / 2, P), optional
-        Of every two of them; None if that is too much.
     place : (T, T) int64
-        Of each two among the products.
+        Of each two among their products.
     """
 
     model: Emulator
     center: Tensor
     across: Tensor
-    products: Tensor | None
     place: Tensor
 
     @classmethod
     def of(cls, model: Emulator, layer: torch.nn.Linear) -> Self:
-        """Make the products of a model's features."""
+        """Prepare sums of a model's features."""
         theta = layer.weight.detach()
         size = theta.shape[1]
         middle = model.features(theta.new_zeros((1, len(model.spec.labels))))  # type: ignore[attr-defined]
@@ -62,15 +60,34 @@ class Summing:
         i, j = torch.triu_indices(size, size, device=theta.device)
         place = i.new_empty((size, size))
         place[i, j] = place[j, i] = torch.arange(len(i), device=i.device)
-        across = theta.T.contiguous()
-        few = len(i) * len(theta) <= _PRODUCTS_FLOATS
-        return cls(model, center, across, across[i] * across[j] if few else None, place)
+        return cls(model, center, theta.T.contiguous(), place)
 
-    def grams(self, weight: Tensor) -> Tensor:
-        """(n, P) weights -> (n, T, T) sums over pixels of weight times every two features."""
-        if self.products is not None:
-            return linear(weight, self.products)[:, self.place]
-        return torch.stack([(self.across * w) @ self.across.T for w in weight])
+    @property
+    def n_pair(self) -> int:
+        """Number of products: of every two features, and zeros that make it a multiple of 16."""
+        size = len(self.across)
+        return -(-(size * (size + 1) // 2) // _ALIGNED) * _ALIGNED
+
+    @property
+    def width(self) -> int:
+        """Pixels of a block."""
+        return min(max(_BLOCK_FLOATS // self.n_pair, _LEAST_BLOCK), _MOST_BLOCK)
+
+    @property
+    def stars(self) -> int:
+        """Stars whose sums are made, and that are searched, together."""
+        return max(1, min(_MOST_STARS, _SUM_FLOATS // self.n_pair))
+
+    def blocks(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Yield first pixel, features (T, B) and products of every two (n_pair, B)."""
+        size = len(self.across)
+        for begin in range(0, self.across.shape[1], self.width):
+            part = self.across[:, begin : begin + self.width].contiguous()
+            products, first = part.new_zeros((self.n_pair, part.shape[1])), 0
+            for i in range(size):
+                torch.mul(part[i], part[i:], out=products[first : first + size - i])
+                first += size - i
+            yield begin, part, products
 
 
 @dataclass(frozen=True)
@@ -81,7 +98,7 @@ class FeatureObjective:
     ----------
     model : Emulator
         Ends in a linear layer.
-    gram, cross, rest : (n, T, T), (n, T), (n,)
+    gram, cross, rest : (n, T, T), (n, T), (n,) float64
         G, c and r.
     """
 
@@ -91,33 +108,29 @@ class FeatureObjective:
     rest: Tensor
 
     @classmethod
-    def of(cls, summing: Summing, flux: Tensor, ivar: Tensor) -> tuple[Self, Tensor, Tensor]:
-        """Sum over the pixels of `flux` and `ivar` (n, P), which are read once.
+    def of(cls, summing: Summing, flux: Tensor, ivar: Tensor, snr: float) -> tuple[Self, Tensor]:
+        """Sum over the pixels of `flux` and `ivar` (n, P), which are read once, block by block.
 
         Returns
         -------
         FeatureObjective
-        n_used : (n,) int64
-            Pixels that count.
-        known : (n,) bool
-            Stars without a pixel that is no number.
+        counts : (n, 3) int64
+            As of `Sums`, by signal-to-noise `snr`.
         """
-        size, n = len(summing.across), len(flux)
-        gram, cross = flux.new_empty((n, size, size)).double(), flux.new_empty((n, size)).double()
-        rest, n_used = gram.new_empty(n), gram.new_empty(n).long()
-        known = n_used.bool()
-        for begin in range(0, n, _CACHED_STARS):
-            rows = slice(begin, begin + _CACHED_STARS)
-            y, v = flux[rows], ivar[rows]
-            known[rows] = finite_rows(y, v)
-            # residuals are small numbers: float32 sums keep chi2 to a thousandth
-            weight, pulled, rest[rows], n_used[rows] = weighed(
-                y, v, summing.center, summing.model.scatter
-            )
-            cross[rows] = linear(pulled, summing.across)
-            gram[rows] = summing.grams(weight)
+        size, n, sums = len(summing.across), len(flux), Sums.none(flux)
+        pairs, cross = flux.new_zeros((n, summing.n_pair)), flux.new_zeros((n, size))
+        data, scatter = (flux, ivar), summing.model.scatter
+        room = flux.new_empty((2, n * summing.width))
+        for begin, across, products in summing.blocks():
+            pixels = slice(begin, begin + across.shape[1])
+            one = summing.center[pixels], scatter[pixels]
+            # residuals are small numbers: float32 sums keep chi2 to a hundredth
+            weight, pulled = weighed(data, one, begin, snr, (sums, room))
+            cross += linear(pulled, across)
+            pairs += linear(weight, products)
         # Features are counted from the middle: v - v0 is small too.
-        return cls(summing.model, gram, cross, rest), n_used, known
+        gram = pairs.double()[:, summing.place]
+        return cls(summing.model, gram, cross.double(), sums.chi2), sums.counts
 
     def take(self, rows: Tensor) -> Self:
         """Keep the chosen stars."""
@@ -196,10 +209,11 @@ def fit_at_rest(
     parts = [FitResult.empty(0, n_label)]
     with torch.no_grad():
         summing = Summing.of(model, layer)
-        for begin in range(0, n, _STARS):
-            rows = slice(begin, begin + _STARS)
+        limits = SearchOptions(max_steps, tolerance, True)
+        search = Search(None, None, limits, window=summing.stars)
+        for begin in range(0, n, summing.stars):
+            rows = slice(begin, begin + summing.stars)
             data = (_only_read(values[rows], model.scatter) for values in (flux, ivar))
-            search = Search(None, None, SearchOptions(max_steps, tolerance, True))
             parts.append(_fit_batch(summing, tuple(data), starts[rows], (search, snr_min)))
     return FitResult.concatenate(parts)
 
@@ -234,13 +248,13 @@ def _fit_batch(
     """Fit one batch and write its rows."""
     (flux, ivar), (search, snr_min) = data, how
     low, width = box(summing.model)
-    objective, used, known = FeatureObjective.of(summing, flux, ivar)
+    objective, counts = FeatureObjective.of(summing, flux, ivar, snr_min)
+    used, bad, faint = counts.T.cpu().numpy()
     result = FitResult.empty(len(flux), len(low))
-    result.n_used[:] = used.cpu().numpy()
-    result.raise_flag(FitStatus.NONFINITE, ~known.cpu().numpy())
-    result.raise_flag(FitStatus.NO_PIXELS, (used <= len(low)).cpu().numpy())
-    faint = below_snr(flux, ivar, ivar, snr_min).cpu().numpy()
-    result.raise_flag(FitStatus.LOW_SNR, result.fitted & faint)
+    result.n_used[:] = used
+    result.raise_flag(FitStatus.NONFINITE, bad > 0)
+    result.raise_flag(FitStatus.NO_PIXELS, used <= len(low))
+    result.raise_flag(FitStatus.LOW_SNR, result.fitted & (2 * faint > used - 1))
     rows = np.flatnonzero(result.fitted)
     objective = objective.take(torch.tensor(rows, device=flux.device))
     edge = torch.full((len(rows), len(low)), 0.5).to(flux)

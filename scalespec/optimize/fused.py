@@ -128,44 +128,55 @@ def finite(flux: Array, ivar: Array, out: NDArray[np.bool_]) -> None:
 def weigh(
     data: tuple[Array, Array],
     model: tuple[Array, Array],
+    begin: int,
+    snr: float,
     out: tuple[Array, Array, NDArray[np.float64], Integers],
 ) -> None:
-    """Compare spectra (n, P) with one spectrum, in one pass per star.
+    """Compare some pixels of spectra (n, P) with one spectrum's, in one pass per star.
 
     Parameters
     ----------
     data : flux (n, P), ivar (n, P)
-    model : flux (P,), scatter squared (P,)
-    out : weight (n, P), weight times residual (n, P), chi2 (n,), number of pixels that count (n,)
+    model : flux (B,), scatter squared (B,)
+        Of the pixels from `begin` on.
+    begin : int
+    snr : float
+    out : weight (n, B), weight times residual (n, B), chi2 (n,), counts (n, 3)
+        To chi2 is added; and to the number of pixels that count, 1 if any is no number that should
+        be, and the number of those that count with a signal-to-noise below `snr`.
 
     Examples
     --------
     >>> flux, ivar = np.float32([[1.5, 9.0]]), np.float32([[4.0, 0.0]])
-    >>> out = flux.copy(), flux.copy(), np.zeros(1), np.zeros(1, np.int64)
-    >>> weigh((flux, ivar), (np.float32([1.0, 1.0]), np.float32([0.25, 0.25])), out)
+    >>> out = flux.copy(), flux.copy(), np.zeros(1), np.zeros((1, 3), np.int64)
+    >>> weigh((flux, ivar), (np.float32([1.0, 1.0]), np.float32([0.25, 0.25])), 0, 3.5, out)
     >>> [one.tolist() for one in out]
-    [[[2.0, 0.0]], [[1.0, 0.0]], [0.5], [1]]
+    [[[2.0, 0.0]], [[1.0, 0.0]], [0.5], [[1, 0, 1]]]
     """
     flux, ivar = data
     center, variance = model
-    weight, pulled, chi2, used = out
-    n_pixel = len(center)
+    weight, pulled, chi2, counts = out
+    size = len(center)
     zero, one = ivar.dtype.type(0), ivar.dtype.type(1)
+    least, infinite = ivar.dtype.type(snr * snr), ivar.dtype.type(np.inf)
     for s in range(len(flux)):
-        y, v, w, p = flux[s], ivar[s], weight[s], pulled[s]
-        for i in range(n_pixel):
+        y, v = flux[s, begin : begin + size], ivar[s, begin : begin + size]
+        w, p = weight[s], pulled[s]
+        # all of one type, numbers of pixels too: twice as many at a time
+        total, off, used, faint = zero, zero, zero, zero
+        for i in range(size):
             known = v[i] if v[i] > 0 else zero
             w[i] = known / (one + known * variance[i])
-            p[i] = y[i] - center[i] if v[i] > 0 else zero
-        total = 0.0
-        for i in range(n_pixel):
-            residual = p[i]
+            residual = y[i] - center[i] if v[i] > 0 else zero
             p[i] = w[i] * residual
-            total += np.float64(p[i] * residual)
-        count = np.int32(0)
-        for i in range(n_pixel):
-            count += np.int32(1) if w[i] > 0 else np.int32(0)
-        chi2[s], used[s] = total, count
+            total += p[i] * residual
+            off += zero if abs(v[i]) < infinite else one
+            used += one if v[i] > 0 else zero
+            faint += one if v[i] > 0 and y[i] * abs(y[i]) * known < least else zero
+        chi2[s] += total
+        counts[s, 0] += np.int64(used)
+        counts[s, 1] += np.int64(0) if off == 0 and abs(total) < infinite else np.int64(1)
+        counts[s, 2] += np.int64(faint)
 
 
 @_compiled

@@ -108,6 +108,7 @@ class Search:
     gram: BlockGram | None
     last_gram: BlockGram | None
     options: SearchOptions
+    window: int = WINDOW
 
     @classmethod
     def of(cls, objective: Objective, options: SearchOptions) -> Self:
@@ -206,7 +207,7 @@ class Search:
         """Step the `waiting` stars, in place, until all are done; some of them at a time."""
         everyone, chosen = objective, waiting[:0]
         while len(waiting):
-            now, later = waiting[:WINDOW], waiting[WINDOW:]
+            now, later = waiting[: self.window], waiting[self.window :]
             part = state.take(whole(now))
             plan = self._plan(part)
             far = (plan.promise >= self.options.tolerance)[: len(now)]

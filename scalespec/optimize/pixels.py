@@ -1,5 +1,8 @@
 """Which pixels of a spectrum count, and what they are worth."""
 
+from dataclasses import dataclass
+from typing import Self
+
 import torch
 from torch import Tensor
 
@@ -42,30 +45,71 @@ def finite_rows(flux: Tensor, ivar: Tensor) -> Tensor:
     return known.all(dim=1)
 
 
+@dataclass(frozen=True)
+class Sums:
+    """What is counted while spectra are compared with one: of ``n`` stars.
+
+    Attributes
+    ----------
+    chi2 : (n,) float64
+    counts : (n, 3) int64
+        Pixels that count; parts of the spectrum with a pixel that is no number, though it should
+        be; pixels that count with a signal-to-noise below some value.
+    """
+
+    chi2: Tensor
+    counts: Tensor
+
+    @classmethod
+    def none(cls, like: Tensor) -> Self:
+        """Begin to sum for spectra like (n, P)."""
+        return cls(like.new_zeros(len(like)).double(), like.new_zeros((len(like), 3)).long())
+
+
 def weighed(
-    flux: Tensor, ivar: Tensor, center: Tensor, scatter: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Compare spectra (n, P) with one, `center` (P,), whose error is `scatter` (P,).
+    data: tuple[Tensor, Tensor],
+    model: tuple[Tensor, Tensor],
+    begin: int,
+    snr: float,
+    out: tuple[Sums, Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Compare some pixels of spectra with those of one, and add to sums.
+
+    Parameters
+    ----------
+    data : flux (n, P), ivar (n, P)
+    model : flux (B,), scatter (B,)
+        Of the pixels from `begin` on.
+    begin : int
+    snr : float
+        Pixels below it are counted.
+    out : Sums, (2, n B or more)
+        What is added to, and room for what is returned.
 
     Returns
     -------
-    weight, pulled : (n, P)
+    weight, pulled : (n, B)
         1 / (sigma^2 + scatter^2), and that times the residual.
-    chi2 : (n,) float64
-    n_used : (n,) int64
-        Pixels that count.
     """
-    variance = scatter**2
+    (flux, ivar), (sums, room) = data, out
+    center, variance = model[0], model[1] ** 2
+    n, size = len(flux), len(center)
     if flux.device.type == "cpu":
-        weight, pulled = torch.empty_like(ivar), torch.empty_like(flux)
-        chi2, n_used = torch.empty(len(flux)).double(), torch.empty(len(flux)).long()
-        data = flux.contiguous().numpy(), ivar.contiguous().numpy()
-        out = (weight.numpy(), pulled.numpy(), chi2.numpy(), n_used.numpy())
-        fused.weigh(data, (center.numpy(), variance.numpy()), out)
-        return weight, pulled, chi2, n_used
-    counts = ivar > 0
-    weight = torch.where(counts, ivar / (1.0 + ivar * variance), 0.0)
-    residual = torch.where(counts, flux - center, 0.0)
+        weight, pulled = (part[: n * size].view(n, size) for part in room)
+        made = (weight.numpy(), pulled.numpy(), sums.chi2.numpy(), sums.counts.numpy())
+        one = center.contiguous().numpy(), variance.contiguous().numpy()
+        given = flux.contiguous().numpy(), ivar.contiguous().numpy()
+        fused.weigh(given, one, begin, snr, made)
+        return weight, pulled
+    end = begin + size
+    y, v = flux[:, begin:end], ivar[:, begin:end]
+    counts = v > 0
+    weight = torch.where(counts, v / (1.0 + v * variance), 0.0)
+    residual = torch.where(counts, y - center, 0.0)
     pulled = weight * residual
-    chi2 = (pulled * residual).sum(dim=1, dtype=torch.float64)
-    return weight, pulled, chi2, counts.sum(dim=1)
+    total = (pulled * residual).sum(dim=1, dtype=torch.float64)
+    bad = ~torch.isfinite(total) | ~torch.isfinite(v).all(dim=1)
+    faint = counts & (y * y.abs() * v < snr**2)
+    sums.chi2.add_(total)
+    sums.counts.add_(torch.stack([counts.sum(dim=1), bad.long(), faint.sum(dim=1)], dim=1))
+    return weight, pulled

@@ -79,14 +79,16 @@ def test_several_starts_keep_the_best_end():
     assert (many.chi2 <= one.chi2 + 0.01).all()
 
 
-def test_gram_matrices_one_by_one_are_the_same(monkeypatch: pytest.MonkeyPatch):
-    """What models of many terms take."""
+def test_blocks_of_pixels_are_summed_to_the_whole(monkeypatch: pytest.MonkeyPatch):
+    """Models of many terms take narrow blocks; the last one is narrower."""
     model = cannon()
     _, _, flux, ivar = mocks(model, 10, 80.0)
-    together = fit_at_rest(model, flux, ivar)
-    monkeypatch.setattr("scalespec.optimize.features._PRODUCTS_FLOATS", 0)
-    alone = fit_at_rest(model, flux, ivar)
-    assert np.abs((together.labels - alone.labels) / alone.label_err).max() < 0.01
+    whole = fit_at_rest(model, flux, ivar)
+    monkeypatch.setattr("scalespec.optimize.features._BLOCK_FLOATS", 0)
+    parts = fit_at_rest(model, flux, ivar)
+    assert np.abs((whole.labels - parts.labels) / whole.label_err).max() < 0.01
+    np.testing.assert_array_equal(whole.n_used, parts.n_used)
+    np.testing.assert_allclose(whole.chi2, parts.chi2, rtol=1e-4)  # float32
 
 
 def test_bad_stars_are_rows_and_bad_shapes_are_refused():
