@@ -5,7 +5,7 @@
     python benchmarks/scaling.py noop --engine dask --blocks 25000  # engine, driver, ledger alone
     python benchmarks/scaling.py noop --engine dask --single        # one block a call, as if long
     python benchmarks/scaling.py stages RUN.toml --workers 1 2 4 8  # a finished run, stage by stage
-    python benchmarks/scaling.py alone RUN.toml --verbs fit  # its computing in one process, no more
+    python benchmarks/scaling.py alone RUN.toml --workers 1 2       # computing, and no engine
 
 ``--json F`` puts rows into a file, in the place of older ones of the same kind. A no-op block reads
 nothing and computes nothing, but commits: what is left is the price of the engine, the driver and
@@ -16,6 +16,7 @@ that a worker is busy is its rate over that of the stage's computing alone, data
 
 import argparse
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -237,21 +238,39 @@ def measured(arguments, verb: str, workers: int, share: float) -> dict:
 
 
 def alone(arguments) -> list[dict]:
-    """What a stage computes, in this process, from memory: the rate that no worker can pass."""
-    config, rows = load_config(arguments.run_file), []
+    """What a stage computes from memory, in one process or some at once: what no worker can pass.
+
+    Several processes have one memory and one cache: that they are slower than one is no engine's
+    doing.
+    """
+    rows = []
     for verb in arguments.verbs:
-        stage = next(_stages(config, verb))
-        made = None if stage.setup is None else stage.setup()
-        data = [stage.read(block) for block in stage.blocks]
-        stage.compute(made, data[0])
-        begin = time.perf_counter()
-        for one in data:
-            stage.compute(made, one)
-        seconds = time.perf_counter() - begin
-        size = sum(block.size for block in stage.blocks)
-        rate = round(size / seconds, 1)
-        rows.append({"what": "alone", "stage": verb, "rows": size, "spectra_per_s": rate})
+        for workers in arguments.workers:
+            spawn = multiprocessing.get_context("spawn")
+            barrier, rates = spawn.Barrier(workers), spawn.Queue()
+            given = arguments.run_file, verb, barrier, rates
+            processes = [spawn.Process(target=computed, args=given) for _ in range(workers)]
+            for process in processes:
+                process.start()
+            total = sum(rates.get(timeout=3600) for _ in processes)
+            for process in processes:
+                process.join()
+            rate = round(total, 1)
+            rows.append({"what": "alone", "stage": verb, "workers": workers, "spectra_per_s": rate})
     return rows
+
+
+def computed(run_file: str, verb: str, barrier, rates) -> None:
+    """Compute all blocks of a stage from memory beside others; tell how many spectra a second."""
+    stage = next(_stages(load_config(run_file), verb))
+    made = None if stage.setup is None else stage.setup()
+    data = [stage.read(block) for block in stage.blocks]
+    stage.compute(made, data[0])
+    barrier.wait()
+    begin = time.perf_counter()
+    for one in data:
+        stage.compute(made, one)
+    rates.put(sum(block.size for block in stage.blocks) / (time.perf_counter() - begin))
 
 
 def _stages(config: RunConfig, verb: str):
@@ -305,6 +324,7 @@ def parser() -> argparse.ArgumentParser:
     three = verbs.add_parser("alone")
     three.add_argument("run_file")
     three.add_argument("--verbs", nargs="+", default=["fit"])
+    three.add_argument("--workers", nargs="+", type=int, default=[1])
     three.set_defaults(do=alone)
     for part in (one, half, two, three):
         part.add_argument("--json", type=Path)
