@@ -24,7 +24,7 @@ def regrid(arm: Arm, edges: FloatArray) -> tuple[FloatArray, FloatArray, MaskArr
     ----------
     arm : tuple
         Wavelength [Å, increasing], flux per Å, ivar and mask. Rows may have each their own
-        wavelengths; a row whose wavelengths are not all positive holds no spectrum.
+        wavelengths, padded with zeros; fewer than two above 0 are no spectrum.
     edges : (n_out + 1,) float [Å]
         Of the pixels wanted.
 
@@ -57,9 +57,10 @@ def regrid(arm: Arm, edges: FloatArray) -> tuple[FloatArray, FloatArray, MaskArr
         np.zeros((n, len(edges) - 1), np.uint32),
     )
     for row in range(n):  # each row has its own operator
-        if np.all(wavelength[row] > 0):
-            one = slice(row, row + 1)
-            parts = _regridded((wavelength[row], flux[one], ivar[one], mask[one]), edges)
+        there = wavelength[row] > 0
+        if np.count_nonzero(there) >= 2:
+            one, own = slice(row, row + 1), wavelength[row, there]
+            parts = _regridded((own, flux[one, there], ivar[one, there], mask[one, there]), edges)
             for whole, part in zip(made, parts, strict=True):
                 whole[one] = part
     return made

@@ -134,8 +134,8 @@ def read_visits(data: bytes, name: str, first: int = 0, count: int = 1) -> Rows:
         **position(header.get("RA"), header.get("DEC")),
         "obsid": [_visit_id(header.get(f"SFILE{i}"), name, i) for i in visits],
         "mjd": [_mjd(header.get(f"JD{i}")) for i in visits],
-        "rv": [_rv(header.get(f"VHELIO{i}")) for i in visits],
-        "rv_err": [_rv(header.get(f"VERR{i}", header.get(f"VRADERR{i}"))) for i in visits],
+        "rv": [_rv(header, f"VHELIO{i}", f"VHBARY{i}") for i in visits],
+        "rv_err": [_rv_err(header, f"VERR{i}", f"VRADERR{i}") for i in visits],
     }
     pixels = _pixels(flux[chosen], error[chosen], mask[chosen])
     return Rows({"": pixels}, scalars, _strings(header, name), 0, fallback)
@@ -170,10 +170,10 @@ def read_chips(data: bytes, name: str, first: int = 0, count: int = 1) -> Rows: 
         arms[arm] = Pixels(pixels.flux, pixels.ivar, pixels.mask, grid, sigma)
     scalars = {
         **position(header.get("RA"), header.get("DEC")),
-        "obsid": made_id("apVisit", *(header.get(c) for c in ("PLATE", "MJD5", "FIBERID"))),
+        "obsid": _chips_id(header, name),
         "mjd": _mjd(header.get("JD-MID")),
-        "rv": _rv(header.get("VHELIO")),
-        "rv_err": _rv(header.get("VRADERR")),
+        "rv": _rv(header, "VHELIO", "VHBARY"),
+        "rv_err": _rv_err(header, "VRADERR"),
     }
     return Rows(arms, scalars, _strings(header, name), 0, fallback)
 
@@ -259,9 +259,16 @@ def _star_scalars(header: Mapping[str, Value], name: str) -> dict[str, Any]:
         **position(header.get("RA"), header.get("DEC")),
         "obsid": made_id(telescope, *parts),
         "mjd": float(np.mean(times)) if times else math.nan,
-        "rv": _rv(header.get("VHELIO", header.get("VHBARY"))),
-        "rv_err": _rv(header.get("VERR")),
+        "rv": _rv(header, "VHELIO", "VHBARY"),
+        "rv_err": _rv_err(header, "VERR"),
     }
+
+
+def _chips_id(header: Mapping[str, Value], name: str) -> int:
+    """Return the id of an apVisit: its header's plate, day and fiber, else the file name's."""
+    parts = [header.get(card) for card in ("PLATE", "MJD5", "FIBERID")]
+    file = PurePath(name).name
+    return _visit_id(file, file, 1) if {None, ""} & set(parts) else made_id("apVisit", *parts)
 
 
 def _visit_id(file: Value, name: str, i: int) -> int:
@@ -278,9 +285,16 @@ def _mjd(jd: Value) -> float:
     return mjd if 0 < mjd < 1e6 else math.nan
 
 
-def _rv(value: Value) -> float:
-    rv = number(value)
-    return rv if abs(rv) < _FASTEST else math.nan
+def _rv(header: Mapping[str, Value], *cards: str) -> float:
+    """Return the first velocity of some cards that is one: VHELIO to DR17, VHBARY since SDSS-V."""
+    known = (rv for card in cards if abs(rv := number(header.get(card))) < _FASTEST)
+    return next(known, math.nan)
+
+
+def _rv_err(header: Mapping[str, Value], *cards: str) -> float:
+    """Return the first error of some cards; 0, which SDSS-V writes as VERR, is none."""
+    known = (err for card in cards if 0 < (err := number(header.get(card))) < _FASTEST)
+    return next(known, math.nan)
 
 
 def _strings(header: Mapping[str, Value], name: str) -> dict[str, Any]:

@@ -122,7 +122,8 @@ def _read_csv(data: bytes) -> dict[str, np.ndarray]:
         missing = [name for name in ("flux", "flux_error") if name not in names]
         if missing:
             raise SurveyFileError(f"no columns {missing} in {names[:20]}", "bad_layout")
-        records = [record for record in reader if len(record) == len(names)]
+        filled = [record for record in reader if len(record) > 1 or "".join(record).strip()]
+        records = _whole(filled, len(names))
         columns: dict[str, np.ndarray] = {}
         for name in ("flux", "flux_error"):
             place = names.index(name)
@@ -136,6 +137,25 @@ def _read_csv(data: bytes) -> dict[str, np.ndarray]:
     for name in ("flux", "flux_error"):
         columns[name] = columns[name].reshape(len(records), len(WAVELENGTH))
     return columns
+
+
+def _whole(records: list[list[str]], n_field: int) -> list[list[str]]:
+    """Return records if all are whole: without one, the sources after it would change places."""
+    wrong = [i for i, record in enumerate(records) if len(record) != n_field]
+    last = len(records) - 1
+    if wrong and (wrong[0] < last or len(records[last]) > n_field):
+        i = wrong[0]
+        raise SurveyFileError(
+            f"record {i + 1} has {len(records[i])} fields, the header {n_field}", "corrupt"
+        )
+    if wrong or (records and _is_cut(records[last][-1])):
+        raise SurveyFileError(f"it ends within record {last + 1}", "truncated")
+    return records
+
+
+def _is_cut(text: str) -> bool:
+    """Whether a vector is not closed: its last number may have lost digits."""
+    return text.startswith(("[", "(")) and not text.rstrip().endswith(("]", ")"))
 
 
 def _vector(text: str) -> list[float]:

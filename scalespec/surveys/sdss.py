@@ -126,15 +126,23 @@ def _about(hdus: Sequence[HDU]) -> Table:
         return {}
 
 
+def _fit(about: Table) -> str:
+    """Return how the columns of the best fit end: "_noqso" where quasars were left out, or "".
+
+    SDSS and SEGUE rows have the ``_noqso`` columns too, all 0 and blank: BOSS alone fills them.
+    """
+    return "_noqso" if texts(about, slice(0, 1), "class_noqso")[0] else ""
+
+
 def _scalars(header: Mapping[str, Value], about: Table, name: str) -> dict[str, Any]:
-    one = slice(0, 1)
+    one, fit = slice(0, 1), _fit(about)
     facts = {
         key: float(numbers(about, one, *names)[0])
         for key, names in {
             "ra": ("plug_ra", "racat", "ra"),
             "dec": ("plug_dec", "deccat", "dec"),
-            "z": ("z_noqso", "z"),
-            "z_err": ("z_err_noqso", "z_err"),
+            "z": (f"z{fit}",),
+            "z_err": (f"z_err{fit}",),
         }.items()
     }
     place = position(facts["ra"], facts["dec"])
@@ -164,9 +172,9 @@ def _obsid(header: Mapping[str, Value], name: str) -> int:
 
 
 def _strings(header: Mapping[str, Value], about: Table) -> dict[str, Any]:
-    one = slice(0, 1)
-    kinds = {"class_": ("class_noqso", "class"), "subclass": ("subclass_noqso", "subclass")}
-    strings: dict[str, Any] = {key: texts(about, one, *names)[0] for key, names in kinds.items()}
+    one, fit = slice(0, 1), _fit(about)
+    kinds = {"class_": f"class{fit}", "subclass": f"subclass{fit}"}
+    strings: dict[str, Any] = {key: texts(about, one, name)[0] for key, name in kinds.items()}
     return {**strings, "release": str(header.get("RUN2D") or "").strip()}
 
 

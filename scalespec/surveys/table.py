@@ -152,7 +152,9 @@ def _parquet(data: bytes, description: Description) -> dict[str, np.ndarray]:
         names = [name for name in file.schema_arrow.names if name in wanted]
         few = file.metadata.num_rows <= _MOST_ROWS
         table = file.read(columns=names).combine_chunks() if few else None
-        arrays = {name: _column(table[name]) for name in names} if table is not None else {}
+        keys = {description.columns.get(key) for key in ("obsid", "source_id")}
+        columns = {name: table[name] for name in names} if table is not None else {}
+        arrays = {name: _column(one, name in keys) for name, one in columns.items()}
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise SurveyFileError(f"pyarrow cannot read it: {error}", "corrupt") from error
     if not few:
@@ -160,9 +162,14 @@ def _parquet(data: bytes, description: Description) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _column(column: Any) -> np.ndarray:
-    """Return a Parquet column as an array: lists of one length as rows, text as bytes."""
+def _column(column: Any, is_id: bool) -> np.ndarray:
+    """Return a Parquet column as an array: lists of one length as rows, text as bytes.
+
+    A null among whole numbers makes them floats with NaN, which would round ids: there it is 0.
+    """
     kind = column.type
+    if is_id and pa.types.is_integer(kind):
+        column = column.fill_null(0)  # no id either, and unsigned columns hold no -1
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         rows = [np.asarray(row, np.float64) for row in column.to_numpy()]
         if len({row.shape for row in rows}) > 1:

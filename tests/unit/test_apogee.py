@@ -91,6 +91,28 @@ def test_visits_follow_the_two_combinations():
     assert made.scalars["mjd"] == pytest.approx([56398.492, 56399.492])
 
 
+def _sdss5():
+    """An apStar with the cards of SDSS-V: VHBARY for VHELIO, no errors, and VERR = 0, unused."""
+    gone = dict.fromkeys(("VHELIO", *(f"{c}{i}" for c in ("VHELIO", "VERR") for i in (1, 2, 3))))
+    there = {f"VHBARY{i}": 20.0 + i for i in (1, 2, 3)}
+    return apstar(**gone, **there, VHBARY=22.5, VERR=0.0)
+
+
+def test_velocities_of_sdss5_are_read_and_an_unused_error_is_unknown():
+    star = read_star(_sdss5(), "x").scalars
+    assert star["rv"] == 22.5
+    assert np.isnan(star["rv_err"])
+    visits = read_visits(_sdss5(), "x", 0, 3).scalars
+    assert visits["rv"] == [21.0, 22.0, 23.0]
+    assert np.isnan(visits["rv_err"]).all()
+
+
+def test_errors_of_zero_or_less_are_unknown():
+    visits = read_visits(apstar(VERR1=0.0, VERR2=-1.0, VRADERR2=0.2), "x", 0, 3).scalars
+    np.testing.assert_array_equal(visits["rv_err"], [np.nan, 0.2, 0.03])
+    assert np.isnan(read_chips(apvisit(VRADERR=0.0), "x").scalars["rv_err"])
+
+
 def test_a_single_visit_is_the_only_row_that_holds_one():
     data = apstar(n_visits=1)
     flux, _, _ = _images(data)
@@ -101,6 +123,16 @@ def test_a_single_visit_is_the_only_row_that_holds_one():
 def test_a_visit_has_the_id_of_its_apvisit():
     star = apstar(n_visits=1, SFILE1="apVisit-r13-5095-55844-128.fits")
     assert read_visits(star, "x").scalars["obsid"] == [read_chips(apvisit(), "y").scalars["obsid"]]
+
+
+def test_a_visit_without_plate_day_or_fiber_has_the_id_of_its_files_name():
+    nameless = apvisit(PLATE=None, MJD5=None, FIBERID=None)
+    names = ("a/apVisit-dr17-56358-2M03.fits", "apVisit-dr17-56359-2M04.fits")
+    first, second = (read_chips(nameless, name).scalars["obsid"] for name in names)
+    assert first != second
+    assert first == read_chips(apvisit(FIBERID=None), "b/" + names[0][2:]).scalars["obsid"]
+    told = read_chips(nameless, "apVisit-r13-5095-55844-128.fits").scalars["obsid"]
+    assert told == read_chips(apvisit(), "x").scalars["obsid"]
 
 
 def test_one_star_seen_from_two_observatories_is_two_spectra():

@@ -47,6 +47,26 @@ def test_rows_may_have_wavelengths_of_their_own():
     assert not made[1][2].any()  # the row without spectrum
 
 
+@pytest.mark.parametrize("there", [slice(0, 120), slice(60, 200)])
+def test_a_row_padded_with_zeros_is_its_spectrum_alone(there):
+    wavelength, flux, ivar, mask = arm(BLUE, 1)
+    inside = np.zeros(200, bool)
+    inside[there] = True
+    padded = tuple(np.where(inside, np.atleast_2d(a), 0) for a in (wavelength, flux, ivar))
+    made = regrid((*padded, np.where(inside, mask, np.uint32(1))), EDGES)  # 1: OUTSIDE
+    short = wavelength[there], flux[:, there], ivar[:, there], mask[:, there]
+    for one, other in zip(made, regrid(short, EDGES), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert made[1].any()
+
+
+def test_one_pixel_is_no_spectrum():
+    wavelength, flux, ivar, mask = arm(BLUE, 1)
+    alone = np.where(np.arange(200) == 50, wavelength, 0)[np.newaxis]
+    for values in regrid((alone, flux, ivar, mask), EDGES):
+        assert not values.any()
+
+
 def test_arms_join_to_the_weighted_mean_where_they_overlap():
     parts = [regrid(a, EDGES) for a in (arm(BLUE), arm(RED, seed=1))]
     flux, ivar, _ = join_arms([arm(BLUE), arm(RED, seed=1)], EDGES)

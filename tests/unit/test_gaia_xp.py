@@ -71,6 +71,46 @@ def test_damage_has_a_reason(data, reason):
     assert caught.value.reason == reason
 
 
+def _lines():
+    return gzip.decompress(xp_csv()).decode().split("\n")
+
+
+def _changed(i, change):
+    """The archive's CSV with one record changed: three lines of head lie before them."""
+    lines = _lines()
+    lines[3 + i] = change(lines[3 + i])
+    return "\n".join(lines).encode()
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (_changed(4, lambda line: line[:15]), "truncated"),  # in the id
+        (_changed(4, lambda line: line[:2000]), "truncated"),  # in the flux
+        (_changed(4, lambda line: line[:-30]), "truncated"),  # in the error
+        (_changed(4, lambda line: line[:-5]), "truncated"),  # in its last number
+        (_changed(4, lambda line: line[:15] + "\n\n"), "truncated"),  # before blank lines
+        (_changed(4, lambda line: line + ",7"), "corrupt"),  # too long is not cut
+        (_changed(1, lambda line: line + ",7"), "corrupt"),
+        (_changed(1, lambda line: line[:15]), "corrupt"),
+        (_changed(1, lambda line: ",,,,,"), "corrupt"),
+    ],
+)
+def test_a_record_of_another_length_spoils_the_file_and_moves_no_other_source(data, reason):
+    survey = SURVEYS["gaia_xp"]
+    groups, index = survey.read_block(survey.pieces([("a", data), ("b", xp_csv())]))
+    assert index.reason[0].startswith(reason)
+    assert groups[""].status.values[0] & SpectrumStatus[reason.upper()]
+    assert groups[""].source_id.values.tolist() == [-1, *xp_arrays()[2]]
+    with pytest.raises(SurveyFileError):
+        count_spectra(data)
+
+
+def test_blank_lines_are_no_records():
+    data = ("\n \n".join(_lines()[2:]) + "\n\n").encode()
+    assert count_spectra(data) == 5
+
+
 def test_numbers_that_are_none_are_masked():
     text = gzip.decompress(xp_csv(n=2)).decode()
     first = text.index("[") + 1

@@ -59,6 +59,38 @@ def test_position_class_and_velocity_are_the_second_tables(about):
     assert (made.strings["class_"], made.strings["subclass"]) == ("STAR", "F5 (30743)")
 
 
+def _with_noqso(class_, subclass, z, z_err):
+    """A file whose table has the fit without quasars too."""
+    more = [
+        fits.Column("CLASS_NOQSO", "6A", array=[class_]),
+        fits.Column("SUBCLASS_NOQSO", "21A", array=[subclass]),
+        fits.Column("Z_NOQSO", "E", array=[z]),
+        fits.Column("Z_ERR_NOQSO", "E", array=[z_err]),
+    ]
+    with fits.open(io.BytesIO(sdss())) as hdus:
+        hdus["SPECOBJ"] = fits.BinTableHDU.from_columns(
+            hdus["SPECOBJ"].columns + fits.ColDefs(more), name="SPECOBJ"
+        )
+        file = io.BytesIO()
+        hdus.writeto(file)
+    return file.getvalue()
+
+
+def test_the_fit_without_quasars_counts_where_there_is_one():
+    made = read_spec(_with_noqso("GALAXY", "M1", -3e-4, 2e-5), "x")
+    assert (made.strings["class_"], made.strings["subclass"]) == ("GALAXY", "M1")
+    # c times float32 redshifts
+    assert made.scalars["rv"] == pytest.approx(-89.9377, abs=1e-3)
+    assert made.scalars["rv_err"] == pytest.approx(5.99585, abs=1e-3)
+
+
+def test_blank_columns_of_legacy_and_segue_stars_are_no_fit():
+    made = read_spec(_with_noqso("", "", 0.0, 0.0), "x")
+    assert (made.strings["class_"], made.strings["subclass"]) == ("STAR", "F5 (30743)")
+    assert made.scalars["rv"] == pytest.approx(59.9585, abs=1e-3)  # float32 redshift
+    assert made.scalars["rv_err"] == pytest.approx(2.99792, abs=1e-3)
+
+
 def test_without_that_table_the_header_speaks():
     made = read_spec(sdss(about="OTHER", TAI=None), "x")
     assert made.scalars["ra"] == 146.7

@@ -4,6 +4,8 @@ import io
 import re
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits
 from survey_files import (
@@ -42,6 +44,23 @@ def test_every_kind_of_file_gives_the_same_rows(kind):
     assert spectra.obsid.values.tolist() == arrays["id"].tolist()
     assert index.designation.tolist() == arrays["star"].tolist()
     assert (spectra.status == SpectrumStatus.NO_POSITION).all()
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.uint64()])
+def test_a_null_among_parquet_ids_leaves_the_others_as_they_are(kind):
+    table = pq.read_table(io.BytesIO(table_parquet(n=3)))
+    gaia = [2**62 + 1, None, 2**62 + 3]  # float64 would round them
+    for name, values in {"id": [11, None, 13], "gaia": gaia, "day": [58000, None, 58002]}.items():
+        table = table.drop_columns(name) if name in table.column_names else table
+        table = table.append_column(name, pa.array(values, kind))
+    file = io.BytesIO()
+    pq.write_table(table, file)
+    columns = {"obsid": "id", "source_id": "gaia", "mjd": "day"}
+    spectra, _ = _read(file.getvalue(), columns=columns)
+    assert spectra.source_id.values.tolist() == [2**62 + 1, -1, 2**62 + 3]
+    assert spectra.obsid.values[[0, 2]].tolist() == [11, 13]
+    assert spectra.obsid.values[1] >= 2**61  # made of file and row
+    np.testing.assert_array_equal(spectra.mjd, [58000, np.nan, 58002])
 
 
 def test_air_is_converted_on_entry():
