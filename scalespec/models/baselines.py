@@ -149,6 +149,9 @@ class Baseline(ABC):
         """
         if self._features is None or self._domain is None:
             raise ValueError(f"{self.name} has not learned yet: call fit first")
+        if not len(flux):  # scikit-learn refuses what a block without stars asks
+            nothing = np.zeros((0, self.spec.n_label), np.float32)
+            return Prediction(nothing, nothing, nothing, np.zeros(0, np.float32))
         x = self._features.apply(flux, ivar, extra)
         scaled, unknown = self._estimates(x)
         labels = self._backward(scaled * self._scale[:, 1] + self._scale[:, 0])

@@ -37,14 +37,15 @@ class Process:
     x : (n, n_feature) float64
     weights : (n,) float64
         ``K^-1 y``.
-    factor : (n, n) float32 or (0, 0)
-        Cholesky factor of K, for the variance; empty where it is not kept.
+    factor : (n, n) float64 or (0, 0)
+        Cholesky factor of K, for the variance, a small difference of large numbers; empty where it
+        is not kept.
     """
 
     parameters: Array
     x: Array
     weights: Array
-    factor: NDArray[np.float32]
+    factor: NDArray[np.float64]
 
     def predict(self, x: Array) -> tuple[Array, Array]:
         """Return mean and standard deviation, of the function without noise, of n stars."""
@@ -58,8 +59,8 @@ class Process:
             if not len(factor):
                 deviations.append(torch.zeros(len(some), dtype=torch.float64))
                 continue
-            solved = torch.linalg.solve_triangular(factor, across.T.float(), upper=False)
-            variance = _prior_variance(some, parameters) - solved.square().sum(0).double()
+            solved = torch.linalg.solve_triangular(factor, across.T, upper=False)
+            variance = _prior_variance(some, parameters) - solved.square().sum(0)
             deviations.append(variance.clamp_min(0.0).sqrt())
         nothing = np.zeros(0)
         return (
@@ -154,7 +155,7 @@ def learn(
     with torch.no_grad():
         factor = torch.linalg.cholesky(_noisy(known, parameters))
         weights = torch.cholesky_solve(wanted[:, None], factor)[:, 0]
-    kept = factor.float().numpy() if len(chosen) <= keep_factor else np.zeros((0, 0), np.float32)
+    kept = factor.numpy() if len(chosen) <= keep_factor else np.zeros((0, 0))
     return Process(parameters.numpy(), x[chosen], weights.numpy(), kept)
 
 

@@ -339,8 +339,9 @@ def _fit_batch(
     found = best_of(search, objective, firsts, bounds, options.restarts, along)
     state, several, spread = found.best, found.several, found.spread()
     if options.robust is not None:
+        everything = objective
         for _ in range(_ROBUST_PASSES):
-            objective = _huber(objective, state.parameters, options.robust)
+            objective = _huber(everything, state.parameters, options.robust)
             state = search.run(objective, state.parameters, *bounds)
     finite = state.finite
     result.raise_flag(FitStatus.NONFINITE, fitted[~finite.cpu().numpy()])

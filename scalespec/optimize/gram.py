@@ -31,9 +31,11 @@ _ALIGNED = (
 _SAMPLES = 64  # label sets all over the box that say in which directions the features move
 PROFILE_SNR, OTHER_SNR = 350.0, (50.0, 100.0, 200.0, 600.0)
 """Of pixels: whose noise a model's scatter is seen beside, and where that has to do as well."""
-MOST_MISWEIGHED = 0.15
-"""By so much of itself a label's information may be wrong before derivatives are formed. By means
-over blocks alone The Cannon's errors came out at 0.6, The Payne's at 0.9."""
+MOST_MISWEIGHED, MOST_UNEVEN = 0.15, 0.1
+"""By so much of itself a label's information may be wrong before derivatives are formed, by what a
+model's scatter and by what a star's lost pixels do to it. By means over blocks alone The Cannon's
+errors came out at 0.6, The Payne's at 0.9; those of a star that lost a label's few lines at 0.2."""
+_KNOWS_NOTHING = 12.0  # information of a uniform density over the box
 _EVEN = 1e-6  # a profile that varies by less says no more than a mean
 PATH_LOSS, ERROR_LOSS = 2e-3, 1e-4
 """Parts of the squared derivatives that a search, and that errors may do without."""
@@ -101,6 +103,8 @@ class BlockGram:
         Products of all spectra with the second ones.
     edges : tuple of int
         Block k is pixels ``[edges[k], edges[k + 1])``.
+    power : (P, K)
+        Squared derivatives of the flux by scaled labels, means over the box.
     profile : (P,) float64, or None
         Weights that the model's scatter leaves beside the noise of a good spectrum, 1 where it
         leaves all; None for a model without scatter.
@@ -112,6 +116,7 @@ class BlockGram:
     grams: Tensor
     beside: Tensor
     edges: tuple[int, ...]
+    power: Tensor
     profile: Tensor | None = None
 
     @classmethod
@@ -136,19 +141,24 @@ class BlockGram:
         )
         scatter = objective.model.scatter.double()
         profile = _weights(scatter, PROFILE_SNR) / PROFILE_SNR**2 if scatter.any() else None
-        for_errors = cls.made(spans, ERROR_LOSS, BLOCKS, profile)
-        if any(for_errors.misweighs(columns, moves, _weights(scatter, s)) for s in OTHER_SNR):
+        power = torch.zeros_like(columns[:, : moves.shape[1]])
+        for derivatives in moves.to(columns):  # (K, H) each
+            power += linear(columns, derivatives) ** 2 / len(moves)
+        for_errors = cls.made(spans, ERROR_LOSS, power, profile)
+        usual = torch.stack([_weights(scatter, snr) for snr in OTHER_SNR]).to(columns)
+        c = for_errors.coefficients(usual)
+        if for_errors.misweighs(usual, c, MOST_MISWEIGHED).any():
             return None
-        return cls.made(spans, PATH_LOSS, BLOCKS, profile), for_errors
+        return cls.made(spans, PATH_LOSS, power, profile), for_errors
 
     @classmethod
     def made(
-        cls, spans: tuple[Span, Span], loss: float, n_block: int, profile: Tensor | None
+        cls, spans: tuple[Span, Span], loss: float, power: Tensor, profile: Tensor | None
     ) -> Self:
         """Make them of the spectra that keep all but `loss` of the squared derivatives."""
         by_label, by_velocity = (span.kept(loss) for span in spans)
         basis = torch.cat([by_label.basis, by_velocity.basis], dim=1)
-        cuts = np.linspace(0, len(basis), min(n_block, len(basis)) + 1).astype(int)
+        cuts = np.linspace(0, len(basis), min(BLOCKS, len(basis)) + 1).astype(int)
         edges = tuple(cuts.tolist())
         weighed = [basis] if profile is None else [basis, basis * profile[:, None].to(basis)]
         r = by_label.basis.shape[1]
@@ -156,7 +166,8 @@ class BlockGram:
         grams = torch.stack([g[:r, :r].flatten() for g in whole], dim=1).contiguous()
         beside = torch.stack([g[:, r:].flatten() for g in whole], dim=1).contiguous()
         rv, offset = by_velocity.reduction[:, :-1].contiguous(), by_velocity.reduction[:, -1]
-        return cls(by_label.reduction, rv, offset.contiguous(), grams, beside, edges, profile)
+        matrices = rv, offset.contiguous(), grams, beside
+        return cls(by_label.reduction, *matrices, edges, power, profile)
 
     def coefficients(self, weight: Tensor) -> Tensor:
         """(n, P) weights -> (n, B) their means over blocks; (n, 2 B) with those of the profile.
@@ -187,25 +198,26 @@ class BlockGram:
         edges = torch.tensor(self.edges, device=device)
         return ((pixel >= edges[:-1]) & (pixel < edges[1:])).double()
 
-    def misweighs(self, columns: Tensor, moves: Tensor, weight: Tensor) -> bool:
-        """Whether a label's information is another by a block's weights than by its pixels'.
+    def misweighs(self, weight: Tensor, c: Tensor, most: float) -> Tensor:
+        """(n,) bool: some label's information is another by a block's weights than by its pixels'.
+
+        As that of a star which lost the few lines of an element.
 
         Parameters
         ----------
-        columns : (P, H)
-            Flux by features.
-        moves : (s, K, H)
-            Derivatives of features by labels at label sets all over the box.
-        weight : (P,) float64
+        weight : (n, P)
+        c : (n, B) or (n, 2 B)
+            Their `coefficients`.
+        most : float
+            Part of the information that may be wrong.
         """
-        sizes = torch.tensor(self.edges).diff().to(weight.device)
-        used = self.coefficients(weight[None]).view(-1, len(sizes)).repeat_interleave(sizes, dim=1)
-        means = used[0] if self.profile is None else used[0] + used[1] * self.profile
-        exact = mean = torch.zeros(moves.shape[1]).to(weight)
-        for derivatives in moves.to(columns):  # (K, H) each
-            power = linear(derivatives, columns).double() ** 2
-            exact, mean = exact + power @ weight, mean + power @ means
-        return bool(((exact - mean).abs() > MOST_MISWEIGHED * mean).any())
+        inside = self._inside(weight.device)
+        profile = inside if self.profile is None else inside * self.profile[:, None]
+        parts = [inside] if self.profile is None else [inside, profile]
+        of_blocks = torch.cat([part.T @ self.power.double() for part in parts]).to(weight)
+        exact, mean = linear(weight, self.power.T.contiguous()), linear(c, of_blocks.T.contiguous())
+        known = torch.maximum(exact, mean) > _KNOWS_NOTHING
+        return (known & ((exact - mean).abs() > most * mean)).any(dim=1)
 
     def hessian(self, objective: Objective, parameters: Tensor, c: Tensor) -> Tensor:
         """(n, Q) parameters and (n, B) mean weights -> (n, Q, Q) float64."""

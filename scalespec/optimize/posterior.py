@@ -80,7 +80,8 @@ def sample_posterior(
     n_chains : int
         Chains per star, at least 2.
     seed : int
-        Of the draws: a star's depend on it, its row and nothing else.
+        Of the draws: a star's depend on it, its row, and the largest velocity error among the
+        stars, by which pixels at the edges count or do not.
 
     Returns
     -------
@@ -159,12 +160,15 @@ class _Chains:
         )
         objective = replace(objective, prior=given.prior(slice(None), like))
         rows = torch.arange(n, device=like.device).repeat_interleave(n_chains)
-        x = np.pad((best.labels - low) / width - 0.5, ((0, 0), (0, 1)))
+        # A fixed label lies on its bounds but for float32's rounding, and must not lie outside.
+        x = ((best.labels - low) / width - 0.5).clip(given.low, given.high)
+        x = np.pad(x, ((0, 0), (0, 1)))
         spread = np.zeros((n, len(low) + 1, len(low) + 1))
         spread[:, :-1, :-1] = best.label_cov / np.multiply.outer(width, width)
         spread[:, -1, -1] = (best.rv_err / (2 * rv_range)) ** 2
         values, vectors = np.linalg.eigh(spread)
         factor = vectors * np.sqrt(np.maximum(values, 0.0))[:, np.newaxis]
+        factor[np.diagonal(spread, axis1=1, axis2=2) == 0] = 0.0  # but for rounding: it is fixed
         edges = (np.pad(a, ((0, 0), (0, 1)), constant_values=v) for a, v in
                  ((given.low, -0.5), (given.high, 0.5)))  # fmt: skip
         center, metric, lower, upper = (torch.tensor(a)[rows.cpu()] for a in (x, factor, *edges))
@@ -244,15 +248,20 @@ class _Chains:
         samples = np.concatenate([labels, rv[:, :, np.newaxis]], axis=2)
         samples = samples.reshape(-1, self.n_chains, n_draws, size)
         share = acceptance.view(-1, self.n_chains).mean(dim=1).numpy()
-        return Posterior(samples.astype(np.float32), share, _r_hat(samples))
+        moving = (self.factor != 0).any(dim=2).view(-1, self.n_chains, size)[:, 0]
+        return Posterior(samples.astype(np.float32), share, _r_hat(samples, moving.numpy()))
 
 
-def _r_hat(samples: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(n, chains, draws, Q) -> (n, Q) potential scale reduction of half chains."""
+def _r_hat(samples: NDArray[np.float64], moving: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(n, chains, draws, Q) -> (n, Q) potential scale reduction of half chains.
+
+    Infinite where a parameter never moved that is `moving` (n, Q), 1 where one is fixed.
+    """
     half = samples.shape[2] // 2
     parts = np.concatenate([samples[:, :, :half], samples[:, :, half : 2 * half]], axis=1)
     within = parts.var(axis=2, ddof=1).mean(axis=1)
     between = parts.mean(axis=2).var(axis=1, ddof=1)
-    ratio = np.where(within > 0, between / np.where(within > 0, within, 1.0), 0.0)
-    r_hat: NDArray[np.float64] = np.sqrt((half - 1) / half + ratio)
+    ratio = between / np.where(within > 0, within, 1.0)
+    met = np.where(within > 0, np.sqrt((half - 1) / half + ratio), np.inf)
+    r_hat: NDArray[np.float64] = np.where(moving, met, 1.0)
     return r_hat

@@ -51,6 +51,14 @@ def learned(request):
     return fitted(request.param)
 
 
+def test_of_no_spectra_there_are_no_labels(learned):
+    """A block in which no star is asked for."""
+    made = learned.predict(TEST.flux[:0], TEST.ivar[:0])
+    n_label = TEST.labels.shape[1]
+    assert made.labels.shape == made.sigma.shape == (0, n_label)
+    assert made.out_of_domain.shape == (0,)
+
+
 def test_every_baseline_learns_more_than_the_mean(learned):
     made = learned.predict(TEST.flux, TEST.ivar)
     error = np.abs(made.labels - TEST.labels).mean(axis=0)
@@ -378,3 +386,11 @@ def test_a_process_knows_where_it_knows_nothing():
     near = model.predict(TEST.flux, TEST.ivar).sigma_epistemic
     far = model.predict(TEST.flux + 0.5, TEST.ivar).sigma_epistemic
     assert np.all(np.median(far, axis=0) > 2 * np.median(near, axis=0))
+
+
+def test_a_process_knows_its_variance_though_the_labels_have_no_noise():
+    """Prior less explained variance is a small difference: of a sum that float32 rounds, 0."""
+    rng = np.random.default_rng(0)
+    x, new = rng.standard_normal((400, 3)), rng.standard_normal((60, 3))
+    process = learn(x, np.tanh(x[:, 0]) + 0.3 * x[:, 1] * x[:, 2], rng, steps=60, sample=400)
+    assert np.mean(process.predict(new)[1] > 0) > 0.95

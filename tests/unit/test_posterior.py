@@ -10,7 +10,7 @@ import torch
 
 from scalespec.optimize.constraints import Constraints
 from scalespec.optimize.fit import FitOptions, fit_labels
-from scalespec.optimize.posterior import sample_posterior
+from scalespec.optimize.posterior import _r_hat, sample_posterior
 
 _networks = runpy.run_path(str(Path(__file__).with_name("networks.py")))
 small_payne, small_mocks = _networks["small_payne"], _networks["small_mocks"]
@@ -94,3 +94,25 @@ def test_stars_without_a_fit_are_refused(fitted):
     fit = fit_labels(model, stars["flux"], ivar)
     with pytest.raises(ValueError, match="star 1 has no fit"):
         sample_posterior(model, stars["flux"], ivar, fit)
+
+
+def test_a_label_that_is_fixed_where_float32_is_not_leaves_the_chains_free():
+    model = small_payne()
+    stars = small_mocks(model, 2, snr=120.0, spread=0.2)
+    low, width = model.spec.minimum, model.spec.maximum - model.spec.minimum
+    edges = {"low": low.copy(), "high": low + width}
+    value = low[1] + width[1] * 0.4123456789
+    edges["low"][1] = edges["high"][1] = value
+    constraints = Constraints(**edges)
+    data = stars["flux"], stars["ivar"]
+    fit = fit_labels(model, *data, options=FitOptions(rv_range=60.0), constraints=constraints)
+    found = sample_posterior(model, *data, fit, n_draws=100, constraints=constraints)
+    assert (found.acceptance > 0.4).all()
+    assert np.ptp(found.samples[..., 1], axis=(1, 2)).max() == 0
+    assert (found.r_hat[:, 1] == 1).all()
+
+
+def test_chains_that_never_moved_have_not_met():
+    still = np.zeros((1, 2, 10, 2))
+    moving = np.array([[True, False]])
+    assert _r_hat(still, moving).tolist() == [[np.inf, 1.0]]

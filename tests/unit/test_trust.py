@@ -209,3 +209,25 @@ def test_errors_know_that_a_truth_lies_within_the_bounds():
     pull = (fit.labels - truth.numpy()) / fit.label_err
     low, high = np.percentile(pull, [15.865, 84.135])
     assert abs((high - low) / 2 - 1) < 0.03
+
+
+def test_a_robust_pass_weighs_by_the_last_fit_alone():
+    """Huber: k over the residual, whatever the pass before thought of the pixel."""
+    line = torch.exp(-0.5 * ((torch.arange(60) - 30.0) / 2) ** 2)
+    spec = SimpleNamespace(
+        labels=("depth",),
+        minimum=np.zeros(1),
+        maximum=np.ones(1),
+        wavelength=10 ** (3.7 + 1e-4 * np.arange(60)),
+    )
+    model = SimpleNamespace(
+        spec=spec,
+        scatter=torch.zeros(60),
+        forward_scaled=lambda x: 1 - (x + 0.5) * line,
+        flux_and_jacobian=lambda x: (1 - (x + 0.5) * line, -line.expand(len(x), 1, 60)),
+    )
+    flux = (1 - 0.5 * line)[None].clone()
+    flux[0, 40] += 0.9  # 90 sigma off, where the line is not
+    options = FitOptions(rv_range=0.0, robust=3.0)
+    fit = fit_labels(model, flux, torch.full((1, 60), 1e4), options=options)
+    assert fit.chi2[0] == pytest.approx(3.0 * 90.0, rel=1e-3)  # k |r| of one pixel
