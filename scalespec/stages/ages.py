@@ -1,6 +1,7 @@
 """Labels + isochrones -> ages of subgiants: posteriors on a grid, block by block on Dask."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import IntFlag
 from functools import partial
 from typing import Any
@@ -52,6 +53,23 @@ class AgeStatus(IntFlag):
     POOR_MATCH = 1 << 3
 
 
+@dataclass(frozen=True)
+class Sources:
+    """What a block's stars are read from, found once: to name a folder, whole tables are read.
+
+    Attributes
+    ----------
+    best, calibrated : str
+        The folders of fits and of calibrated labels; "" where those are not asked for.
+    matches : mapping of str to str
+        Each catalog's table.
+    """
+
+    best: str
+    calibrated: str = ""
+    matches: Mapping[str, str] = field(default_factory=dict)
+
+
 def ages(config: RunConfig) -> Iterator[Stage]:
     """Yield the stage that dates every block's stars.
 
@@ -64,13 +82,14 @@ def ages(config: RunConfig) -> Iterator[Stage]:
     if table is None:
         raise ConfigError("the run file has no [ages] table")
     _check(config, table)
-    best = folders.best_url(config)
+    sources = _sources(config, table)
+    done = Ledger(sources.best).done()
     url = folders.ages_url(config)
     yield Stage(
         name="ages",
         url=url,
-        blocks=[b for b in folders.planned_blocks(config) if b.index in Ledger(best).done()],
-        read=partial(_read, config=config),
+        blocks=[block for block in folders.planned_blocks(config) if block.index in done],
+        read=partial(_read, sources=sources, table=table),
         compute=partial(_dated, table=table),
         write=partial(_write, url=url),
         runs_on="dask",
@@ -97,6 +116,19 @@ def _check(config: RunConfig, table: AgesTable) -> None:
             raise ConfigError(f"ages: no column {column!r} among the matches: {sorted(found)}")
 
 
+def _sources(config: RunConfig, table: AgesTable) -> Sources:
+    calibrated = config.calibrate is not None and table.calibrated
+    named = filter(None, (table.magnitude, table.parallax, table.reddening))
+    return Sources(
+        best=folders.best_url(config),
+        calibrated=folders.calibrated_url(config) if calibrated else "",
+        matches={
+            catalog: paths.join(folders.matches_url(config, catalog), "matches.parquet")
+            for catalog in sorted({name.partition(".")[0] for name in named})
+        },
+    )
+
+
 def load_models(table: AgesTable) -> ModelStars:
     """Return the model stars that a run file asks for."""
     return make_models(read_isochrones(table.isochrones), table)
@@ -116,21 +148,16 @@ def make_models(cube: IsochroneCube, table: AgesTable) -> ModelStars:
     return model_stars(fine, (table.brightness, "teff", "fe_h"))
 
 
-def _read(block: Block, config: RunConfig) -> Columns:
+def _read(block: Block, sources: Sources, table: AgesTable) -> Columns:
     """Read a block's trusted labels, calibrated if there are such, and what catalogs add."""
-    table = config.ages
-    if table is None:
-        raise ConfigError("the run file has no [ages] table")
-    best = read_part(folders.best_url(config), block)
+    best = read_part(sources.best, block)
     labels = fitted_labels(best.column_names)
     columns = {name: best[name].to_numpy() for name in best.column_names if name != "label_cov"}
     rows = Rows(columns, labels)
     made: Columns = {"row": columns["row"], "obsid": columns["obsid"]}
     metal = "fe_h" if "fe_h" in labels else "m_h"
     names = {"teff": "teff", "logg": "logg", "fe_h": metal, "alpha": table.alpha}
-    calibrated = None
-    if config.calibrate is not None and table.calibrated:
-        calibrated = read_part(folders.calibrated_url(config), block)
+    calibrated = read_part(sources.calibrated, block) if sources.calibrated else None
     for ours, label in names.items():
         if label not in labels:
             continue
@@ -139,21 +166,20 @@ def _read(block: Block, config: RunConfig) -> Columns:
             if calibrated is not None and f"{label}_cal{end}" in calibrated.column_names:
                 values = calibrated[f"{label}_cal{end}"].to_numpy()
             made[f"{ours}{end}"] = np.where(rows.trusted(label), values, np.nan).astype(float)
-    return made | _catalogs(block, config, table, made["row"])
+    return made | _catalogs(block, sources, table, made["row"])
 
 
 def _catalogs(
-    block: Block, config: RunConfig, table: AgesTable, rows: npt.NDArray[np.int64]
+    block: Block, sources: Sources, table: AgesTable, rows: npt.NDArray[np.int64]
 ) -> Columns:
     made: Columns = {}
+    tables = {name: read_row_range(url, block) for name, url in sources.matches.items()}
     named = {"k": table.magnitude, "parallax": table.parallax, "ebv": table.reddening}
     for ours, name in named.items():
         if not name:
             continue
         catalog, _, column = name.partition(".")
-        found = read_row_range(
-            paths.join(folders.matches_url(config, catalog), "matches.parquet"), block
-        )
+        found = tables[catalog]
         place = found["row"].to_numpy() - rows[0]
         for end in ("", "_err"):
             values = np.full(len(rows), np.nan)

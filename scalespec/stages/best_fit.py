@@ -34,12 +34,13 @@ def best_fit_stages(config: RunConfig, url: str) -> Iterator[Stage]:
     target = paths.join(url, FOLDER)
     head = read_spectra(store, 0, 0)
     make_store(config, paths.join(target, "spectra.zarr"), {"": fitted_spectra([], head, {})})
-    there = Ledger(folders.best_url(config)).done()
+    best = folders.best_url(config)
+    there = Ledger(best).done()
     yield Stage(
         name="publish best fits",
         url=target,
         blocks=[block for block in folders.planned_blocks(config) if block.index in there],
-        read=partial(_read, store=store, best=folders.best_url(config)),
+        read=partial(_read, store=store, best=best),
         compute=_fits,
         write=partial(_write, url=target),
         runs_on="ray",

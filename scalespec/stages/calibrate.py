@@ -21,7 +21,14 @@ from scalespec.schema import status_names
 from scalespec.stages import folders
 from scalespec.stages.correction import Correction, LabelData, Measured, Referred
 from scalespec.stages.standing import whole
-from scalespec.stages.stars import block_stars, fitted_labels, join_stars, read_stars, write_stars
+from scalespec.stages.stars import (
+    block_stars,
+    fitted_labels,
+    join_stars,
+    read_stars,
+    star_sources,
+    write_stars,
+)
 from scalespec.stages.trends import fit_correction
 from scalespec.store import paths
 from scalespec.store.batches import column_names
@@ -51,15 +58,16 @@ def calibrate(config: RunConfig) -> Iterator[Stage]:
     table, url = config.calibrate, folders.calibrated_url(config)
     if table is None:
         raise ConfigError("the run file has no [calibrate] table")
-    best = folders.best_url(config)
     labels = calibrated_labels(config, table)
-    blocks = [b for b in folders.planned_blocks(config) if b.index in Ledger(best).done()]
+    sources = star_sources(config, table, labels)
+    done = Ledger(sources.best).done()
+    blocks = [block for block in folders.planned_blocks(config) if block.index in done]
     stars_url, trends_url = paths.join(url, "stars"), paths.join(url, "trends")
     yield Stage(
         name="calibrate stars",
         url=stars_url,
         blocks=blocks,
-        read=partial(read_stars, config=config, labels=tuple(labels)),
+        read=partial(read_stars, sources=sources),
         compute=partial(block_stars, labels=tuple(labels)),
         write=partial(write_stars, url=stars_url),
         runs_on="dask",
@@ -83,7 +91,7 @@ def calibrate(config: RunConfig) -> Iterator[Stage]:
         name="calibrate",
         url=url,
         blocks=blocks,
-        read=partial(_read_block, config=config),
+        read=partial(_read_block, store=sources.store, best=sources.best),
         compute=_calibrated,
         write=partial(_write_calibrated, url=url),
         runs_on="dask",
@@ -209,10 +217,9 @@ def read_corrections(url: str) -> list[Correction]:
     return [Correction.from_dict(plain) for plain in record["corrections"]]
 
 
-def _read_block(block: Block, config: RunConfig) -> tuple[pa.Table, Array]:
-    store = paths.join(folders.spectra_url(config), "spectra.zarr")
+def _read_block(block: Block, store: str, best: str) -> tuple[pa.Table, Array]:
     scalars = read_spectra(store, block.start, block.stop, names=("snr",))
-    return read_part(folders.best_url(config), block), scalars["snr"].to_numpy()
+    return read_part(best, block), scalars["snr"].to_numpy()
 
 
 def _calibrated(made: Sequence[Correction], data: tuple[pa.Table, Array]) -> pa.Table:

@@ -6,6 +6,7 @@ table of stars and what is usual; a last map puts a row's own beside it.
 
 import io
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -42,6 +43,24 @@ ANOMALIES = "anomalies.json"
 UNITS = {"mean": "km/s", "mean_err": "km/s", "scatter": "km/s", "difference": "km/s"}
 
 
+@dataclass(frozen=True)
+class Sources:
+    """What blocks are read from, found once: to name a folder, whole tables upstream are read.
+
+    Attributes
+    ----------
+    store, best : str
+        The store of spectra, the folder of fits.
+    raw, color : str
+        The folder of raw spectra, the matches with a color; "" where they are not asked for.
+    """
+
+    store: str
+    best: str
+    raw: str = ""
+    color: str = ""
+
+
 def derive(config: RunConfig) -> Iterator[Stage]:
     """Yield the stages that gather visits and residuals, and put columns beside the labels.
 
@@ -57,14 +76,15 @@ def derive(config: RunConfig) -> Iterator[Stage]:
         raise ConfigError("the run file has no [derive] table")
     _check(config, table)
     url = folders.derived_url(config)
-    best = folders.best_url(config)
-    blocks = [b for b in folders.planned_blocks(config) if b.index in Ledger(best).done()]
+    sources = _sources(config, table)
+    done = Ledger(sources.best).done()
+    blocks = [block for block in folders.planned_blocks(config) if block.index in done]
     visits, sample = paths.join(url, "visits"), paths.join(url, "sample")
     yield Stage(
         name="derive visits",
         url=visits,
         blocks=blocks,
-        read=partial(_read_visits, config=config),
+        read=partial(_read_visits, sources=sources, table=table),
         compute=_as_is,
         write=partial(_write_table, url=visits),
         runs_on="dask",
@@ -73,38 +93,53 @@ def derive(config: RunConfig) -> Iterator[Stage]:
         return
     tabulate(url, table)
     if table.anomaly_sample:
-        store = paths.join(folders.spectra_url(config), "spectra.zarr")
         share = table.anomaly_sample / max(sum(block.size for block in blocks), 1)
         yield Stage(
             name="derive sample",
             url=sample,
             blocks=blocks,
-            read=partial(_read_spectra, config=config, share=share),
+            read=partial(_read_spectra, sources=sources, share=share),
             compute=_residuals,
             write=partial(_write_residuals, url=sample),
             runs_on="ray",
-            setup=partial(load_fitted, config, store),
+            setup=partial(load_fitted, config, sources.store),
         )
         if not whole(sample, len(blocks)):
             return
         _learn(url, sample, table)
-    yield _last_stage(config, table, url, blocks)
+    yield _last_stage(config, sources, url, blocks)
     if table.anomaly_sample and whole(url, len(blocks)):
         list_anomalies(url, table.anomaly_list)
 
 
-def _last_stage(config: RunConfig, table: DeriveTable, url: str, blocks: list[Block]) -> Stage:
-    store = paths.join(folders.spectra_url(config), "spectra.zarr")
-    n_pixel = read_spectra(store, 0, 0).sizes["wavelength"] if table.anomaly_sample else 1
+def _sources(config: RunConfig, table: DeriveTable) -> Sources:
+    catalog = table.color.partition(".")[0]
+    matches = folders.matches_url(config, catalog) if catalog else ""
+    return Sources(
+        store=paths.join(folders.spectra_url(config), "spectra.zarr"),
+        best=folders.best_url(config),
+        raw=folders.raw_url(config) if _index_columns(table) else "",
+        color=paths.join(matches, "matches.parquet") if matches else "",
+    )
+
+
+def _index_columns(table: DeriveTable) -> list[str]:
+    """Return the columns that the strings beside raw spectra must have."""
+    return [name for name in (table.star_id, table.plate) if name and name != "source_id"]
+
+
+def _last_stage(config: RunConfig, sources: Sources, url: str, blocks: list[Block]) -> Stage:
+    table = config.derive or DeriveTable()
+    n_pixel = read_spectra(sources.store, 0, 0).sizes["wavelength"] if table.anomaly_sample else 1
     return Stage(
         name="derive",
         url=url,
         blocks=blocks,
-        read=partial(_read_block, config=config, url=url),
+        read=partial(_read_block, sources=sources, table=table, url=url),
         compute=partial(_derived, table=table),
         write=partial(_write_table, url=url),
         runs_on="ray" if table.anomaly_sample else "dask",
-        setup=partial(_load, config, url) if table.anomaly_sample else None,
+        setup=partial(_load, config, sources.store, url) if table.anomaly_sample else None,
         memory_bytes=memory_bytes(config.run.spectra_per_block, n_pixel),
     )
 
@@ -120,18 +155,15 @@ def _check(config: RunConfig, table: DeriveTable) -> None:
         raise ConfigError(f"derive.color: no column {column!r} among {sorted(found)}")
 
 
-def _read_visits(block: Block, config: RunConfig) -> pa.Table:
+def _read_visits(block: Block, sources: Sources, table: DeriveTable) -> pa.Table:
     """Return row, star, plate, velocity and its error of a block's good fits."""
-    table = config.derive or DeriveTable()
-    best = _best(block, config)
+    best = _best(block, sources)
     rows = Rows(best, fitted_labels(list(best)))
-    store = paths.join(folders.spectra_url(config), "spectra.zarr")
-    star = read_spectra(store, block.start, block.stop, names=("source_id",))["source_id"]
+    star = read_spectra(sources.store, block.start, block.stop, names=("source_id",))["source_id"]
     ids = star.to_numpy()
     plate = np.zeros(block.size, np.int64)
-    named = [name for name in (table.star_id, table.plate) if name and name != "source_id"]
-    if named:
-        index = read_index(folders.raw_url(config), block)
+    if named := _index_columns(table):
+        index = read_index(sources.raw, block)
         if lacking := sorted(set(named) - set(index)):
             raise ConfigError(f"derive: no columns {lacking}, only {list(index)}")
         ids = index[table.star_id].to_numpy() if table.star_id in named else ids
@@ -141,8 +173,8 @@ def _read_visits(block: Block, config: RunConfig) -> pa.Table:
     return pa.table(made).filter(pa.array(rows.good & (made["star"] > 0)))
 
 
-def _best(block: Block, config: RunConfig) -> Columns:
-    table = read_part(folders.best_url(config), block)
+def _best(block: Block, sources: Sources) -> Columns:
+    table = read_part(sources.best, block)
     return {n: table[n].to_numpy() for n in table.column_names if n != "label_cov"}
 
 
@@ -193,11 +225,10 @@ def _put(url: str, table: pa.Table) -> None:
     paths.write_bytes(url, buffer.getvalue())
 
 
-def _read_spectra(block: Block, config: RunConfig, share: float = 1.0) -> tuple[Any, Columns]:
+def _read_spectra(block: Block, sources: Sources, share: float = 1.0) -> tuple[Any, Columns]:
     """Read a block's spectra and fits; with a `share`, those of its good ones that are drawn."""
-    best = _best(block, config)
-    store = paths.join(folders.spectra_url(config), "spectra.zarr")
-    spectra = read_spectra(store, block.start, block.stop)
+    best = _best(block, sources)
+    spectra = read_spectra(sources.store, block.start, block.stop)
     if share < 1:
         drawn = scrambled(best["row"]) < np.uint64(share * (2**64 - 2**11))
         rows = np.flatnonzero(drawn & Rows(best, fitted_labels(list(best))).good)
@@ -231,29 +262,26 @@ def _learn(url: str, sample: str, table: DeriveTable) -> None:
     paths.write_bytes(target, usual.to_bytes())
 
 
-def _load(config: RunConfig, url: str) -> tuple[list[Fitted], Usual]:
-    store = paths.join(folders.spectra_url(config), "spectra.zarr")
+def _load(config: RunConfig, store: str, url: str) -> tuple[list[Fitted], Usual]:
     return load_fitted(config, store), Usual.from_bytes(paths.read_bytes(paths.join(url, USUAL)))
 
 
 def _read_block(
-    block: Block, config: RunConfig, url: str
+    block: Block, sources: Sources, table: DeriveTable, url: str
 ) -> tuple[Columns, pa.Table, Columns, Any]:
     """Read a block's fit, its rows' visits, their color, and spectra if anomalies are wanted."""
-    table = config.derive or DeriveTable()
     visits = read_row_range(paths.join(url, BY_ROW), block)
     color: Columns = {}
     if table.color:
-        catalog, _, name = table.color.partition(".")
-        target = paths.join(folders.matches_url(config, catalog), "matches.parquet")
-        found = read_row_range(target, block)
+        found = read_row_range(sources.color, block)
+        name = table.color.partition(".")[2]
         values = np.full(block.size, np.nan)
         values[found["row"].to_numpy() - block.start] = found[name].to_numpy()
         color["color"] = values
     if table.anomaly_sample:
-        spectra, best = _read_spectra(block, config)
+        spectra, best = _read_spectra(block, sources)
         return best, visits, color, spectra
-    return _best(block, config), visits, color, None
+    return _best(block, sources), visits, color, None
 
 
 def _derived(

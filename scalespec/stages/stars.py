@@ -1,6 +1,7 @@
 """What calibration knows of each star, block by block, and the join that brings them together."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -43,31 +44,69 @@ WIDTHS = ("vsini", "lsf")
 """What a fit may have beside labels, with an error each."""
 
 
-def read_stars(block: Block, config: RunConfig, labels: tuple[str, ...]) -> Known:
-    """Read a block's fit, its stars' identifiers and S/N, and what references say."""
-    table = config.calibrate
-    own = ("teff", "logg", *labels)
-    names = read_schema(folders.best_url(config)).names
-    bits = [n for n in ("at_bound", "prior_dominated") if n in names]
-    wanted = dict.fromkeys([*label_names(names), *own, *(f"{n}_err" for n in labels)])
-    best = read_part(folders.best_url(config), block, columns=["row", "fit_status", *bits, *wanted])
-    if lacking := [name for name in ("teff", "logg") if name not in best.column_names]:
+@dataclass(frozen=True)
+class Sources:
+    """What stars are read from, found once: to name a folder, whole tables upstream are read.
+
+    Attributes
+    ----------
+    store, best : str
+        The store of spectra, the folder of fits.
+    columns : tuple of str
+        Those of the fit that are read.
+    star_id, raw : str
+        What identifies a star, and the folder of raw spectra that knows it; "" if the store does.
+    matches : mapping of str to str
+        Each reference's table.
+    """
+
+    store: str
+    best: str
+    columns: tuple[str, ...]
+    star_id: str = "source_id"
+    raw: str = ""
+    matches: Mapping[str, str] = field(default_factory=dict)
+
+
+def star_sources(config: RunConfig, table: CalibrateTable, labels: Iterable[str]) -> Sources:
+    """Return what the stars of a run are read from.
+
+    Raises
+    ------
+    ConfigError
+        If the fit lacks a label by which trends are told.
+    """
+    best = folders.best_url(config)
+    names = read_schema(best).names
+    if lacking := [name for name in ("teff", "logg") if name not in names]:
         raise ConfigError(f"calibrate: the model has no {lacking}, by which trends are told")
-    star_id = table.star_id if table else "source_id"
-    store = paths.join(folders.spectra_url(config), "spectra.zarr")
-    scalars = read_spectra(store, block.start, block.stop, names=("snr", "source_id"))
+    bits = [n for n in ("at_bound", "prior_dominated") if n in names]
+    errors = (f"{name}_err" for name in labels)
+    wanted = dict.fromkeys([*label_names(names), "teff", "logg", *labels, *errors])
+    return Sources(
+        store=paths.join(folders.spectra_url(config), "spectra.zarr"),
+        best=best,
+        columns=("row", "fit_status", *bits, *wanted),
+        star_id=table.star_id,
+        raw=folders.raw_url(config) if table.star_id != "source_id" else "",
+        matches={
+            name: paths.join(folders.matches_url(config, name), "matches.parquet")
+            for name in table.references
+        },
+    )
+
+
+def read_stars(block: Block, sources: Sources) -> Known:
+    """Read a block's fit, its stars' identifiers and S/N, and what references say."""
+    best = read_part(sources.best, block, columns=sources.columns)
+    scalars = read_spectra(sources.store, block.start, block.stop, names=("snr", "source_id"))
     ids = scalars["source_id"].to_numpy()
-    if star_id != "source_id":
-        index = read_index(folders.raw_url(config), block)
+    if sources.raw:
+        star_id, index = sources.star_id, read_index(sources.raw, block)
         if star_id not in index:
             raise ConfigError(f"calibrate.star_id: no column {star_id!r}, only {list(index)}")
         ids = index[star_id].to_numpy()
-    matches = {
-        name: read_row_range(
-            paths.join(folders.matches_url(config, name), "matches.parquet"), block
-        )
-        for name in (table.references if table else ())
-    }
+    matches = {name: read_row_range(url, block) for name, url in sources.matches.items()}
     return best, {"snr": scalars["snr"].to_numpy(), "star": star_numbers(ids)}, matches
 
 

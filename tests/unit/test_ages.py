@@ -3,9 +3,11 @@
 import io
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from scalespec.config import AgesTable, parse_config
+from scalespec.config.calibrate import CalibrateTable
 from scalespec.errors import ConfigError
 from scalespec.kernels.isochrone import IsochroneCube, is_subgiant, model_stars, refine
 from scalespec.kernels.subgiant import total_metals
@@ -13,9 +15,10 @@ from scalespec.optimize.result import FitStatus
 from scalespec.stages import folders
 from scalespec.stages.ages import AgeStatus, absolute_k, ages, date_stars, load_models, make_models
 from scalespec.store import paths
-from scalespec.store.catalog import read_parts
+from scalespec.store.catalog import read_parts, write_part
 from scalespec.store.isochrones import read_isochrones
 from tests.kits.fitted_run import write_fitted, write_matches
+from tests.kits.own_blocks import count_listings, run_blocks_of_their_own
 
 ERRORS = {"m_k": 0.05, "teff": 25.0, "fe_h": 0.04}
 """Of subgiants in Xiang & Rix 2022, whose ages they give to 7.5 %."""
@@ -115,7 +118,7 @@ def text_table(cube):
 TABLES = """
 [crossmatch.gaia]
 catalog = "{root}/gaia.parquet"
-columns = {{ k = "K", parallax = "PLX" }}
+columns = {{ k = "K", parallax = "PLX", parallax_err = "PLX_ERR" }}
 [ages]
 isochrones = "{root}/grid.dat"
 magnitude = "gaia.k"
@@ -161,6 +164,32 @@ def test_every_row_has_an_age_or_says_why_not(run, tiny):
     error = np.abs(made["age"][5:] / age[5:] - 1)
     assert np.median(error) < 0.05  # without noise: the grid's own steps, and the prior
     assert (np.abs(made["age"][5:] - age[5:]) < 2 * made["age_err"][5:]).all()
+
+
+def test_blocks_read_their_own_only(run, monkeypatch):
+    assert run_blocks_of_their_own(ages(run[0]), monkeypatch) == ["ages"]
+
+
+def test_calibrated_labels_are_used_and_each_block_reads_its_own(run, tmp_path, monkeypatch):
+    plain, _ = run
+    (tmp_path / "pairs.parquet").write_bytes(b"there")
+    table = CalibrateTable(pairs={"catalog": str(tmp_path / "pairs.parquet")})
+    config = plain.model_copy(update={"calibrate": table})
+    for block in folders.planned_blocks(config):
+        rows = np.arange(block.start, block.stop)
+        metals = np.full((2, block.size), [[0.1], [0.04]], np.float32)  # 0.3 dex above the fit's
+        made = {"row": rows, "fe_h_cal": metals[0], "fe_h_cal_err": metals[1]}
+        write_part(folders.calibrated_url(config), block, pa.table(made), counts={})
+    assert run_blocks_of_their_own(ages(config), monkeypatch) == ["ages"]
+    run_blocks_of_their_own(ages(plain), monkeypatch)
+    found, raw = (read_parts(folders.ages_url(one))["age"].to_numpy() for one in (config, plain))
+    dated = np.isfinite(found) & np.isfinite(raw)
+    assert dated.sum() > 20
+    assert (found[dated] != raw[dated]).all()
+
+
+def test_what_is_done_is_listed_as_often_however_many_blocks_there_are(run, monkeypatch):
+    assert count_listings(ages(run[0]), monkeypatch, 100) < 10
 
 
 def test_a_text_table_is_read_as_it_was_written(tmp_path):

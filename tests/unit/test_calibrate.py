@@ -20,6 +20,7 @@ from scalespec.store import paths
 from scalespec.store.catalog import read_parts
 from scalespec.store.ledger import Ledger, read_json
 from tests.kits.fitted_run import write_fitted, write_matches
+from tests.kits.own_blocks import count_listings, run_blocks_of_their_own
 
 N_PAIR, N_REPEAT = 2000, 3000
 FLOOR = {20.0: 0.06, 80.0: 0.02}
@@ -218,15 +219,47 @@ def test_two_runs_have_the_same_bytes(tiny, tmp_path):
     assert found[0] == found[1]
 
 
-def small(tmp_path, tables):
+def small(tmp_path, tables, **kinds):
     stars = {"teff": np.full(30, 5000.0), "logg": np.full(30, 4.5), "fe_h": np.zeros(30)}
     stars |= {f"{name}_err": np.full(30, 0.05) for name in ("teff", "logg", "fe_h")}
     pq.write_table(pa.table({"source_id_1": [1], "source_id_2": [2]}), tmp_path / "pairs.parquet")
     tables = tables.format(root=tmp_path)
-    return write_fitted(tmp_path, stars, tables=tables, rows=16)
+    return write_fitted(tmp_path, stars, tables=tables, rows=16, **kinds)
 
 
 PAIRS = '[calibrate.pairs]\ncatalog = "{root}/pairs.parquet"\n'
+
+
+REFERENCE = """
+[crossmatch.high]
+catalog = "{root}/high.parquet"
+columns = {{ fe_h = "FE_H" }}
+[calibrate]
+star_id = "name"
+[calibrate.references.high]
+"""
+
+
+def test_blocks_read_their_own_only(tmp_path, monkeypatch):
+    (tmp_path / "high.parquet").write_bytes(b"there")
+    names = np.array([f"star {row // 2}" for row in range(30)])
+    config = small(tmp_path, REFERENCE + PAIRS, index={"name": names})
+    write_matches(config, "high", {"row": np.arange(30), "fe_h": np.zeros(30)})
+    run = run_blocks_of_their_own(calibrate(config), monkeypatch)
+    assert run == ["calibrate stars", "calibrate trends", "calibrate"]
+    known = read_parts(paths.join(folders.calibrated_url(config), "stars"))
+    assert len(set(known["star"].to_pylist())) == 15
+    assert known["high:fe_h"].to_pylist() == [0.0] * 30
+
+
+def test_what_is_done_is_listed_as_often_however_many_blocks_there_are(tmp_path, monkeypatch):
+    assert count_listings(calibrate(small(tmp_path, PAIRS)), monkeypatch, 100) < 10
+
+
+def test_a_fit_without_the_labels_of_trends_is_an_error_before_any_block(tmp_path):
+    config = small(tmp_path, PAIRS, labels=("teff", "fe_h"))
+    with pytest.raises(ConfigError, match=r"has no \['logg'\], by which trends are told"):
+        next(calibrate(config))
 
 
 def test_too_few_pairs_leave_labels_as_they_are_and_say_so(tiny, tmp_path):

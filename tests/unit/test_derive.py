@@ -16,6 +16,7 @@ from scalespec.stages.publish import publish
 from scalespec.store.catalog import open_catalog, read_parts
 from scalespec.store.ledger import Ledger, read_json
 from tests.kits.fitted_run import write_fitted, write_matches
+from tests.kits.own_blocks import count_listings, run_blocks_of_their_own
 
 N = 600
 TABLES = """
@@ -107,6 +108,26 @@ def test_anomalies_are_listed_and_published(tiny, tiny_run):
     rows = open_catalog(folders.catalog_url(config)).to_table()
     assert rows["anomaly"][3].as_py() is None
     assert rows["anomaly"][6].as_py() == pytest.approx(scores[6])
+
+
+def test_blocks_read_their_own_only(tiny_run, monkeypatch):
+    config = with_derive(
+        tiny_run.config,
+        color="apogee.teff",
+        plate="file",
+        anomaly_sample=10,
+        anomaly_components=2,
+    )
+    names = run_blocks_of_their_own(derive(config), monkeypatch)
+    assert names == ["derive visits", "derive sample", "derive"]
+    assert {"n_visit", "ebv", "anomaly"} <= set(
+        read_parts(folders.derived_url(config)).column_names
+    )
+
+
+def test_what_is_done_is_listed_as_often_however_many_blocks_there_are(tiny_run, monkeypatch):
+    config = with_derive(tiny_run.config)
+    assert count_listings(derive(config), monkeypatch, 100) < 10
 
 
 def test_what_all_residuals_share_is_usual_and_what_one_has_alone_is_not():
