@@ -2,7 +2,7 @@
 
 import io
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from scalespec.config import IngestTable, RunConfig
-from scalespec.errors import StoreError
+from scalespec.errors import StoreError, SurveyFileError
 from scalespec.plan import Block, BlockResult, Stage
 from scalespec.schema import SpectrumStatus, status_names
 from scalespec.stages import folders
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 LARGE_BYTES = 2**26
 """Files from this size on are fetched one at a time."""
+
+Count = Callable[[bytes], int]
 
 
 def ingest_block(
@@ -53,33 +55,71 @@ def ingest_block(
     return open_survey(survey_name, description).read_block(files)
 
 
-def read_files(block: Block, plan_url: str) -> list[Piece]:
-    """Fetch the bytes of a block's files, many at once; what cannot be read is its error.
+def read_files(block: Block, plan_url: str, count: Count | None = None) -> list[Piece]:
+    """Fetch the bytes of a block's files, many at once; what is not there is its error.
 
     Large files are left to be fetched one after another when their turn comes: a block may be made
     of several containers, and holds one at a time.
+
+    Parameters
+    ----------
+    block : Block
+    plan_url : str
+    count : callable, optional
+        The survey's ``count_spectra``.
+
+    Raises
+    ------
+    StoreError
+        If a file cannot be read for a reason that may pass: the block is to be tried again, for a
+        row that says MISSING stays.
     """
     items: list[Any] = list(read_items(plan_url, block).itertuples())
     small = [item for item in items if item.size < LARGE_BYTES]
     found = dict(zip(small, fetch([item.url for item in small]), strict=True))
-    return [_piece(item, found[item]) if item in found else _later(item) for item in items]
+    return [
+        _piece(item, found[item], count) if item in found else _later(item, count) for item in items
+    ]
 
 
-def _piece(item: Any, found: Fetched) -> Piece:
+def _piece(item: Any, found: Fetched, count: Count | None) -> Piece:
     """Return one item with its file's content, which may not be what was planned."""
-    content = found if isinstance(found, StoreError) else found[0]
-    changed = not isinstance(found, StoreError) and differs(item, found[1])
-    status = int(SpectrumStatus.CHANGED) if changed else 0
-    return Piece(item.file, content, int(item.first), int(item.count), status, item.source_id)
+    planned = _planned(item)
+    if isinstance(found, StoreError):
+        return planned._replace(content=SurveyFileError(str(found), "missing"))
+    content, entry = found
+    changed = differs(item, entry) or (item.count == 0 and _holds_more(item.file, content, count))
+    return planned._replace(content=content, status=int(SpectrumStatus.CHANGED) if changed else 0)
 
 
-def _later(item: Any) -> Piece:
+def _holds_more(name: str, content: bytes, count: Count | None) -> bool:
+    """Whether a file that could not be counted when it was planned, as one row, holds more."""
+    try:
+        n = count(content) if count else 1
+    except SurveyFileError:  # its row says so
+        return False
+    if n > 1:
+        log.warning(
+            "%s could not be read when it was planned, as one row, and holds %d spectra now: the "
+            "first is kept, marked CHANGED. To read all, delete the plan and run again",
+            *(name, n),
+        )
+    return n > 1
+
+
+def _later(item: Any, count: Count | None) -> Piece:
     known = SimpleNamespace(**item._asdict())  # a row's own type is made at run time: no pickle
-    return Piece(item.file, partial(_fetched, known), int(item.first), int(item.count))
+    return _planned(item)._replace(content=partial(_fetched, known, count))
 
 
-def _fetched(item: Any) -> Piece:
-    return _piece(item, fetch([item.url])[0])
+def _fetched(item: Any, count: Count | None) -> Piece:
+    return _piece(item, fetch([item.url])[0], count)
+
+
+def _planned(item: Any) -> Piece:
+    """Return the piece that an item plans, without content: one row, where none was counted."""
+    n = max(int(item.count), 1)
+    return Piece(item.file, b"", int(item.first), n, source_id=item.source_id)
 
 
 def write_raw(block: Block, made: tuple[Groups, pd.DataFrame], url: str) -> BlockResult:
@@ -114,7 +154,7 @@ def ingest(config: RunConfig) -> Iterator[Stage]:
         name="ingest",
         url=url,
         blocks=folders.planned_blocks(config),
-        read=partial(read_files, plan_url=folders.plan_url(config)),
+        read=partial(read_files, plan_url=folders.plan_url(config), count=survey.count_spectra),
         compute=partial(_compute, survey_name=table.survey, description=description_of(table)),
         write=partial(write_raw, url=url),
         runs_on="dask",

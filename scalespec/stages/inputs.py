@@ -2,7 +2,8 @@
 
 Everything streams: ten million inputs are never ten million Python objects at once. A plan is a
 Parquet part per block whose rows are items (file, first, count), with what identifies the file:
-size, and time or etag. Every run looks again. New inputs become a new segment (`segments`); an
+size, and time or etag; count 0 is a container of which nothing could be counted, and one row all
+the same. Every run looks again. New inputs become a new segment (`segments`); an
 input that changed is named in a warning and keeps what was read of it; one that changes between
 planning and reading gets ``SpectrumStatus.CHANGED``.
 """
@@ -11,7 +12,8 @@ import heapq
 import io
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 from typing import Any, NamedTuple
@@ -23,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scalespec.config import IngestTable, RunConfig, digest
-from scalespec.errors import ConfigError, ScalespecError
+from scalespec.errors import ConfigError, StoreError, SurveyFileError
 from scalespec.plan import Block
 from scalespec.stages import folders
 from scalespec.stages.reader import survey_of
@@ -36,6 +38,7 @@ from scalespec.stages.segments import (
     part_url,
 )
 from scalespec.store import paths
+from scalespec.store.fetch import is_lasting
 from scalespec.store.ledger import new_attempt
 from scalespec.store.listing import Entry, identify, iterate_files, split_glob
 from scalespec.surveys.rows import Survey
@@ -45,16 +48,19 @@ log = logging.getLogger(__name__)
 BATCH = 65_536
 COUNTED_AT_ONCE = 4
 """Containers read at once to count their spectra."""
+TRIES = 3
+PAUSE_S = 0.5  # between tries to read a container
 NAMED = 5
 """Changed inputs that a warning names."""
 
 
 class Item(NamedTuple):
-    """Spectra ``[first, first + n)`` of one file."""
+    """Spectra ``[first, first + n)`` of one file; one row, if they could not be counted."""
 
     entry: Entry
     first: int
     n: int
+    counted: bool = True
 
 
 def plan_inputs(config: RunConfig) -> dict[str, Any]:
@@ -70,6 +76,8 @@ def plan_inputs(config: RunConfig) -> dict[str, Any]:
     ------
     ConfigError
         If the survey is not known or there is nothing to read.
+    StoreError
+        If a container cannot be read now: nothing is added to the plan then.
     """
     if config.ingest is None:
         raise ConfigError("the run file has no [ingest] table")
@@ -132,7 +140,7 @@ def _part(items: Sequence[Item], base: str) -> bytes:
             "etag": pa.array([e.etag for e in entries], pa.string()),
             "source_id": pa.array([e.source_id for e in entries], pa.int64()),
             "first": pa.array([item.first for item in items], pa.int64()),
-            "count": pa.array([item.n for item in items], pa.int64()),
+            "count": pa.array([item.n if item.counted else 0 for item in items], pa.int64()),
         }
     )
     buffer = io.BytesIO()
@@ -259,22 +267,43 @@ def block_bytes(config: RunConfig) -> int:
 
 
 def as_items(entries: Iterator[Entry], survey: Survey) -> Iterator[Item]:
-    """Yield a file's spectra as one item; a container that cannot be read is one row."""
+    """Yield a file's spectra as one item; a container that is damaged or not there is one row."""
     count = survey.count_spectra
     if count is None:
         yield from (Item(entry, 0, 1) for entry in entries)
         return
 
-    def counted(entry: Entry) -> int:
-        try:
-            return max(count(paths.read_bytes(entry.url)), 1)
-        except ScalespecError:
-            return 1
-
     with ThreadPoolExecutor(COUNTED_AT_ONCE) as pool:
         while batch := list(islice(entries, COUNTED_AT_ONCE)):
-            found = zip(batch, pool.map(counted, batch), strict=True)
-            yield from (Item(entry, 0, n) for entry, n in found)
+            found = pool.map(lambda entry: _count(entry.url, count), batch)
+            for entry, n in zip(batch, found, strict=True):
+                yield Item(entry, 0, max(n, 1), counted=n > 0)
+
+
+def _count(url: str, count: Callable[[bytes], int], tries: int = TRIES) -> int:
+    """Return how many spectra a container holds; 0 of one that is damaged or not there.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be read for a reason that may pass: planned as one row, the rest of it would be
+        left out for good.
+    """
+    try:
+        return count(paths.read_bytes(url))
+    except SurveyFileError:
+        return 0
+    except StoreError as error:
+        if is_lasting(url, error):
+            return 0
+        if tries == 1:
+            raise StoreError(
+                f"{error}; its spectra cannot be counted, so no new input is planned: run again "
+                "when it can be read"
+            ) from error
+        log.warning("%s; %d tries left", error, tries - 1)
+    time.sleep(PAUSE_S)
+    return _count(url, count, tries - 1)
 
 
 def cut_items(items: Iterator[Item], size: int) -> Iterator[list[Item]]:

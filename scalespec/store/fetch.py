@@ -1,11 +1,14 @@
 """Many objects at once: their bytes, and what identifies them at the moment they were read."""
 
+import errno
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from operator import length_hint
+from pathlib import Path
 
 import obstore
 
@@ -24,9 +27,12 @@ PATIENCE_S = 0.01
 """Time by which a disk may fall behind that before threads are started."""
 
 _MORE = 2**20  # bytes
+_NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
+"""What a disk says of a name that no file has."""
+_NO_BUCKET = "<Code>NoSuchBucket</Code>"
 
 Fetched = tuple[bytes, Entry] | StoreError
-"""An object's content and identity, or why there is none."""
+"""An object's content and identity, or why there is none: an error that `is_lasting`."""
 
 
 def read_entry(url: str) -> tuple[bytes, Entry]:
@@ -59,8 +65,50 @@ def _read_file(url: str) -> tuple[bytes, Entry]:
     return data, Entry(url, stat.st_size, stat.st_mtime)
 
 
+def is_lasting(url: str, error: StoreError) -> bool:
+    """Whether reading `url` again would end as it did, in `error`.
+
+    So it is of a file that is not there, or that this user may not read: one such file must not end
+    a run of millions, it is a row that says why. All else may pass: EIO, ESTALE, too many open
+    files, a store that is down, a token that expired and any other 403 of a bucket. To say MISSING
+    of a good file for that would be for good, once it is committed.
+    """
+    cause = error.__cause__
+    if isinstance(cause, FileNotFoundError):
+        return _NO_BUCKET not in str(cause)  # a wrong or new endpoint: no word of the object
+    if isinstance(cause, PermissionError):
+        return not paths.is_remote(url) and _is_closed(paths.local_path(url))
+    return isinstance(cause, OSError) and cause.errno in _NO_FILE
+
+
+def _is_closed(path: Path) -> bool:
+    """Whether the mode of a file, or of a folder above it, keeps this user out.
+
+    Where the modes allow what was refused, it was for a ticket that expired, or by a mount.
+    """
+    for step in (path, *path.parents):
+        try:
+            found = step.stat()
+        except PermissionError:  # a folder above is closed: which one?
+            continue
+        except OSError:
+            return False
+        wanted = 0o4 if step == path else 0o1
+        return not _granted(found) & wanted
+    return False
+
+
+def _granted(found: os.stat_result) -> int:
+    """Return what a mode lets this process do: 4 read, 2 write, 1 search."""
+    if found.st_uid == os.geteuid():
+        return found.st_mode >> 6
+    if found.st_gid in {os.getegid(), *os.getgroups()}:
+        return found.st_mode >> 3
+    return found.st_mode
+
+
 def fetch(urls: Sequence[str], in_flight: int | None = None) -> list[Fetched]:
-    """Read many objects at once; one that cannot be read is its error, in its place.
+    """Read many objects at once; one that is not there or closed to us is its error, in its place.
 
     Files of a disk that answers within `PROMPT_S` are read one after another: threads would cost
     more than they save.
@@ -70,6 +118,12 @@ def fetch(urls: Sequence[str], in_flight: int | None = None) -> list[Fetched]:
     urls : sequence of str
     in_flight : int, optional
         How many at once: `GETS_IN_FLIGHT` of a bucket, `READS_IN_FLIGHT` of a slow disk.
+
+    Raises
+    ------
+    StoreError
+        If one cannot be read for a reason that may pass (`is_lasting`); what follows is not asked
+        for.
     """
     remote = any(map(paths.is_remote, urls))
     n = min(in_flight or (GETS_IN_FLIGHT if remote else READS_IN_FLIGHT), len(urls))
@@ -83,6 +137,9 @@ def fetch(urls: Sequence[str], in_flight: int | None = None) -> list[Fetched]:
             try:
                 found[i] = read_entry(urls[i])
             except StoreError as error:
+                if not is_lasting(urls[i], error):
+                    deque(todo, maxlen=0)  # the other threads find nothing left
+                    raise
                 found[i] = error
             end += PROMPT_S
             if time.monotonic() > end:

@@ -21,6 +21,7 @@ Groups: TypeAlias = dict[str, xr.Dataset]
 INDEX_COLUMNS = ("file", "designation", "class_", "subclass", "release", "snr_g", "reason")
 _STATUS = dict(SpectrumStatus.__members__)
 _LARGEST = float(np.finfo(np.float32).max)
+_NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 
 class Piece(NamedTuple):
@@ -31,8 +32,8 @@ class Piece(NamedTuple):
     name : str
         Its path or URL.
     content : bytes, Exception or callable
-        What it holds, or the exception that fetching it ended in; or, of a file too large to hold
-        many at once, what returns the piece with its content.
+        What it holds, or the exception that fetching it ended in, raised again if it may pass; or,
+        of a file too large to hold many at once, what returns the piece with its content.
     first, n : int
         Which of its spectra; a file of one has (0, 1).
     status : int
@@ -391,10 +392,9 @@ def _per_spectrum(columns: Mapping[str, npt.NDArray[Any]]) -> dict[str, Any]:
 
 
 def _bytes(content: object) -> bytes:
-    """Return a file's content; what came instead of it says why the row holds nothing."""
+    """Return a file's content; an error instead of it is a row only if there is no such file."""
     if isinstance(content, bytes):
         return content
-    if isinstance(content, SurveyFileError):
-        raise content
-    cause = content if isinstance(content, Exception) else None
-    raise SurveyFileError(f"{type(content).__name__}: {content}", "missing") from cause
+    if isinstance(content, Exception) and not isinstance(content.__cause__ or content, _NO_FILE):
+        raise content  # damage is a row as well; all else may pass, and a row would stay
+    raise SurveyFileError(f"{type(content).__name__}: {content}", "missing")

@@ -1,5 +1,7 @@
 """Many objects at once: in order, with their identity, each with its own error."""
 
+import errno
+import os
 import threading
 import types
 
@@ -7,7 +9,7 @@ import pytest
 
 from scalespec.errors import StoreError
 from scalespec.store import fetch, paths
-from scalespec.store.fetch import read_entry
+from scalespec.store.fetch import is_lasting, read_entry
 from scalespec.store.listing import entry
 
 
@@ -85,3 +87,78 @@ def test_files_of_a_prompt_disk_are_read_by_one_thread(tmp_path, monkeypatch):
 
 def test_nothing_is_fetched_of_nothing():
     assert fetch.fetch([]) == []
+
+
+def _refused(url, number):
+    """Return the error that a disk's refusal ends in."""
+    with pytest.raises(StoreError) as raised, paths.explained(url):
+        raise OSError(number, os.strerror(number))  # becomes the class of its number
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    ("number", "lasting"),
+    [
+        (errno.ENOENT, True),
+        (errno.ENOTDIR, True),  # a file where the name wants a folder
+        (errno.EISDIR, True),
+        (errno.ENAMETOOLONG, True),
+        (errno.ELOOP, True),
+        (errno.EIO, False),
+        (errno.ESTALE, False),
+        (errno.EMFILE, False),
+        (errno.ETIMEDOUT, False),
+        (errno.EACCES, False),  # of a file whose mode allows it: a ticket has expired
+    ],
+)
+def test_what_a_disk_says_of_a_name_stays_and_all_else_may_pass(tmp_path, number, lasting):
+    (tmp_path / "x").write_bytes(b"")
+    assert is_lasting(f"{tmp_path}/x", _refused(f"{tmp_path}/x", number)) == lasting
+
+
+@pytest.mark.parametrize(
+    ("file", "folder", "lasting"),
+    [
+        (0o644, 0o755, False),
+        (0o200, 0o755, True),
+        (0o044, 0o755, True),  # the owner is none of the others
+        (0o644, 0o600, True),  # a folder that is not to be entered
+        (0o644, 0o700, False),
+    ],
+)
+def test_a_file_is_closed_by_its_mode_or_its_folders(tmp_path, monkeypatch, file, folder, lasting):
+    path = tmp_path / "in" / "x"
+    path.parent.mkdir()
+    path.write_bytes(b"")
+    error = _refused(str(path), errno.EACCES)
+    path.chmod(file)
+    path.parent.chmod(folder)
+    if not folder & 0o100:  # root may enter it
+        stat = type(path).stat
+
+        def refused(self, **how):
+            if self == path:
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return stat(self, **how)
+
+        monkeypatch.setattr(type(path), "stat", refused)
+    found = is_lasting(str(path), error)
+    path.parent.chmod(0o755)
+    assert found == lasting
+
+
+@pytest.mark.parametrize("in_flight", [None, 4])
+def test_an_error_that_may_pass_is_raised_and_the_rest_is_not_asked_for(
+    tmp_path, monkeypatch, in_flight
+):
+    seen = []
+
+    def broken(url):
+        seen.append(url)
+        raise _refused(url, errno.EIO)
+
+    monkeypatch.setattr(fetch, "PROMPT_S", 10.0)  # one thread, unless more are asked for
+    monkeypatch.setattr(fetch, "read_entry", broken)
+    with pytest.raises(StoreError, match=f"{tmp_path}/.*Input/output error"):
+        fetch.fetch([f"{tmp_path}/{i}" for i in range(1000)], in_flight)
+    assert len(seen) <= (in_flight or 1)

@@ -15,7 +15,7 @@ from scalespec.config import IngestTable, RunConfig, RunTable
 from scalespec.errors import ConfigError, StoreError, SurveyFileError
 from scalespec.kernels.sky import healpix_nested
 from scalespec.plan import Block
-from scalespec.stages import folders
+from scalespec.stages import folders, inputs
 from scalespec.stages.ingest import ingest
 from scalespec.stages.inputs import (
     Item,
@@ -413,7 +413,42 @@ def test_a_container_that_cannot_be_counted_is_one_row(tmp_path):
             path.write_bytes(content)
         found.append(Entry(str(path), 1, 0.0))
     items = as_items(iter(found), SimpleNamespace(count_spectra=count))
-    assert [item.n for item in items] == [4, 1, 1, 1]
+    assert [(item.n, item.counted) for item in items] == [
+        (4, True),
+        *[(1, False)] * 3,  # one row, of which nothing was counted
+    ]
+
+
+@pytest.fixture
+def stale(tmp_path, monkeypatch):
+    """A container of four that a disk refuses `times` times; a function that counts it."""
+    (tmp_path / "a").write_bytes(b"four")
+    read, refusals = paths.read_bytes, []
+
+    def shaky(url, times):
+        if len(refusals) < times:
+            refusals.append(url)
+            with paths.explained(url):
+                raise OSError(116, "Stale file handle")
+        return read(url)
+
+    def counted(times):
+        monkeypatch.setattr(paths, "read_bytes", lambda url: shaky(url, times))
+        monkeypatch.setattr(inputs, "PAUSE_S", 0.0)
+        found = iter([Entry(str(tmp_path / "a"), 4, 0.0)])
+        return [item.n for item in as_items(found, SimpleNamespace(count_spectra=len))]
+
+    return counted
+
+
+def test_a_container_that_cannot_be_read_for_a_moment_is_counted_by_another_try(stale):
+    assert stale(inputs.TRIES - 1) == [4]
+
+
+def test_a_container_that_cannot_be_read_ends_planning_and_is_named(stale, tmp_path):
+    wanted = f"^{tmp_path}/a: .*Stale file handle; .*: run again when it can be read$"
+    with pytest.raises(StoreError, match=wanted):
+        stale(inputs.TRIES)
 
 
 @pytest.mark.parametrize(
@@ -447,8 +482,6 @@ def test_a_damaged_record_of_a_segment_is_named(growing):
 
 def test_planning_streams(config_of, monkeypatch, tmp_path):
     """Inputs are drawn as blocks are written, never all at first."""
-    from scalespec.stages import inputs
-
     drawn, written = [], []
 
     def endless(table, survey):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from scalespec.errors import SurveyFileError
+from scalespec.errors import StoreError, SurveyFileError
 from scalespec.kernels.wavelength import log_grid
 from scalespec.schema import MaskBit, SpectrumStatus, check_spectra
 from scalespec.surveys.cards import made_id, number, position, survey_bits, velocity
@@ -42,14 +42,45 @@ def test_a_piece_gives_as_many_rows_as_were_planned_and_they_stay_in_order():
         return Rows({"": _pixels(count)}, {**KNOWN, "obsid": np.arange(first, first + count)}, {})
 
     groups, index = _survey(read).read_block(
-        [Piece("a", b"", 5, 3), Piece("b", OSError("gone"), 0, 2), Piece("c", b"", 0, 1)]
+        [Piece("a", b"", 5, 3), Piece("b", FileNotFoundError("gone"), 0, 2), Piece("c", b"", 0, 1)]
     )
     spectra = check_spectra(groups[""])
     assert spectra.obsid.values.tolist() == [5, 6, 7, -1, -1, 0]
     assert index.file.tolist() == ["a", "a", "a", "b", "b", "c"]
     assert spectra.status.values.tolist() == [0, 0, 0, 1, 1, 0]
-    assert index.reason.tolist()[3:5] == ["missing: OSError: gone"] * 2
+    assert index.reason.tolist()[3:5] == ["missing: FileNotFoundError: gone"] * 2
     assert list(index.columns) == list(INDEX_COLUMNS)
+
+
+def _by(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(5, "Input/output error"),
+        OSError(116, "Stale file handle"),
+        StoreError("s3://b/x: 503 Slow Down"),
+        _by(StoreError("x: Too many open files"), OSError(24, "Too many open files")),
+        RuntimeError("none that a file gives"),
+    ],
+)
+def test_an_error_that_may_pass_is_no_row(error):
+    def read(data, name, first, count):
+        return Rows({"": _pixels(count)}, KNOWN, {})
+
+    with pytest.raises(type(error)) as raised:
+        _survey(read).read_block([("a", b""), ("b", error)])
+    assert raised.value is error
+
+
+def test_a_store_that_has_no_such_file_gives_a_row():
+    error = _by(StoreError("s3://b/x: not found"), FileNotFoundError("404"))
+    groups, index = _survey(_refuse).read_block([("x", error)])
+    assert groups[""].status.item() == SpectrumStatus.MISSING
+    assert index.reason.tolist() == ["missing: StoreError: s3://b/x: not found"]
 
 
 def test_whole_files_are_counted_and_what_cannot_be_is_one_row():
@@ -138,7 +169,7 @@ def test_own_grids_are_padded():
         return Rows({"": pixels}, KNOWN, {})
 
     survey = Survey("made_up", "*", (Arm("", None, 3, {}),), ATTRS, read=read)
-    groups, _ = survey.read_block([("a", b""), ("b", OSError())])
+    groups, _ = survey.read_block([("a", b""), ("b", FileNotFoundError())])
     spectra = check_spectra(groups[""])
     assert spectra.flux.dims == ("spectrum", "pixel")
     assert spectra.wavelength.values.tolist() == [[5000, 6000, 0], [0, 0, 0]]
@@ -186,7 +217,7 @@ def test_lsf_is_shared_or_each_spectrums_own():
 
     shared = Survey("s", "*", (Arm("", GRID, 3, {}, node, node / 1e3),), ATTRS, read=read)
     own = Survey("s", "*", (Arm("", GRID, 3, {}, node),), ATTRS, read=read)
-    files = [("a", b""), ("b", OSError())]
+    files = [("a", b""), ("b", FileNotFoundError())]
     one = shared.read_block(files)[0][""]
     assert one.lsf_sigma.dims == ("lsf_node",)
     assert one.lsf_sigma.values.tolist() == [4, 5]
