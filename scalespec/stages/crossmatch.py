@@ -42,8 +42,11 @@ from scalespec.stages.partitions import (
 from scalespec.store import paths
 from scalespec.store.batches import Piece, list_pieces
 from scalespec.store.catalog import write_part
-from scalespec.store.ledger import Ledger
+from scalespec.store.ledger import Ledger, read_json, write_json
 from scalespec.store.spectra import read_spectra
+
+CHOSEN_FROM = "chosen_from.json"
+"""Beside mutual matches: names the pairs that they were chosen from."""
 
 
 def spectra_rows(block: Block, raw_url: str, table: CrossmatchTable) -> pd.DataFrame:
@@ -134,6 +137,8 @@ def _match_catalog(
         runs_on="dask",
     )
     _require(name, pairs_url)
+    if table.mode == "mutual":
+        _forget_others(url, paths.split(pairs_url)[1])
     pairs = sorted_tables(pairs_url, "row")
     nobody = match_partition(left.read("cell", 0, 0), right.read("cell", 0, 0), table, by_id=False)
     yield Stage(
@@ -201,6 +206,21 @@ def _require(name: str, url: str) -> None:
             f"{name}: {len(failures)} blocks of {url} failed, block {index}: {why}; "
             "then run with --retry-failed"
         )
+
+
+def _forget_others(url: str, pairs: str) -> None:
+    """Take back the commits of mutual matches that were chosen from other pairs than these.
+
+    A spectrum that comes late may be nearer to a star than the one that had it. The record of the
+    pairs is written last, so that a kill in between does this again; the parts that no commit names
+    are for `clean`.
+    """
+    record, ours = paths.join(url, CHOSEN_FROM), {"pairs": pairs}
+    if paths.exists(record) and read_json(record) == ours:
+        return
+    for kind in ("commits", "failed"):
+        paths.delete_tree(paths.join(url, kind))
+    write_json(record, ours)
 
 
 def _left_margin(url: str, table: CrossmatchTable) -> float:

@@ -10,23 +10,42 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from scalespec.config import digest
+from scalespec.errors import StageError
 from scalespec.kernels.sky import healpix_nested
 from scalespec.plan import Block, BlockResult, Stage
 from scalespec.stages.standing import refuse_failures
 from scalespec.store import hats, paths, streams
-from scalespec.store.catalog import iterate_parts
-from scalespec.store.ledger import Ledger, new_attempt
+from scalespec.store.catalog import MANIFEST, iterate_parts
+from scalespec.store.ledger import Ledger, new_attempt, read_json, write_json
 
 FOLDER = "hats"
 """Below the catalog's."""
+PLAN = "plan.json"
+"""In that folder: names the plan that its partitions and commits are of."""
 
 
 @dataclass(frozen=True)
 class HatsPlan:
-    """Partitions of a catalog, in the order of the sky, and the parts that hold rows of each."""
+    """Partitions of a catalog, in the order of the sky, and the parts that hold rows of each.
+
+    Attributes
+    ----------
+    partitions : tuple of Partition
+    sources : mapping of int to tuple of str
+        Keys of the parts, by number of the partition.
+    rows : int
+        Rows that have a position: those of all partitions.
+    """
 
     partitions: tuple[hats.Partition, ...]
     sources: Mapping[int, tuple[str, ...]]
+    rows: int
+
+    @property
+    def name(self) -> str:
+        """What tells this plan from one of other parts, or of other partitions."""
+        return digest([(one.key, self.sources[i]) for i, one in enumerate(self.partitions)])
 
 
 def plan_hats(url: str, rows: int) -> HatsPlan:
@@ -43,7 +62,23 @@ def plan_hats(url: str, rows: int) -> HatsPlan:
     for key, part in zip(keys, cells, strict=True):
         for index in np.unique(np.searchsorted(starts, part, side="right") - 1).tolist():
             sources[index].append(key)
-    return HatsPlan(tuple(partitions), {index: tuple(found) for index, found in sources.items()})
+    made_of = {index: tuple(found) for index, found in sources.items()}
+    return HatsPlan(tuple(partitions), made_of, int(counts.sum()))
+
+
+def make_room(url: str, plan: HatsPlan) -> None:
+    """Remove the partitions of another plan from the catalog at `url`, and their commits.
+
+    Commits know a partition by its number alone, and a block that is fitted late changes what rows
+    a partition holds, or all partitions. The plan's record is written last, so that a kill in
+    between does this again; the manifest was gone before.
+    """
+    target = paths.join(url, FOLDER)
+    record, ours = paths.join(target, PLAN), {"plan": plan.name}
+    if paths.exists(record) and read_json(record) == ours:
+        return
+    paths.delete_tree(target)
+    write_json(record, ours)
 
 
 def hats_stage(url: str, plan: HatsPlan, columns: Sequence[str] | None) -> Stage:
@@ -132,14 +167,40 @@ def finish_hats(url: str, plan: HatsPlan, *, name: str, about: str) -> dict[str,
     Raises
     ------
     StageError
-        If a partition failed: a catalog of part of the sky would look whole.
+        If a partition failed, or rows are lacking: a catalog of part of the sky would look whole.
     """
     target = paths.join(url, FOLDER)
     refuse_failures(target, unit="partition")
-    hashes = {
-        key: sha for one in Ledger(target).commits().values() for key, sha in one.objects.items()
-    }
+    commits = Ledger(target).commits().values()
+    if (rows := sum(one.rows for one in commits)) != plan.rows:  # a worker of another plan
+        paths.delete(paths.join(target, PLAN))  # so that the next run makes room
+        raise StageError(
+            f"{target}: its partitions hold {rows} rows, {plan.rows} have a position; "
+            "run again: they are made anew"
+        )
+    hashes = {key: sha for one in commits for key, sha in one.objects.items()}
     with streams.opened(paths.join(target, plan.partitions[0].key)) as source:
         schema = pq.read_schema(source)
     hashes |= hats.write_properties(target, plan.partitions, schema, name=name, about=about)
     return {f"{FOLDER}/{key}": sha for key, sha in sorted(hashes.items())}
+
+
+def verify_hats(url: str) -> list[str]:
+    """Say so if the HATS form of the catalog at `url` does not hold every row that has a position.
+
+    Raises
+    ------
+    StoreError
+        If there is no complete catalog, or something cannot be read.
+    """
+    rows = 0
+    for key in read_json(paths.join(url, MANIFEST))["objects"]:
+        if key.startswith(f"{FOLDER}/") and "/Npix=" in key:
+            with streams.opened(paths.join(url, paths.below(key))) as source:
+                rows += pq.read_metadata(source).num_rows
+    placed = sum(len(_cells(table)) for table in iterate_parts(url, ["ra", "dec"]))
+    problem = (
+        f"{paths.join(url, FOLDER)}: {rows} rows, {placed} of the catalog have a position; "
+        f"delete {paths.join(url, MANIFEST)} and run publish again"
+    )
+    return [problem] if rows != placed else []

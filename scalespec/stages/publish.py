@@ -24,7 +24,7 @@ from scalespec.stages.joining import (
     join_block,
     without_covariance,
 )
-from scalespec.stages.partitioned import finish_hats, hats_stage, plan_hats
+from scalespec.stages.partitioned import finish_hats, hats_stage, make_room, plan_hats
 from scalespec.stages.products import recommended_cuts, write_products
 from scalespec.stages.provenance import provenance, write_provenance
 from scalespec.store import paths
@@ -146,6 +146,7 @@ def publish(config: RunConfig) -> Iterator[Stage]:
     if "hats" in table.formats:
         plan = plan_hats(url, table.partition_rows)
         if plan.partitions:
+            make_room(url, plan)
             yield hats_stage(url, plan, columns)
             if not _ended(paths.join(url, "hats"), plan.partitions):
                 return

@@ -12,17 +12,22 @@ from scalespec.audit import audit_run
 from scalespec.cli import main
 from scalespec.plan import plan_blocks
 from scalespec.stages import folders
+from scalespec.stages.publish import publish
 from scalespec.store.catalog import write_part
 from scalespec.store.ledger import Ledger
 
 N, PER_BLOCK = 12, 4
 
 
-@pytest.fixture
-def config(tmp_path):
+def fitted(root, tables=""):
     stars = {"teff": np.full(N, 5000.0), "logg": np.full(N, 4.0), "fe_h": np.zeros(N)}
     stars |= {f"{name}_err": np.ones(N) for name in list(stars)}
-    return write_fitted(tmp_path, stars, rows=PER_BLOCK)
+    return write_fitted(root, stars, rows=PER_BLOCK, tables=tables)
+
+
+@pytest.fixture
+def config(tmp_path):
+    return fitted(tmp_path)
 
 
 def array(url, name):
@@ -80,6 +85,21 @@ def test_what_cannot_be_decoded_is_a_problem_and_no_end(config):
     problems, checked = audit_run(config)
     assert checked == 12
     assert any(line.startswith("ingest: block 1: ") for line in problems)
+
+
+def test_a_hats_form_that_lacks_rows_is_found(tiny, tmp_path):
+    config = fitted(tmp_path, '[publish]\nformats = ["hats"]\n')
+    assert audit_run(config)[0] == []  # there is no catalog yet
+    tiny.run_stage(publish(config))
+    assert audit_run(config) == ([], 5 * (N // PER_BLOCK))
+    (file,) = tmp_path.glob("work/catalog/*/hats/dataset/*/*/Npix=*.parquet")
+    pd.read_parquet(file).iloc[1:].to_parquet(file)
+    (said,) = audit_run(config)[0]
+    assert said.startswith("publish: ")
+    assert "hats: 11 rows, 12 of the catalog have a position" in said
+    file.unlink()
+    (said,) = audit_run(config)[0]
+    assert said.endswith("not found")
 
 
 def test_the_verb_says_it(config, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from scalespec.kernels.where import where
 from scalespec.plan import plan_blocks
 from scalespec.schema import PER_SPECTRUM
 from scalespec.stages import folders, partitions
-from scalespec.stages.crossmatch import crossmatch, spectra_rows
+from scalespec.stages.crossmatch import CHOSEN_FROM, crossmatch, spectra_rows
 from scalespec.stages.gather import read_matches
 from scalespec.stages.ingest import write_raw
 from scalespec.stages.partitions import CELL_ORDER
@@ -360,6 +360,72 @@ def test_blocks_that_come_later_are_matched_and_the_others_stay(config_of, tiny)
     assert matched(tiny, config)["row"].tolist() == [1, 2, 5, 9]
     after = Ledger(folders.matches_url(config, "apogee")).commits()
     assert {i: after[i] for i in before} == before
+
+
+@pytest.fixture
+def late(config_of):
+    """A run of mutual matches whose last block is not there yet, and what brings it.
+
+    Each star has two spectra: one in a block that is there, a nearer one in the last.
+    """
+    ra, dec = 10.0 * np.arange(4) + 5, np.full(4, 20.0)
+    offset = np.repeat([2.0, 2.5, 0.5], 4) * ARCSEC
+    spectra = at({"ra": np.tile(ra, 3), "dec": np.tile(dec, 3) + offset})
+    spectra["dec"][11] += 3 * ARCSEC  # of one star, the earlier one stays the nearest
+    catalog = {"ra": ra, "dec": dec, "t": np.arange(4.0)}
+    config = config_of(catalog, spectra=spectra, mode="mutual", columns={"teff": "t"})
+    url = f"{folders.raw_url(config)}/commits/000002.json"
+    commit = paths.read_bytes(url)
+    paths.delete(url)
+    return config, lambda: paths.write_bytes(url, commit)
+
+
+def test_a_spectrum_that_comes_later_and_nearer_takes_the_star_from_another(late, tiny):
+    config, bring = late
+    assert matched(tiny, config)["row"].tolist() == [0, 1, 2, 3]
+    bring()
+    found = matched(tiny, config)
+    assert found["row"].tolist() == [3, 8, 9, 10]
+    assert found["teff"].tolist() == [3, 0, 1, 2]
+
+
+def test_mutual_matches_of_the_same_spectra_stay(late, tiny):
+    config, _ = late
+    matched(tiny, config)
+    url = folders.matches_url(config, "apogee")
+    before = Ledger(url).commits()
+    matched(tiny, config)
+    assert Ledger(url).commits() == before
+
+
+def test_mutual_matches_of_which_no_pairs_are_known_are_chosen_anew(late, tiny):
+    config, bring = late
+    matched(tiny, config)
+    paths.delete(f"{folders.matches_url(config, 'apogee')}/{CHOSEN_FROM}")  # a version wrote none
+    bring()
+    assert matched(tiny, config)["row"].tolist() == [3, 8, 9, 10]
+
+
+class Killed(BaseException):
+    """Nobody catches it, as nobody catches a kill."""
+
+
+@pytest.mark.parametrize("gone", [0, 1, 2])
+def test_a_kill_while_mutual_matches_are_taken_back_is_made_good(late, tiny, monkeypatch, gone):
+    config, bring = late
+    matched(tiny, config)
+    bring()
+
+    def die(url):
+        for key in paths.list_keys(url)[:gone]:
+            paths.delete(f"{url}/{key}")
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("scalespec.store.paths.delete_tree", die)
+        with pytest.raises(Killed):
+            matched(tiny, config)
+    assert matched(tiny, config)["row"].tolist() == [3, 8, 9, 10]
 
 
 # The stage, on a store of 12 spectra in 3 blocks.
