@@ -65,7 +65,9 @@ def _explained(command: Callable[..., Any]) -> Callable[..., Any]:
         except ConfigError as error:
             say(error, to=err, style="red")
             sys.exit(WRONG)
-        except (ScalespecError, ValueError) as error:
+        except BrokenPipeError:  # whoever read us has enough; click ends quietly
+            raise
+        except (ScalespecError, ValueError, OSError) as error:
             say(f"{type(error).__name__}: {error}", to=err, style="red")
             sys.exit(FAILED)
         sys.exit(code or OK)
@@ -197,7 +199,7 @@ def compare(run_file: str, **options: Any) -> int:
     from scalespec.stages.folders import compare_url
     from scalespec.stages.verdict import read_tables, written
 
-    config = load_config(run_file)
+    config = _config(run_file, options["limit"])  # what is run, and so where it lies
     needed = ("ingest", "preprocess", "crossmatch", "compare")
     verbs = tuple(verb for verb in needed if verb in config.stages() or verb == "compare")
     code = _run(run_file, verbs, **options)
@@ -308,11 +310,14 @@ def view(run_file: str, port: int, *, no_browser: bool) -> None:
 @main.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path())
 @click.option("--model", "models", multiple=True, required=True, help="A model; several: best χ².")
-@click.option("-o", "--output", type=click.Path(), required=True, help="A .parquet to write.")
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False), required=True, help="A .parquet to write."
+)
 @click.option("--survey", default="lamost_lrs", show_default=True)
 @_explained
 def label(files: tuple[str, ...], models: tuple[str, ...], output: str, survey: str) -> None:
     """Label a few files, with no run file."""
+    _check_target(output)
     from scalespec.stages.label import label_files
 
     table = label_files(files, models=models, survey=survey)
@@ -320,6 +325,17 @@ def label(files: tuple[str, ...], models: tuple[str, ...], output: str, survey: 
     shown = table[[c for c in table.columns if c in _SHOWN]].head(20)
     say(shown.to_string(index=False))
     say(f"{len(table)} rows: {output}")
+
+
+def _check_target(path: str) -> None:
+    """Refuse a file that could not be written, before the work that fills it."""
+    target = Path(path)
+    if "://" in path:
+        return
+    if not target.parent.is_dir():
+        raise ConfigError(f"-o {path}: no folder {target.parent}: make it first")
+    if not os.access(target if target.exists() else target.parent, os.W_OK):
+        raise ConfigError(f"-o {path}: no permission to write there")
 
 
 _SHOWN = ("file", "teff", "teff_err", "logg", "logg_err", "fe_h", "m_h", "rv", "chi2", "fit_status")

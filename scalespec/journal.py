@@ -58,10 +58,11 @@ class Journal:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._run, self._clock = run, clock
-        self._log = Path(log).open("a", encoding="utf-8") if log else None  # noqa: SIM115 - kept open
         self._metrics = Path(metrics) if metrics else None
         self._numbers: dict[str, Counter[tuple[str, ...]]] = defaultdict(Counter)
         self._written = 0.0
+        self._write_metrics(force=True)  # a place that cannot be written is told before the work
+        self._log = Path(log).open("a", encoding="utf-8") if log else None  # noqa: SIM115 - kept open
 
     def __enter__(self) -> "Journal":
         """Return itself."""

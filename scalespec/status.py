@@ -1,5 +1,6 @@
 """What a run holds: planned, done, failed and left; read back and checked; cleaned."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -265,7 +266,7 @@ def plan_run(config: RunConfig) -> list[dict[str, Any]]:
     counts = dict.fromkeys(config.stages(), (n, n_pixel))
     if config.preprocess is not None and (config.preprocess.source or config.preprocess.library):
         there = _count_source(config.preprocess)
-        counts |= {stage: there for stage in counts if stage not in ("ingest", "crossmatch")}
+        counts = dict.fromkeys(counts, there)
     n, n_pixel = counts.get("preprocess", (0, 0))
     memory["preprocess"] = 2 * memory_bytes(min(size, n), n_pixel)
     memory["infer"] = memory["fit"] = memory_bytes(min(size, n), n_pixel)
@@ -304,13 +305,19 @@ def _count_source(table: PreprocessTable) -> tuple[int, int]:
 def clean_run(config: RunConfig, *, remove: bool) -> list[str]:
     """Return, and with `remove` delete, what nothing in use names.
 
-    Those are folders of digests that neither this run file nor a ``current.json`` names (a changed
-    setting alone makes no catalog old), and objects in the other folders that no commit names: left
-    by attempts that were killed or came second, or half-written when they were.
+    Those are folders of digests that neither this run file, by a stage or by a path, nor a
+    ``current.json`` names (a changed setting alone makes no catalog old), and objects in the other
+    folders that no commit names: left by attempts that were killed or came second, or half-written
+    when they were.
     """
     found = _digest_folders(config)
-    named = {folder.url for folder in run_folders(config)}
-    kept = [url for url in found if url in named or _current(config, url)]
+    made = {folder.url for folder in run_folders(config)}
+    named = [_place(text) for text in config.texts() if text]  # as models of other run files
+    kept = [
+        url
+        for url in found
+        if url in made or _current(config, url) or _holds_any(_place(url), named)
+    ]
     old = [url for url in found if url not in kept]
     orphans = [url for folder in kept for url in _orphans(folder)]
     orphans += _unplanned(config.run.workspace)
@@ -321,6 +328,17 @@ def clean_run(config: RunConfig, *, remove: bool) -> list[str]:
         for url in orphans:
             paths.delete(url)
     return old + orphans
+
+
+def _place(url: str) -> str:
+    """Return a URL without options, or a path without links: how two names of a place compare."""
+    if "://" in url:
+        return url.partition("?")[0].rstrip("/")
+    return os.path.realpath(url.removeprefix("@"))
+
+
+def _holds_any(folder: str, places: Sequence[str]) -> bool:
+    return any(place == folder or place.startswith(folder + "/") for place in places)
 
 
 def _within(url: str, folders: Sequence[str]) -> bool:

@@ -2,10 +2,9 @@
 
 import hashlib
 import json
-import os
 import re
 import tomllib
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -18,6 +17,7 @@ from scalespec.config.compare import CompareTable
 from scalespec.config.crossmatch import CrossmatchTable
 from scalespec.config.derive import DeriveTable
 from scalespec.config.inputs import BUCKET_OPTIONS, IngestTable, RunTable, StoreTable
+from scalespec.config.locations import resolve_paths
 from scalespec.config.models import FitTable, InferTable, TrainTable
 from scalespec.config.outputs import EngineTable, ReportTable
 from scalespec.config.posterior import PosteriorTable
@@ -31,6 +31,11 @@ STAGES = (
     *("calibrate", "derive", "ages", "publish", "report", "compare"),
 )
 """The verbs that `scalespec run` knows, in the order of the data."""
+SURVEY_TABLES = (
+    *("ingest", "crossmatch", "infer", "fit", "posterior"),
+    *("calibrate", "derive", "ages", "publish"),
+)
+"""Tables that go by the rows of what [ingest] read."""
 
 
 class RunConfig(Table):
@@ -55,6 +60,7 @@ class RunConfig(Table):
 
     @model_validator(mode="after")
     def _stages_fit_together(self) -> "RunConfig":
+        self._source_stands_alone()
         wanted: dict[str, tuple[str, ...]] = {
             "preprocess": ("ingest",),
             "crossmatch": ("ingest",),
@@ -75,29 +81,71 @@ class RunConfig(Table):
                     raise ValueError(f"[{stage}] wants a [{need}] table")
         if self.infer is not None and not self.infer.models and self.train is None:
             raise ValueError("[infer] wants models = [...] or a [train] table")
-        named = self.train.catalog if self.train else ""
-        if named and named not in (self.crossmatch or {}):
-            raise ValueError(f"train.catalog = '{named}' wants a [crossmatch.{named}] table")
-        if named and self.preprocess is None:
+        self._catalogs_are_there()
+        if self.train is not None and self.train.catalog and self.preprocess is None:
             raise ValueError("[train] on matched stars wants a [preprocess] table")
         self._pages_are_possible()
-        for name in self.calibrate.references if self.calibrate else ():
-            if name not in (self.crossmatch or {}):
-                raise ValueError(f"calibrate.references.{name} wants a [crossmatch.{name}] table")
-        self._comparison_has_spectra()
+        if self.compare is not None and not self.compare.source and self.preprocess is None:
+            raise ValueError("[compare] wants a source, or a [preprocess] table")
         self._sources_come_before()
         return self
 
-    def _comparison_has_spectra(self) -> None:
-        table = self.compare
-        if table is None or table.source:
+    def _source_stands_alone(self) -> None:
+        """Refuse tables that would take row n of other spectra for the survey's row n."""
+        table = self.preprocess
+        if table is None or not (table.source or table.library):
             return
-        if self.preprocess is None:
-            raise ValueError("[compare] wants a source, or a [preprocess] table")
-        if table.catalog and table.catalog not in (self.crossmatch or {}):
+        key = "preprocess.source" if table.source else "[preprocess.library]"
+        wrong = [f"[{name}]" for name in SURVEY_TABLES if getattr(self, name) is not None]
+        wrong += ["train.catalog"] if self.train is not None and self.train.catalog else []
+        wrong += ["compare.catalog"] if self.compare is not None and self.compare.catalog else []
+        if wrong:
             raise ValueError(
-                f"compare.catalog = '{table.catalog}' wants [crossmatch.{table.catalog}]"
+                f"{key} gives spectra that are not the survey's, and {', '.join(wrong)} would "
+                f"join them with the survey's stars, row by row: leave out {key}, or keep it in "
+                "a run file of its own, without these"
             )
+
+    def _catalogs_are_there(self) -> None:
+        """Refuse names of catalogs that are not matched, and of columns that they lack."""
+        known = self.crossmatch or {}
+        for key, catalog in self._catalogs_named():
+            if catalog not in known:
+                raise ValueError(f"{key} wants a [crossmatch.{catalog}] table")
+        for key, name in self._columns_named():
+            catalog, _, column = name.partition(".")
+            if catalog not in known:
+                raise ValueError(f"{key} = '{name}' wants a [crossmatch.{catalog}] table")
+            there = known[catalog].columns
+            # What catalogs that are put together know is seen only when they are read.
+            if known[catalog].catalog and column not in there:
+                raise ValueError(
+                    f"{key} = '{name}': crossmatch.{catalog}.columns takes over no '{column}', "
+                    f"only {sorted(there)}"
+                )
+
+    def _catalogs_named(self) -> Iterator[tuple[str, str]]:
+        """Yield every key that names a crossmatch table, as it is written, and the name."""
+        named = {
+            "train.catalog": self.train.catalog if self.train else "",
+            "infer.inputs": self.infer.inputs if self.infer else "",
+            "compare.catalog": self.compare.catalog if self.compare else "",
+        }
+        yield from ((f"{key} = '{name}'", name) for key, name in named.items() if name)
+        for name in self.calibrate.references if self.calibrate else ():
+            yield f"calibrate.references.{name}", name
+
+    def _columns_named(self) -> Iterator[tuple[str, str]]:
+        """Yield every key that names a column of a crossmatch table, and the name."""
+        if self.derive is not None and self.derive.color:
+            yield "derive.color", self.derive.color
+        if (table := self.ages) is None:
+            return
+        for key in ("magnitude", "parallax", "reddening"):
+            if name := getattr(table, key):
+                yield f"ages.{key}", name
+        if table.brightness == "m_k":
+            yield "ages.parallax", f"{table.parallax}_err"
 
     def _pages_are_possible(self) -> None:
         if self.publish is not None and self.publish.best_fit and self.fit is None:
@@ -124,7 +172,7 @@ class RunConfig(Table):
 
     @model_validator(mode="after")
     def _urls_have_no_secret(self) -> "RunConfig":
-        for text in _texts(self.model_dump()):
+        for text in self.texts():
             if not text.removeprefix("@").startswith("s3://"):
                 continue
             path, _, query = text.partition("?")
@@ -137,6 +185,10 @@ class RunConfig(Table):
     def stages(self) -> tuple[str, ...]:
         """Return the verbs whose tables are there, in order."""
         return tuple(name for name in STAGES if getattr(self, name) is not None)
+
+    def texts(self) -> frozenset[str]:
+        """Return every string of the run file; all paths that it names are among them."""
+        return frozenset(_texts(self.model_dump()))
 
 
 def digest(*parts: Any) -> str:
@@ -217,33 +269,6 @@ def parse_config(text: str, name: str = "run file") -> RunConfig:
         raise ConfigError(f"{name}: {len(lines)} wrong\n" + "\n".join(lines)) from error
 
 
-PATH_KEYS = frozenset(
-    {
-        *("workspace", "files", "catalog", "root", "library", "models", "truth", "source"),
-        *("description", "teacher", "gradients"),
-    }
-)
-INNER_PATHS = (
-    ("preprocess", "velocity", ("templates",)),
-    ("calibrate", "pairs", ("catalog",)),
-    ("calibrate", "clusters", ("catalog",)),
-    ("compare", "leakage", ("broken",)),
-)
-"""Tables within tables that hold paths, and under which keys."""
-
-
-def _absolute(value: Any, base: Path, query: str) -> Any:
-    """Resolve paths against the run file's folder, and give URLs of buckets their options."""
-    if isinstance(value, list | tuple):
-        return [_absolute(v, base, query) for v in value]
-    if not isinstance(value, str) or not value:
-        return value
-    if "://" in value:
-        return value + query if "s3://" in value and "?" not in value else value
-    mark = "@" if value.startswith("@") else ""
-    return mark + os.path.normpath(base / value.removeprefix("@"))
-
-
 def load_config(path: str | Path) -> RunConfig:
     """Read a run file; paths in it are relative to its own folder, buckets are as [store] says.
 
@@ -260,25 +285,4 @@ def load_config(path: str | Path) -> RunConfig:
     config = parse_config(text, path.name)
     base = path.resolve().parent
     tables = config.model_dump(exclude_unset=True)
-    return RunConfig.model_validate(_resolve(tables, base, config.store.query()))
-
-
-def _resolve(tables: dict[str, Any], base: Path, query: str) -> dict[str, Any]:
-    resolved: dict[str, Any] = {}
-    for name, table in tables.items():
-        if name == "crossmatch":
-            resolved[name] = {
-                k: _resolve_table(t, base, query, PATH_KEYS) for k, t in table.items()
-            }
-        else:  # in [train], `catalog` is the name of a crossmatch table, not a path
-            keys = PATH_KEYS - {"catalog"} if name in ("train", "compare") else PATH_KEYS
-            resolved[name] = _resolve_table(table, base, query, keys)
-    for stage, part, names in INNER_PATHS:
-        if inner := resolved.get(stage, {}).get(part):
-            made = _resolve_table(inner, base, query, frozenset(names))
-            resolved[stage] = resolved[stage] | {part: made}
-    return resolved
-
-
-def _resolve_table(table: dict[str, Any], base: Path, query: str, keys: Set[str]) -> dict[str, Any]:
-    return {k: _absolute(v, base, query) if k in keys else v for k, v in table.items()}
+    return RunConfig.model_validate(resolve_paths(tables, base, config.store.query()))

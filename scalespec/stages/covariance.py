@@ -15,6 +15,8 @@ def compact_covariance(
 ) -> npt.NDArray[np.int16]:
     """Return correlations of an upper triangle of covariances, its diagonal left out.
 
+    A label that is held fixed has no variance: its correlations are 0, which give that back.
+
     Parameters
     ----------
     upper : (n, k * (k + 1) / 2) float
@@ -39,6 +41,7 @@ def compact_covariance(
     scale = error[:, first[off]] * error[:, second[off]]
     with np.errstate(invalid="ignore", divide="ignore"):
         correlation = np.clip(cells[:, off] / scale, -1, 1)
+    correlation[(scale == 0) & np.isfinite(cells[:, off])] = 0
     known = np.isfinite(correlation)
     rounded = np.where(known, np.round(SCALE * np.where(known, correlation, 0)), UNKNOWN)
     return np.asarray(rounded, np.int16)

@@ -5,10 +5,11 @@ models and the code's format version. A changed setting so gets a new folder bes
 redoes what depends on it and nothing else.
 """
 
+import glob
 from typing import Literal
 
-from scalespec.config import RunConfig, digest
-from scalespec.errors import StoreError
+from scalespec.config import PreprocessTable, RunConfig, digest
+from scalespec.errors import ConfigError, StoreError
 from scalespec.plan import Block
 from scalespec.schema import FORMAT_VERSION
 from scalespec.stages.segments import Segment, is_planned, read_segments
@@ -110,15 +111,30 @@ def spectra_url(config: RunConfig) -> str:
     if config.preprocess and (source := source_url(config)):
         made = config.preprocess.library is not None
         there = _name(theory_url(config)) if made else identity(paths.join(source, "zarr.json"))
-        size = config.run.spectra_per_block
-        name = digest(config.preprocess, there, size, config.run.seed, FORMAT_VERSION)
-        return stage_url(config.run.workspace, "spectra", name)
-    name = digest(config.preprocess, _name(raw_url(config)), FORMAT_VERSION)
+        parts = [there, config.run.spectra_per_block, config.run.seed]
+    else:
+        parts = [_name(raw_url(config))]
+    name = digest(config.preprocess, *parts, *_templates(config.preprocess), FORMAT_VERSION)
     return stage_url(config.run.workspace, "spectra", name)
 
 
+def _templates(table: PreprocessTable | None) -> list[str]:
+    """Return what tells the spectra or the model that velocities are measured by."""
+    url = table.velocity.templates if table and table.velocity else ""
+    store = paths.join(url, "zarr.json") if url else ""
+    return _identities(store) if store and paths.exists(store) else _checksums(url)
+
+
 def matches_url(config: RunConfig, catalog: str) -> str:
-    """Return the folder of the matches with one label catalog."""
+    """Return the folder of the matches with one label catalog.
+
+    Raises
+    ------
+    ConfigError
+        If the run file has no such catalog.
+    """
+    if catalog not in (config.crossmatch or {}):
+        raise ConfigError(f"'{catalog}' wants a [crossmatch.{catalog}] table")
     table = (config.crossmatch or {})[catalog]
     upstream: str | list[str] = [
         _matched(config, one) for one in (*table.sources, *filter(None, [table.reference]))
@@ -142,7 +158,10 @@ def training_url(config: RunConfig, catalog: str) -> str:
     """
     spectra = spectra_url(config)
     there = sorted(Ledger(spectra).done())
-    name = digest(_matched(config, catalog), _name(spectra), there, FORMAT_VERSION)
+    matched = _matched(config, catalog)
+    library = (config.crossmatch or {})[catalog].training.library
+    filled = _identities(paths.join(library, "zarr.json") if library else "")
+    name = digest(matched, _name(spectra), there, *filled, FORMAT_VERSION)
     return stage_url(config.run.workspace, f"matches/{catalog}/train", name)
 
 
@@ -167,9 +186,8 @@ def library_url(config: RunConfig) -> str:
         raise StoreError("no [train] table: there is no library")
     size = config.run.spectra_per_block
     library = identity(paths.join(config.train.library, "zarr.json"))
-    name = digest(
-        config.preprocess, config.train.library, library, size, _bytes(config), FORMAT_VERSION
-    )
+    parts = [config.train.library, library, size, _bytes(config), *_templates(config.preprocess)]
+    name = digest(config.preprocess, *parts, FORMAT_VERSION)
     return stage_url(config.run.workspace, "model/library", name)
 
 
@@ -179,14 +197,13 @@ def model_url(config: RunConfig) -> str:
         raise StoreError("no [train] table: there is no trained model")
     table = config.train
     if table.teacher:
-        from scalespec.store.model import checksum  # with torch, which earlier stages do without
-
-        source = checksum(table.teacher)
+        (source,) = _checksums(table.teacher)
     else:
         source = _name(
             training_url(config, table.catalog) if table.catalog else library_url(config)
         )
-    name = digest(table, config.run.seed, source, FORMAT_VERSION)
+    gradients = _checksums(table.gradients)  # a file of them by its bytes, as The Payne's npz
+    name = digest(table, config.run.seed, source, *gradients, FORMAT_VERSION)
     return stage_url(config.run.workspace, "model", name)
 
 
@@ -207,9 +224,7 @@ def model_urls(config: RunConfig) -> tuple[str, ...]:
 
 def first_url(config: RunConfig) -> str:
     """Return the folder of the first labels."""
-    from scalespec.store.model import checksum  # with torch, which earlier stages do without
-
-    models = [checksum(url) for url in model_urls(config)]
+    models = _checksums(*model_urls(config))
     table = config.infer
     selecting = table is not None and (table.where or table.inputs)
     matches = [_matched(config, c) for c in config.crossmatch or {}] if selecting else []
@@ -297,7 +312,8 @@ def report_url(config: RunConfig) -> str:
     """Return the folder of the report: on the catalog, or on the spectra where none is made."""
     shown = catalog_url(config) if config.publish else spectra_url(config)
     truth = identity(config.report.truth) if config.report and config.report.truth else ""
-    name = digest(config.report, truth, _name(shown), config.run.name, FORMAT_VERSION)
+    lines = _identities(config.report.isochrones) if config.report else []
+    name = digest(config.report, truth, _name(shown), config.run.name, *lines, FORMAT_VERSION)
     return stage_url(config.run.workspace, "report", name)
 
 
@@ -325,8 +341,28 @@ def compare_url(config: RunConfig) -> str:
     there = identity(paths.join(source, "zarr.json")) if known else _name(source.rpartition("/")[0])
     # Blocks are numbered by models in their order, which a digest of a table does not see.
     order = list(config.compare.models) if config.compare is not None else []
-    name = digest(config.compare, order, there, config.run.seed, FORMAT_VERSION)
+    leakage = config.compare.leakage if config.compare is not None else None
+    broken = paths.join(leakage.broken, "zarr.json") if leakage and leakage.broken else ""
+    parts = [order, there, config.run.seed, *_identities(broken)]
+    name = digest(config.compare, *parts, FORMAT_VERSION)
     return stage_url(config.run.workspace, "compare", name)
+
+
+def _identities(*urls: str) -> list[str]:
+    """Return the identities of files, as further parts of a digest.
+
+    "" has none: a run file that does not use such a file keeps the digests that it has.
+    """
+    return [identity(url) for url in urls if url]
+
+
+def _checksums(*urls: str) -> list[str]:
+    """Return the checksums of models, as `_identities` does."""
+    if not any(urls):
+        return []
+    from scalespec.store.model import checksum  # with torch, which earlier stages do without
+
+    return [checksum(url) for url in urls if url]
 
 
 def identity(url: str) -> str:
@@ -337,7 +373,14 @@ def identity(url: str) -> str:
     StoreError
         If there is no such file.
     """
-    entries = list_files(url)
+    entries = list_files(_as_pattern(url))
     if not entries:
         raise StoreError(f"{url}: no such file")
     return digest([(entry.size, entry.modified) for entry in entries])
+
+
+def _as_pattern(url: str) -> str:
+    """Return the glob that only what lies at `url` matches: a name may hold brackets."""
+    if paths.is_remote(url) or not paths.exists(url):
+        return url
+    return glob.escape(url) + ("/**" if paths.is_folder(url) else "")

@@ -11,6 +11,7 @@ import pyarrow as pa
 import xarray as xr
 
 from scalespec.config import InferTable
+from scalespec.errors import ConfigError
 from scalespec.kernels.where import where
 from scalespec.optimize.result import FitStatus
 from scalespec.plan import Block, BlockResult
@@ -64,15 +65,42 @@ def read_question(
     rows = np.arange(block.start, block.stop, dtype=np.int64)
     if not table.where:
         return ask(spectra, rows, snr_min=table.snr_min)
-    columns: dict[str, npt.NDArray[Any]] = {
-        str(name): spectra[name].to_numpy() for name in spectra if spectra[name].ndim == 1
-    }
+    selected = where(table.where, _columns(block, spectra, index_url, matches))
+    return ask(spectra, rows, selected=selected, snr_min=table.snr_min)
+
+
+def check_where(
+    blocks: Sequence[Block], url: str, index_url: str, matches: dict[str, str], table: InferTable
+) -> None:
+    """Try the run file's condition on the first block, before workers try it on every one.
+
+    Raises
+    ------
+    ConfigError
+        If it is no condition, or names a column that is not there.
+    """
+    if not table.where or not blocks:
+        return
+    head = read_spectra(url, 0, 0)
+    names = [str(name) for name in head if head[name].ndim == 1]
+    scalars = read_spectra(url, blocks[0].start, blocks[0].stop, names=names)
+    columns = _columns(blocks[0], scalars, index_url, matches)
+    try:
+        where(table.where, columns)
+    except ValueError as error:
+        raise ConfigError(f"infer.where: {error}") from error
+
+
+def _columns(
+    block: Block, spectra: xr.Dataset, index_url: str, matches: dict[str, str]
+) -> dict[str, npt.NDArray[Any]]:
+    """Return what a condition may name of a block: of the store, its index and the matches."""
+    columns = {str(name): spectra[name].to_numpy() for name in spectra if spectra[name].ndim == 1}
     index = read_index(index_url, block)
     columns |= {str(name): index[name].to_numpy() for name in index}
     for name, match_url in matches.items():
         columns |= match_columns(name, match_url, block)
-    selected = where(table.where, columns)
-    return ask(spectra, rows, selected=selected, snr_min=table.snr_min)
+    return columns
 
 
 def match_columns(name: str, url: str, block: Block) -> dict[str, npt.NDArray[Any]]:

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from scalespec.cli import main
 from scalespec.config import STAGES, load_config
+from scalespec.run import Summary
 from scalespec.stages import folders
 from scalespec.store.ledger import Ledger
 
@@ -156,6 +157,52 @@ def test_what_cannot_be_done_ends_with_1_and_says_why(call, run_file, tmp_path):
     assert result.exit_code == 1
     assert "StoreError: " in result.stderr
     assert "no inputs are planned yet: run ingest first" in result.stderr
+
+
+def test_a_comparison_of_the_first_spectra_is_looked_for_where_it_lies(call, run_file, monkeypatch):
+    """A limit makes another plan, and so another folder of all that follows."""
+    ran = []
+    loop = importlib.import_module("scalespec.run")  # scalespec.run is its function, too
+    monkeypatch.setattr(loop, "run", lambda config, **_: ran.append(config) or Summary())
+    monkeypatch.setattr(folders, "compare_url", lambda config: config)
+    monkeypatch.setattr("scalespec.stages.verdict.written", lambda config: config == ran[0])
+    monkeypatch.setattr("scalespec.stages.verdict.read_tables", lambda _: "the tables")
+    with Path(run_file).open("a") as file:
+        file.write('[compare]\nlabels = ["teff"]\nmodels = { ridge = {} }\n')
+    result = call("compare", run_file, "--limit", "5")
+    assert ran[0].ingest.limit == 5
+    assert "the tables" in result.stdout
+
+
+@pytest.mark.parametrize("option", ["--log", "--metrics"])
+def test_a_file_that_cannot_be_written_ends_with_1_and_is_named(call, run_file, tmp_path, option):
+    target = tmp_path / "nowhere" / "run.txt"
+    result = call("run", run_file, "--engine", "local", option, target)
+    assert (result.exit_code, result.stdout) == (1, "")
+    said = result.stderr.replace("\n", "")
+    assert "FileNotFoundError" in said
+    assert str(target) in said
+    assert not (tmp_path / "work").exists()
+
+
+def test_label_refuses_a_file_that_cannot_be_written_before_it_fits(call, tmp_path, monkeypatch):
+    def fit(*_, **__):
+        raise AssertionError("fitted")
+
+    monkeypatch.setattr("scalespec.stages.label.label_files", fit)
+    missing = tmp_path / "nowhere" / "labels.parquet"
+    for target, said in [(missing, "make it first"), (tmp_path, "is a directory")]:
+        result = call("label", "spec.fits", "--model", "m.npz", "-o", target)
+        assert result.exit_code == 2
+        assert said in result.stderr.replace("\n", " ")
+
+
+def test_status_of_a_run_file_that_names_no_catalog_of_its_own_ends_with_2(call, run_file):
+    with Path(run_file).open("a") as file:
+        file.write('[infer]\nmodels = ["m"]\n[fit]\n[derive]\ncolor = "gaia.bp_rp"\n')
+    result = call("status", run_file)
+    assert result.exit_code == 2
+    assert "wants a [crossmatch.gaia] table" in result.stderr
 
 
 def test_long_paths_are_not_broken(call, run_file, monkeypatch):

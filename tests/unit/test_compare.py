@@ -440,7 +440,7 @@ def test_a_comparison_wants_something_to_compare_on():
     )
     with pytest.raises(ConfigError, match=r"wants a source, or a \[preprocess\] table"):
         parse_config(text)
-    with pytest.raises(ConfigError, match=r"wants \[crossmatch.c\]"):
+    with pytest.raises(ConfigError, match=r"wants a \[crossmatch.c\] table"):
         parse_config(
             text.replace("labels", 'catalog = "c"\nlabels')
             + "\n[preprocess]\n[ingest]\nfiles = 'x'"

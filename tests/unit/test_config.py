@@ -1,11 +1,14 @@
 """The run file: what is refused, how a wrong one is explained, and what a digest tells apart."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from scalespec.config import STAGES, PreprocessTable, digest, load_config, parse_config
 from scalespec.errors import ConfigError
+from scalespec.store.listing import list_files
 
 RUN = '[run]\nname = "a"\nworkspace = "work"\n'
 INGEST = '[ingest]\nfiles = "raw/*.fits.gz"\n'
@@ -75,12 +78,80 @@ def test_every_wrong_key_is_named_at_once_with_its_value():
             RUN + INGEST + FIT + '[publish]\n[report]\nreferences = ["gaia"]\n',
             r"no \[crossmatch.gaia\]",
         ),
+        (
+            RUN + INGEST + FIT.replace("[fit]", 'inputs = "gaia"\n'),
+            r"infer.inputs = 'gaia' wants a",
+        ),
+        (RUN + INGEST + FIT + '[derive]\ncolor = "gaia.bp_rp"\n', r"\[crossmatch.gaia\]"),
+        (RUN + INGEST + APOGEE + FIT + '[derive]\ncolor = "apogee.bp_rp"\n', "no 'bp_rp', only"),
         ("[run", "not TOML"),
     ],
 )
 def test_tables_that_do_not_fit_together_are_refused(text, message):
     with pytest.raises(ConfigError, match=message):
         parse_config(text)
+
+
+AGES = '[ages]\nisochrones = "i"\n'
+GAIA = '[crossmatch.gaia]\ncatalog = "g"\ncolumns = { k = "K", plx = "P", plx_err = "E" }\n'
+BY_K = AGES + 'magnitude = "gaia.k"\nparallax = "gaia.plx"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BY_K, r"ages.magnitude = 'gaia.k' wants a \[crossmatch.gaia\] table"),
+        (GAIA + BY_K + 'reddening = "gaia.ebv"\n', "ages.reddening = 'gaia.ebv'.* no 'ebv', only"),
+        (GAIA + BY_K.replace("gaia.plx", "bailer.plx"), r"ages.parallax.*\[crossmatch.bailer\]"),
+        # the error of a parallax is wanted, too
+        (GAIA.replace("plx_err", "plx_e") + BY_K, "ages.parallax = 'gaia.plx_err'.* no 'plx_err'"),
+    ],
+)
+def test_columns_that_ages_are_made_of_are_there(text, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_config(RUN + INGEST + FIT + text)
+    assert parse_config(RUN + INGEST + FIT + GAIA + BY_K).ages.magnitude == "gaia.k"
+
+
+SOURCE = '[preprocess]\nsource = "library.zarr"\n'
+LIBRARY = "[preprocess]\n[preprocess.library]\nn_spectra = 9\n"
+ON_MATCHED = '[train]\nlabels = ["teff"]\ncatalog = "apogee"\n'
+INFER = '[infer]\nmodels = ["m.npz"]\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            SOURCE + INGEST,
+            r"^preprocess.source gives.*and \[ingest\] would.*leave out preprocess.s",
+        ),
+        (LIBRARY + INGEST, r"^\[preprocess.library\] gives.*and \[ingest\] would"),
+        (SOURCE + INFER, r"and \[infer\] would"),
+        (SOURCE + ON_MATCHED, "and train.catalog would"),
+        (
+            SOURCE + '[compare]\nlabels = ["teff"]\ncatalog = "a"\nmodels = {m = {}}\n',
+            "and compare.catalog would",
+        ),
+        (
+            SOURCE + INGEST + APOGEE + INFER + "[fit]\n[publish]\n",
+            r"\[ingest\], \[crossmatch\], \[infer\], \[fit\], \[publish\] would",
+        ),
+    ],
+)
+def test_rows_of_a_source_are_not_joined_with_those_of_a_survey(text, said):
+    """Row n of a library and row n of a survey are two stars."""
+    with pytest.raises(ConfigError) as caught:
+        parse_config(RUN + text)
+    (line,) = str(caught.value).splitlines()[1:]
+    assert re.search(said, line.strip())
+
+
+def test_a_source_is_preprocessed_learned_from_compared_and_reported():
+    train = '[train]\nlabels = ["teff"]\nlibrary = "library.zarr"\n'
+    compare = '[compare]\nlabels = ["teff"]\nmodels = { ridge = {} }\n'
+    stages = parse_config(RUN + SOURCE + train + compare + "[report]\n").stages()
+    assert stages == ("preprocess", "train", "report", "compare")
 
 
 def test_paths_are_relative_to_the_run_file_and_urls_are_left_alone(tmp_path):
@@ -106,6 +177,41 @@ def test_paths_are_relative_to_the_run_file_and_urls_are_left_alone(tmp_path):
     assert config.train.catalog == "train"  # the name of a table, not a path
     assert config.infer.models == (f"{here}/m.npz",)
     assert config.infer.where == "teff > 1"
+
+
+def test_paths_within_inner_tables_are_relative_to_the_run_file_too(tmp_path):
+    text = (
+        RUN + INGEST + '[preprocess]\nvelocity = { templates = "v" }\n[infer]\nmodels = ["m"]\n'
+        '[fit]\n[crossmatch.models]\ncatalog = "c"\ntraining = { library = "l", fill = 3 }\n'
+        '[ages]\nisochrones = "iso/grid.h5"\nbrightness = "logg"\n'
+        '[publish]\n[report]\nisochrones = "iso.csv"\n'
+        '[calibrate.pairs]\ncatalog = "p"\n[calibrate.clusters]\ncatalog = "k"\n'
+    )
+    (tmp_path / "run.toml").write_text(text)
+    config = load_config(tmp_path / "run.toml")
+    named = [
+        *(config.preprocess.velocity.templates, config.crossmatch["models"].catalog),
+        *(config.crossmatch["models"].training.library, config.ages.isochrones),
+        *(config.report.isochrones, config.calibrate.pairs.catalog),
+        config.calibrate.clusters.catalog,
+    ]
+    wanted = ["v", "c", "l", "iso/grid.h5", "iso.csv", "p", "k"]
+    assert named == [f"{tmp_path}/{name}" for name in wanted]
+
+
+@pytest.mark.parametrize("files", ["raw/*.gz", "raw", "raw/a.gz", "../dr[10] */raw/*.gz"])
+def test_a_run_file_in_a_folder_whose_name_looks_like_a_glob_finds_its_files(tmp_path, files):
+    folder = tmp_path / "dr[10] *"
+    (folder / "raw").mkdir(parents=True)
+    (folder / "raw" / "a.gz").touch()
+    other = tmp_path / "dr1 x" / "raw"  # what the name would stand for
+    other.mkdir(parents=True)
+    (other / "b.gz").touch()
+    (folder / "run.toml").write_text(RUN + INGEST.replace("raw/*.fits.gz", files))
+    config = load_config(folder / "run.toml")
+    found = [] if files.startswith("..") else [str(folder / "raw" / "a.gz")]
+    assert [one.url for one in list_files(config.ingest.files)] == (found or [str(other / "b.gz")])
+    assert config.run.workspace == str(folder / "work")
 
 
 def test_a_file_that_is_no_text_is_refused_by_name(tmp_path):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from scalespec.config import PreprocessTable, parse_config
-from scalespec.errors import StoreError
+from scalespec.config import CalibrateTable, PreprocessTable, VelocityTable, parse_config
+from scalespec.errors import ConfigError, StoreError
 from scalespec.plan import BlockResult, plan_blocks
 from scalespec.stages import folders
 from scalespec.stages.segments import Segment, add_segment
@@ -136,3 +136,98 @@ def test_a_missing_catalog_is_named(config, tmp_path):
     (tmp_path / "labels.csv").unlink()
     with pytest.raises(StoreError, match=r"labels\.csv: no such file"):
         folders.matches_url(config, "apogee")
+
+
+def test_a_catalog_that_the_run_file_does_not_have_is_an_error_of_ours(config):
+    with pytest.raises(ConfigError, match=r"\[crossmatch.gaia\]"):
+        folders.matches_url(config, "gaia")
+
+
+@pytest.mark.parametrize("name", ["labels[1].csv", "labels[1]"])
+def test_a_name_that_looks_like_a_glob_is_a_name(tmp_path, name):
+    target = tmp_path / name
+    if target.suffix:
+        target.write_text("teff")
+    else:
+        target.mkdir()
+        (target / "0.parquet").write_text("teff")
+    before = folders.identity(str(target))
+    (target if target.suffix else target / "0.parquet").write_text("teff,logg")
+    assert folders.identity(str(target)) != before
+
+
+def updated(config, stage, **changes):
+    table = getattr(config, stage)
+    return config.model_copy(update={stage: table.model_copy(update=changes)})
+
+
+def test_another_file_of_gradients_makes_another_model(config, tmp_path):
+    file = tmp_path / "gradients.npz"
+    file.write_bytes(b"one")
+    config = updated(config, "train", gradients=str(file))
+    before = names(config)
+    file.write_bytes(b"two")  # as large, and perhaps in the same second
+    assert changed(before, names(config)) == {"model"}
+
+
+def store(folder):
+    """What tells a spectra store from another: its metadata."""
+    folder.mkdir(parents=True)
+    (folder / "zarr.json").write_text("{}")
+    return str(folder)
+
+
+@pytest.mark.parametrize("kind", ["store", "model"])
+def test_other_templates_make_other_spectra(config, tmp_path, kind):
+    file = tmp_path / ("store/zarr.json" if kind == "store" else "model.npz")
+    url = store(tmp_path / "store") if kind == "store" else str(file)
+    file.write_text("{}")
+    config = updated(config, "preprocess", velocity=VelocityTable(templates=url))
+    before = names(config)
+    file.write_text("{ }")
+    assert changed(before, names(config)) == {"spectra", "train.zarr", "model"}
+
+
+def test_another_library_that_fills_makes_another_training_store(config, tmp_path):
+    table = config.crossmatch["apogee"]
+    filled = table.training.model_copy(update={"library": store(tmp_path / "lib"), "fill": 3})
+    catalogs = {"apogee": table.model_copy(update={"training": filled})}
+    config = config.model_copy(update={"crossmatch": catalogs})
+    match(config, b"matches")
+    before = names(config)
+    (tmp_path / "lib" / "zarr.json").write_text("{ }")
+    assert changed(before, names(config)) == {"train.zarr", "model"}
+
+
+def test_other_spectra_of_broken_correlations_make_another_comparison(tmp_path):
+    source, broken = store(tmp_path / "source"), store(tmp_path / "broken")
+    text = (
+        f'[run]\nname = "t"\nworkspace = "{tmp_path}/work"\n'
+        f'[compare]\nsource = "{source}"\nlabels = ["teff"]\nmodels = {{ ridge = {{}} }}\n'
+        f'[compare.leakage]\nlabels = ["teff"]\nbroken = "{broken}"\n'
+    )
+    config = parse_config(text)
+    before = folders.compare_url(config)
+    (tmp_path / "broken" / "zarr.json").write_text("{ }")
+    assert folders.compare_url(config) != before
+
+
+def test_files_that_are_not_named_are_no_part_of_a_digest():
+    assert folders._identities("") == folders._checksums("") == []
+    assert folders._templates(PreprocessTable()) == []
+
+
+def test_the_order_of_references_is_part_of_the_digest_of_calibrated_labels(tiny_run):
+    """The first that has a label calibrates it."""
+    run = tiny_run.config
+    catalogs = dict.fromkeys(("a", "b"), run.crossmatch["apogee"])
+    config = run.model_copy(update={"crossmatch": catalogs})
+    best = folders.best_url(run)
+    urls = set()
+    for order in ("ab", "ba"):
+        table = CalibrateTable(references={name: {"labels": ["teff"]} for name in order})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(folders, "best_url", lambda _: best)
+            patch.setattr(folders, "_matched", lambda _, name: f"rows of {name}")
+            urls.add(folders.calibrated_url(config.model_copy(update={"calibrate": table})))
+    assert len(urls) == 2

@@ -114,6 +114,7 @@ def test_counts_are_replaced_whole(tmp_path, monkeypatch):
             assert [path.name for path in tmp_path.iterdir()] == ["run.prom"]
 
 
-def test_a_file_that_cannot_be_written_is_said(tmp_path):
+@pytest.mark.parametrize("which", ["log", "metrics"])
+def test_a_file_that_cannot_be_written_is_said_before_anything_happens(tmp_path, which):
     with pytest.raises(OSError, match="nowhere"):
-        Journal("a run", log=tmp_path / "nowhere" / "run.jsonl")
+        Journal("a run", **{which: tmp_path / "nowhere" / "run.txt"})

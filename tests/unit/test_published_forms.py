@@ -266,6 +266,18 @@ def test_compact_covariances_are_those_of_a_slow_loop():
         n_labels(4)
 
 
+def test_a_label_that_is_held_fixed_has_no_covariance_and_gets_none_back():
+    nan = np.nan
+    upper = np.array(  # the second label is fixed; in row 1 nothing is fitted; in row 2 no variance
+        [[4.0, 0.0, 3.0, 0.0, 0.0, 9.0], [nan] * 6, [4.0, 0.0, 3.0, nan, 0.0, 9.0]]
+    )
+    error = np.array([[2.0, 0.0, 3.0], [nan] * 3, [2.0, nan, 3.0]])
+    compact = compact_covariance(upper)
+    assert compact.tolist() == [[0, 16384, 0], [-32768] * 3, [-32768, 16384, -32768]]
+    wanted = [[4, 0, 3], [0, 0, 0], [3, 0, 9]]
+    np.testing.assert_allclose(full_covariance(compact, error)[0], wanted, atol=6 / 32767)
+
+
 def test_a_catalog_too_large_has_no_single_files(tiny, tiny_run):
     config = with_publish(tiny_run.config, formats=("fits", "votable"), single_file_rows=10)
     tiny.run_stage(publish(config))

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from scalespec.config import IngestTable, PreprocessTable, RunConfig, RunTable, parse_config
+from scalespec.config import (
+    CompareTable,
+    DeriveTable,
+    InferTable,
+    IngestTable,
+    PreprocessTable,
+    RunConfig,
+    RunTable,
+    parse_config,
+)
 from scalespec.plan import plan_blocks
 from scalespec.run import run
 from scalespec.stages import folders
@@ -251,6 +260,36 @@ def test_a_changed_run_file_alone_makes_nothing_old(config, survey):
     assert clean_run(changed, remove=False) == []
     elsewhere = changed.model_copy(update={"ingest": IngestTable(files="/nowhere/*.fits")})
     assert clean_run(elsewhere, remove=False) == []
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_clean_keeps_what_the_run_file_names_by_its_path(config, survey, tmp_path, link):
+    """Another run file made it, so that no stage of this one does, and a later one is current."""
+    workspace = Path(config.run.workspace)
+    kept, old = (workspace / "model" / (letter * 16) for letter in "ab")
+    for folder in (kept, old):
+        folder.mkdir(parents=True)
+        (folder / "model.json").write_text("{}")
+    source = Path(folders.spectra_url(config), "spectra.zarr")
+    (workspace / "spectra" / "current.json").unlink()
+    if link:
+        (tmp_path / "link").symlink_to(workspace)
+    named = tmp_path / "link" if link else workspace
+    infer = InferTable(models=(str(named / "model" / kept.name), "elsewhere.npz"))
+    compare = CompareTable(source=str(source), labels=("teff",), models={"ridge": {}})
+    changed = config_for(survey, workspace, spike_sigma=9.0)
+    changed = changed.model_copy(update={"infer": infer, "compare": compare})
+    assert clean_run(changed, remove=True) == [str(old)]
+    assert kept.is_dir()
+    assert source.is_dir()
+
+
+def test_a_catalog_that_is_not_there_does_not_end_the_status_of_what_is(tiny_run):
+    derive = DeriveTable(color="gaia.bp_rp")  # a run file with it is refused when it is loaded
+    states = stage_states(tiny_run.config.model_copy(update={"derive": derive}))
+    urls = {state["stage"]: state["url"] for state in states}
+    assert urls["fit"] == folders.best_url(tiny_run.config)
+    assert urls["derive"] is None
 
 
 def test_a_plan_is_said_without_touching_anything(survey, tmp_path):
