@@ -138,7 +138,7 @@ class Cannon(Emulator):
     def slice_grid(self, start: int, stop: int) -> "Cannon":
         """Return this emulator for pixels ``[start, stop)`` only."""
         part = Cannon(self.spec.slice(start, stop), **self.options)
-        part.to(self.scatter.dtype)
+        part.to(self.scatter)  # its device too
         part.load_state_dict({k: v[start:stop] for k, v in self.state_dict().items()})
         return part
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from scalespec.config import RunConfig
 from scalespec.errors import ModelError
 from scalespec.kernels.continuum import SmoothingOperator, gaussian_smoothing
 from scalespec.models.base import Emulator
@@ -72,6 +74,26 @@ class Starter:
     ridge: RidgeStart
 
 
+def wanted_device(config: RunConfig) -> str:
+    """Return where a run wants its models: on "cuda" if its Ray actors hold GPUs, even in part."""
+    return "cuda" if config.engine.ray.gpus_per_worker > 0 else "cpu"
+
+
+def device_here(wanted: str) -> str:
+    """Return the device that is wanted, but the CPU for a GPU that is not there.
+
+    A cluster's run file runs on a laptop, too; a GPU that a worker holds and does not see is paid
+    for in vain, so it is said.
+    """
+    if wanted == "cpu" or torch.cuda.is_available():
+        return wanted
+    log.warning(
+        "engine.ray.gpus_per_worker wants a GPU, torch sees none: models stay on the CPU; on a "
+        "machine that has one, install the build of torch for it"
+    )
+    return "cpu"
+
+
 def load_starters(
     urls: Sequence[str],
     wavelength: npt.NDArray[np.float64],
@@ -79,6 +101,7 @@ def load_starters(
     *,
     n_template: int,
     seed: int,
+    device: str = "cpu",
 ) -> list[Starter]:
     """Load models as `load_ready` does, and draw from them what first estimates need.
 
@@ -90,6 +113,8 @@ def load_starters(
         Spectra per model for the cross-correlation.
     seed : int
         Of the draws.
+    device : str
+        As of `load_ready`.
     """
     return [
         Starter(
@@ -97,7 +122,7 @@ def load_starters(
             *templates(one.model, n_template, seed=seed, smoothing=one.smoothing),
             ridge_start(one.model, n_draws=RIDGE_DRAWS, seed=seed, smoothing=one.smoothing),
         )
-        for one in load_ready(urls, wavelength, attrs)
+        for one in load_ready(urls, wavelength, attrs, device=device)
     ]
 
 
@@ -105,6 +130,8 @@ def load_ready(
     urls: Sequence[str],
     wavelength: npt.NDArray[np.float64],
     attrs: Mapping[str, Any],
+    *,
+    device: str = "cpu",
 ) -> list[Ready]:
     """Load models and make them ready for a store.
 
@@ -116,12 +143,15 @@ def load_ready(
         Of the preprocessed spectra.
     attrs : mapping
         Of their store: resolving_power, normalization.
+    device : str
+        Where the models are wanted; see `device_here`.
 
     Raises
     ------
     ModelError
         If a model is damaged, or its grid, resolution, normalization or labels do not fit.
     """
+    there = device_here(device)
     models = [load_model(url) for url in urls]
     for url, model in zip(urls, models, strict=True):
         if model.spec.labels != models[0].spec.labels:
@@ -129,16 +159,23 @@ def load_ready(
                 f"{url}: labels {model.spec.labels} differ from {models[0].spec.labels} of "
                 f"{urls[0]}: models tried on one star must measure the same labels"
             )
-    return [make_ready(m, wavelength, attrs, url) for url, m in zip(urls, models, strict=True)]
+    return [
+        make_ready(model, wavelength, attrs, url, there)
+        for url, model in zip(urls, models, strict=True)
+    ]
 
 
 def make_ready(
-    model: Emulator, wavelength: npt.NDArray[np.float64], attrs: Mapping[str, Any], url: str = ""
+    model: Emulator,
+    wavelength: npt.NDArray[np.float64],
+    attrs: Mapping[str, Any],
+    url: str = "",
+    device: str = "cpu",
 ) -> Ready:
     """Bring one model to a store's grid, resolution and normalization; see `load_ready`."""
     url = url or model.spec.name
     model = at_resolution(model, attrs.get("resolving_power"), url)  # before its edges are cut
-    model = on_grid(model, wavelength, url)
+    model = on_grid(model, wavelength, url).to(device)  # the smoothing goes where it is
     operator = smoothing_for(model, wavelength, attrs.get("normalization"), url)
     return Ready(model, Smoother(operator.tiles, model.scatter) if operator else None)
 
@@ -229,3 +266,15 @@ def smoothing_for(
         f"{url}: the model is normalized by {own}, the data by {wanted}: "
         "preprocess the data as the model was, or train the model on these"
     )
+
+
+def scatter_penalty(
+    scatter: torch.Tensor, ivar: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float64]:
+    """Return what a model's scatter costs each star's -2 ln L: sum of ln(1 + ivar scatter²), (n,).
+
+    Without it the model that knows least of its pixels would win: more scatter is less χ².
+    """
+    square = scatter.cpu().numpy().astype(np.float32) ** 2
+    penalty: npt.NDArray[np.float64] = np.log1p(ivar * square).sum(axis=1, dtype=np.float64)
+    return penalty

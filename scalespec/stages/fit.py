@@ -1,6 +1,7 @@
 """Spectra + models + first labels -> best labels, covariance, status."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import fields, replace
 from functools import partial
 from typing import Any
@@ -16,7 +17,7 @@ from scalespec.errors import ConfigError, StoreError
 from scalespec.kernels.wavelength import pixels_to_velocity, velocity_to_pixels
 from scalespec.kernels.where import where
 from scalespec.models.base import Emulator
-from scalespec.optimize.constraints import Constraints
+from scalespec.optimize.constraints import Constraints, Given
 from scalespec.optimize.fit import FitOptions, Fitter
 from scalespec.optimize.objective import EmulatorSpec
 from scalespec.optimize.result import FitResult
@@ -24,7 +25,7 @@ from scalespec.optimize.shift import Broadening
 from scalespec.optimize.start import start_of_kind
 from scalespec.plan import Block, Stage
 from scalespec.stages import folders
-from scalespec.stages.emulators import Ready, load_ready
+from scalespec.stages.emulators import Ready, load_ready, scatter_penalty, wanted_device
 from scalespec.stages.question import write_labels
 from scalespec.store import paths
 from scalespec.store.catalog import read_part
@@ -164,21 +165,9 @@ def doubted(model: Emulator, scatter: float) -> Emulator:
     """Return the model with `scatter` added in quadrature to its own; the model itself stays."""
     if scatter == 0:
         return model
-    copy = model.slice_grid(0, model.spec.n_pixel)
+    copy = deepcopy(model)  # on its device, whatever the model is made of
     copy.scatter = torch.sqrt(model.scatter**2 + scatter**2)
     return copy
-
-
-def scatter_penalty(
-    scatter: torch.Tensor, ivar: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float64]:
-    """Return what a model's scatter costs each star's -2 ln L: sum of ln(1 + ivar scatter²), (n,).
-
-    Without it the model that knows least of its pixels would win: more scatter is less χ².
-    """
-    square = scatter.cpu().numpy().astype(np.float32) ** 2
-    penalty: npt.NDArray[np.float64] = np.log1p(ivar * square).sum(axis=1, dtype=np.float64)
-    return penalty
 
 
 def _likeliest(
@@ -256,25 +245,49 @@ def fit(config: RunConfig) -> Iterator[Stage]:
     first = folders.first_url(config)
     url = folders.best_url(config)
     head = read_spectra(store, 0, 0)
+    fits = (folders.model_urls(config), head["wavelength"].to_numpy(), dict(head.attrs))
     there = Ledger(first).done()
     size = config.run.spectra_per_block
+    blocks = [b for b in folders.planned_blocks(config) if b.index in there]
+    _check_constraints(config.fit, blocks[:1], first, fits)
     yield Stage(
         name="fit",
         url=url,
-        blocks=[b for b in folders.planned_blocks(config) if b.index in there],
+        blocks=blocks,
         read=partial(_read, store=store, first=first),
         compute=partial(_compute, table=config.fit),
         write=partial(write_labels, url=url, status="fit_status"),
         runs_on="ray",
         setup=partial(
             _setup,
-            folders.model_urls(config),
-            head["wavelength"].to_numpy(),
-            dict(head.attrs),
+            *fits,
             config.fit,
+            wanted_device(config),
         ),
         memory_bytes=memory_bytes(size, head.sizes["wavelength"]),
     )
+
+
+def _check_constraints(
+    table: FitTable,
+    blocks: Sequence[Block],
+    first: str,
+    fits: tuple[Sequence[str], npt.NDArray[np.float64], Mapping[str, Any]],
+) -> None:
+    """Try the run file's fixed, tied and prior labels on a star, before workers do on every block.
+
+    Raises
+    ------
+    ConfigError
+        If a label or column that they name is not there, or a value cannot be.
+    """
+    for block in blocks:
+        star = read_part(first, block).slice(0, 1).to_pandas()
+        for one in load_ready(*fits):
+            try:
+                Given.of(one.model, constraints_of(table, one.model.spec, star), 1)
+            except ValueError as error:
+                raise ConfigError(f"[fit]: {error}") from error
 
 
 def _read(block: Block, store: str, first: str) -> tuple[xr.Dataset, pd.DataFrame]:
@@ -289,8 +302,9 @@ def _setup(
     wavelength: npt.NDArray[np.float64],
     attrs: Mapping[str, Any],
     table: FitTable,
+    device: str,
 ) -> list[Fitter]:
-    return fitters(load_ready(urls, wavelength, attrs), table)
+    return fitters(load_ready(urls, wavelength, attrs, device=device), table)
 
 
 def _compute(

@@ -16,8 +16,14 @@ from scalespec.kernels.wavelength import pixels_to_velocity, velocity_to_pixels
 from scalespec.optimize.start import best_start
 from scalespec.plan import Stage
 from scalespec.stages import folders
-from scalespec.stages.emulators import Starter, load_ready, load_starters
-from scalespec.stages.question import Question, read_question, write_labels
+from scalespec.stages.emulators import (
+    Starter,
+    load_ready,
+    load_starters,
+    scatter_penalty,
+    wanted_device,
+)
+from scalespec.stages.question import Question, check_where, read_question, write_labels
 from scalespec.stages.regress import regress
 from scalespec.store import paths
 from scalespec.store.ledger import Ledger
@@ -48,7 +54,7 @@ def first_labels(
     question : Question
         n preprocessed spectra.
     starters : sequence of Starter
-        Models to try; the one with the lowest χ² is kept per star.
+        Models to try; the likeliest one is kept per star.
     table : InferTable
 
     Returns
@@ -63,7 +69,9 @@ def first_labels(
     ivar = spectra["ivar"].to_numpy()[asked]
     step = float(spectra.attrs["log10_wavelength_step"])
     tries = [_first(flux, ivar, one, table, step) for one in starters]
-    best = np.argmin([one.chi2 for one in tries], axis=0) if len(asked) else np.zeros(0, np.int64)
+    doubt = [scatter_penalty(one.ready.model.scatter, ivar) for one in starters]
+    cost = [one.chi2 + more for one, more in zip(tries, doubt, strict=True)]
+    best = np.argmin(cost, axis=0) if len(asked) else np.zeros(0, np.int64)
     n = len(question.rows)
 
     def spread(name: str) -> FloatArray:
@@ -126,6 +134,7 @@ def infer(config: RunConfig) -> Iterator[Stage]:
     blocks = [b for b in folders.planned_blocks(config) if b.index in there]
     matches = {name: folders.matches_url(config, name) for name in config.crossmatch or {}}
     fits = (folders.model_urls(config), head["wavelength"].to_numpy(), dict(head.attrs))
+    check_where(blocks[:1], store, folders.raw_url(config), matches, config.infer)
     load_ready(*fits)  # a model that does not fit this store is said here, before workers start
     yield Stage(
         name="infer",
@@ -142,7 +151,11 @@ def infer(config: RunConfig) -> Iterator[Stage]:
         write=partial(write_labels, url=url, status="first_status"),
         runs_on="ray",
         setup=partial(
-            load_starters, *fits, n_template=config.infer.templates, seed=config.run.seed
+            load_starters,
+            *fits,
+            n_template=config.infer.templates,
+            seed=config.run.seed,
+            device=wanted_device(config),
         ),
         memory_bytes=memory_bytes(size, head.sizes["wavelength"]),
     )

@@ -18,7 +18,7 @@ from scalespec.optimize.posterior import sample_posterior
 from scalespec.optimize.result import FitResult
 from scalespec.plan import Block, BlockResult, Stage
 from scalespec.stages import folders
-from scalespec.stages.emulators import Ready, load_ready
+from scalespec.stages.emulators import Ready, load_ready, wanted_device
 from scalespec.stages.fit import constraints_of, doubted, symmetric
 from scalespec.stages.ingest import read_index
 from scalespec.store import paths
@@ -68,7 +68,11 @@ def posterior(config: RunConfig) -> Iterator[Stage]:
         write=partial(_write, url=url),
         runs_on="ray",
         setup=partial(
-            load_ready, folders.model_urls(config), head["wavelength"].to_numpy(), dict(head.attrs)
+            load_ready,
+            folders.model_urls(config),
+            head["wavelength"].to_numpy(),
+            dict(head.attrs),
+            device=wanted_device(config),
         ),
     )
     found = read_parts(url, ["obsid", "designation"])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 
 from scalespec.config import InferTable, RunConfig
 from scalespec.errors import ConfigError, ModelError
@@ -18,9 +19,15 @@ from scalespec.models.regressor import Prediction
 from scalespec.optimize.result import NOT_FITTED, FitStatus
 from scalespec.plan import Block, Stage
 from scalespec.stages import folders
-from scalespec.stages.emulators import LATTICE_PIXELS, SAME_RESOLUTION
+from scalespec.stages.emulators import LATTICE_PIXELS, SAME_RESOLUTION, device_here, wanted_device
 from scalespec.stages.inference import Plan, infer_labels, make_plan
-from scalespec.stages.question import Question, match_columns, read_question, write_labels
+from scalespec.stages.question import (
+    Question,
+    check_where,
+    match_columns,
+    read_question,
+    write_labels,
+)
 from scalespec.store import paths
 from scalespec.store.ledger import Ledger, read_json, write_json
 from scalespec.store.regressor import load_regressor
@@ -66,6 +73,7 @@ def regress(config: RunConfig) -> Iterator[Stage]:
     there = Ledger(spectra).done()
     blocks = [b for b in folders.planned_blocks(config) if b.index in there]
     matches = {name: folders.matches_url(config, name) for name in config.crossmatch or {}}
+    check_where(blocks[:1], store, folders.raw_url(config), matches, table)
     plan = plan_of(url, model, store, blocks[:1], table)
     yield Stage(
         name="infer",
@@ -82,7 +90,7 @@ def regress(config: RunConfig) -> Iterator[Stage]:
         compute=partial(labels_of, plan=plan, far=table.out_of_domain),
         write=partial(write_labels, url=url, status="first_status"),
         runs_on="ray",
-        setup=partial(load_regressor, urls[0]),
+        setup=partial(load_there, urls[0], wanted_device(config)),
         memory_bytes=memory_bytes(config.run.spectra_per_block, head.sizes["wavelength"]),
     )
 
@@ -96,6 +104,16 @@ def _check_inputs(model: Regressor | Baseline, config: RunConfig) -> None:
         )
     if table and table not in (config.crossmatch or {}):
         raise ConfigError(f"infer.inputs = '{table}' wants a [crossmatch.{table}] table")
+
+
+def load_there(url: str, device: str) -> Regressor | Baseline:
+    """Load a regressor, a network onto the device that is wanted; see `device_here`.
+
+    On a GPU convolutions would be in TF32, less than the float32 that a run file asks for.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    model = load_regressor(url)
+    return model.to(device_here(device)) if isinstance(model, Regressor) else model
 
 
 def load_fitting(

@@ -7,7 +7,8 @@ from scipy.stats import norm
 from scalespec.models.base import EmulatorSpec
 from scalespec.models.payne import Payne
 from scalespec.optimize.result import FitResult
-from scalespec.stages.fit import _likeliest, scatter_penalty
+from scalespec.stages.emulators import scatter_penalty
+from scalespec.stages.fit import _likeliest
 
 SPEC = EmulatorSpec("m", ("teff",), [4e3], [6e3], np.linspace(5000, 5100, 50))
 

@@ -139,6 +139,21 @@ def test_of_several_models_the_one_that_made_the_star_is_kept(starters):
         np.testing.assert_array_equal(first[name][6:12], alone[name], err_msg=name)
 
 
+def test_a_model_that_knows_its_pixels_badly_does_not_win_by_a_low_chi2(starters):
+    """The star's own model, of small scatter, against another one whose scatter hides all lines."""
+    spectra, _ = stars(12, seed=1)
+    vague = starters[1].ready.model.slice_grid(0, N_PIXEL)
+    vague.scatter = torch.full_like(vague.scatter, 0.5)
+    other = replace(starters[1], ready=replace(starters[1].ready, model=vague))
+    chi2 = [
+        first_labels(asked(spectra), [one], InferTable())["first_chi2"]
+        for one in (starters[0], other)
+    ]
+    assert (chi2[1] < chi2[0]).all()
+    first = first_labels(asked(spectra), [starters[0], other], InferTable())
+    assert first["model"].tolist() == [0] * 12
+
+
 @pytest.fixture
 def partly_asked(starters):
     spectra, _ = stars(6)
