@@ -5,14 +5,18 @@ import os
 import signal
 import tempfile
 import threading
+import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import cycle, islice
+from itertools import islice
 from typing import Any
 
 import ray
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
 
 from scalespec.config import RayTable
 from scalespec.engines.worker import (
@@ -28,10 +32,18 @@ from scalespec.engines.worker import (
 from scalespec.errors import StageError
 from scalespec.plan import Block, BlockReport, Stage, Training
 
+log = logging.getLogger(__name__)
+
 CALLS_PER_ACTOR = 2
 """Calls in flight per actor: one at work, one waiting."""
 RESTARTS = 3
 """How often a lost actor's call, or a lost training worker, is started again."""
+LOOK_S = 5.0
+"""How often actors that do not answer yet are looked at; the wait after one that ended so."""
+START_S = 60.0
+"""An actor that has not answered for so long is said to be missing; the others go on."""
+NOBODY_S = 600.0
+"""How long a run waits while no actor at all answers: a new node is there in minutes."""
 OBJECT_STORE_BYTES = 200 * 2**20
 """Shared memory of a local Ray: spectra never pass through it, only block numbers and reports."""
 
@@ -39,11 +51,16 @@ OBJECT_STORE_BYTES = 200 * 2**20
 class _Actor:
     """Holds what a stage's ``setup`` made, and does the blocks it is given."""
 
+    def ready(self) -> None:
+        """Answer: this actor has found its place."""
+
     def run(self, stage: Stage, blocks: Call) -> list[BlockReport]:
         return list(run_blocks(stage, blocks))
 
 
-_RemoteActor: Any = ray.remote(max_restarts=-1, max_task_retries=RESTARTS)(_Actor)
+# Ray restarts none: a call to an actor that it cannot place again would wait for ever.
+_RemoteActor: Any = ray.remote(max_restarts=0, max_task_retries=0)(_Actor)
+_LOST = (RayActorError, NodeDiedError, WorkerCrashedError, OutOfMemoryError)
 
 
 class _RayContext:
@@ -106,39 +123,50 @@ class RayEngine:
         return self._table.workers
 
     def map(self, stage: Stage, blocks: Iterable[Block]) -> Iterator[BlockReport]:
-        """Yield one report per block, as they finish."""
+        """Yield one report per block, as they finish.
+
+        Raises
+        ------
+        StageError
+            If no actor fits on a node, or none has answered for `NOBODY_S`.
+        """
         gpus = self._table.gpus_per_worker
-        actors = [
-            _RemoteActor.options(num_cpus=stage.cpus, num_gpus=gpus).remote()
-            for _ in range(self._fitting(stage))
-        ]
+        start = _RemoteActor.options(num_cpus=stage.cpus, num_gpus=gpus).remote
+        crew = _Crew(stage.name, self._fitting(stage), start, partial(self._short, stage))
         try:
-            run = partial(_run, ray.put(light(stage)), actors)
-            yield from run_calls(stage, blocks, run, CALLS_PER_ACTOR * len(actors))
+            run = partial(crew.run, ray.put(light(stage)))
+            yield from run_calls(stage, blocks, run, CALLS_PER_ACTOR * crew.size)
         finally:
-            for actor in actors:
-                ray.kill(actor)
+            crew.end()
 
     def _fitting(self, stage: Stage) -> int:
-        """Actors the cluster has room for: one that never starts would keep its blocks waiting."""
+        """Actors to start: no more than the nodes hold, or than there are calls."""
         room = self._room(stage.cpus)
         if room < 1:
-            resources = ray.cluster_resources()
-            raise StageError(
-                f"{stage.name}: Ray has {resources.get('CPU', 0):g} CPUs and "
-                f"{resources.get('GPU', 0):g} GPUs, one actor wants {stage.cpus:g} and "
-                f"{self._table.gpus_per_worker:g}: add nodes or lower engine.ray.gpus_per_worker"
-            )
+            raise StageError(f"{stage.name}: no node has room for an actor; {self._short(stage)}")
         calls = -(-max(len(stage.blocks), 1) // stage.blocks_per_call)
         return min(self._table.workers, room, calls)
 
     def _room(self, cpus: float) -> int:
         """Return how many actors of so many CPUs the nodes that have joined can hold."""
-        resources = ray.cluster_resources()
-        room = int(resources.get("CPU", 0) / max(cpus, 1e-9))
-        if self._table.gpus_per_worker:
-            room = min(room, int(resources.get("GPU", 0) / self._table.gpus_per_worker))
-        return room
+        gpus = self._table.gpus_per_worker
+        nodes = _nodes()
+        room = [_times(node.get("CPU", 0), cpus) for node in nodes]
+        if gpus:  # a part of a GPU is part of one: three times 0.6 want three GPUs
+            size, parts = (gpus, 1) if gpus >= 1 else (1, _times(1, gpus))
+            held = [parts * _times(node.get("GPU", 0), size) for node in nodes]
+            room = [min(both) for both in zip(room, held, strict=True)]
+        return sum(room)
+
+    def _short(self, stage: Stage) -> str:
+        """Say what one actor wants and what there is."""
+        nodes = _nodes()
+        cpus, gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
+        return (
+            f"Ray has {cpus:g} CPUs and {gpus:g} GPUs on {len(nodes)} nodes, one actor wants "
+            f"{stage.cpus:g} and {self._table.gpus_per_worker:g} on one node: add nodes or lower "
+            "engine.ray.gpus_per_worker"
+        )
 
     def train(self, training: Training) -> None:
         """Run the loop on Ray Train workers; a lost one brings all back to the last checkpoint."""
@@ -210,22 +238,147 @@ def _own_sigterm() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def _run(stage: Any, actors: list[Any], calls: Iterator[Call], in_flight: int) -> Iterator[Ended]:
-    """Give every actor its next call when it has ended one; `stage` is a reference to it."""
-    pending: dict[Any, tuple[Any, Call]] = {}
-    for actor, call in zip(islice(cycle(actors), in_flight), calls, strict=False):
-        pending[actor.run.remote(stage, call)] = (actor, call)
-    while pending:
-        (ref,), _ = ray.wait(list(pending), num_returns=1)
-        actor, call = pending.pop(ref)
-        yield call, _ended(ref)
-        for following in islice(calls, 1):
-            pending[actor.run.remote(stage, following)] = (actor, following)
+def _nodes() -> list[dict[str, float]]:
+    """Return what each node that is there has, taken or not."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _ended(ref: Any) -> list[BlockReport] | Exception:
+def _times(has: float, wants: float) -> int:
+    """Return how often a want fits, whatever binary fractions make of tenths."""
+    return int(has / max(wants, 1e-9) + 1e-6)
+
+
+@dataclass(eq=False)
+class _Worker:
+    """One actor, and how many calls it may be given now."""
+
+    actor: Any
+    room: int = 0  # none until it answers
+    proven: bool = False  # has ended a call
+
+
+@dataclass
+class _Crew:
+    """Actors for one stage: calls go to those that have answered, a lost one is replaced.
+
+    No call is bound to an actor that has no place, and none that is at work is ever given up: Ray
+    says itself when an actor that had answered, or its node, is gone. Until then it is busy.
+    """
+
+    name: str
+    size: int
+    start: Callable[[], Any]
+    short: Callable[[], str]
+    _workers: list[_Worker] = field(default_factory=list)
+    _starting: dict[Any, _Worker] = field(default_factory=dict)  # reference to its answer
+    _calls: dict[Any, tuple[_Worker, Call]] = field(default_factory=dict)  # to its reports
+    _next_start: float = 0.0
+    _seen: float = field(default_factory=time.monotonic)  # when one was there
+    _whole: float = field(default_factory=time.monotonic)  # when all were
+    _why: str = "no node has room now"
+    _said: bool = False
+
+    def run(self, stage: Any, calls: Iterator[Call], in_flight: int) -> Iterator[Ended]:
+        """Give every actor its next call when it has ended one; `stage` is a reference to it.
+
+        A call that is lost with its actor goes to another, `RESTARTS` times.
+        """
+        waiting: list[Call] = []  # drawn, and with no actor
+        losses: Counter[int] = Counter()
+        while True:
+            self._fill_up()
+            while len(self._calls) < in_flight and (free := self._free()):
+                waiting = waiting or list(islice(calls, 1))
+                if not waiting:
+                    break
+                self._give(free, stage, waiting.pop(0))
+            if not self._calls:  # nobody is free, or nothing is left
+                waiting = waiting or list(islice(calls, 1))
+                if not waiting:
+                    return
+            for worker, call, ended in self._ended():
+                if isinstance(ended, _LOST):
+                    for lost in self._lose(worker, call, ended):
+                        losses[lost[0].index] += 1
+                        if losses[lost[0].index] > RESTARTS:
+                            yield lost, ended
+                        else:
+                            waiting.append(lost)
+                else:
+                    worker.room += 1 if worker.proven else CALLS_PER_ACTOR
+                    worker.proven = True
+                    yield call, ended
+
+    def end(self) -> None:
+        """Let the actors go, those without a place, too."""
+        for worker in self._workers:
+            ray.kill(worker.actor)
+
+    def _fill_up(self) -> None:
+        """Start what is missing; say once that some do not answer, and give up when none does."""
+        now = time.monotonic()
+        if now >= self._next_start:
+            for _ in range(self.size - len(self._workers)):
+                worker = _Worker(self.start())
+                self._workers.append(worker)
+                self._starting[worker.actor.ready.remote()] = worker
+        there = len(self._workers) - len(self._starting)
+        if there:
+            self._seen = now
+        if there == self.size:
+            self._whole = now
+        if now - self._seen > NOBODY_S:
+            raise StageError(
+                f"{self.name}: for {now - self._seen:.0f} s none of {self.size} actors has "
+                f"answered ({self._why}); {self.short()}"
+            )
+        if now - self._whole > START_S and not self._said:
+            self._said = True
+            log.warning(
+                "%s: %d of %d actors do not answer (%s), the run goes on with %d; %s",
+                *(self.name, self.size - there, self.size, self._why, there, self.short()),
+            )
+
+    def _free(self) -> _Worker | None:
+        return next((worker for worker in self._workers if worker.room), None)
+
+    def _give(self, worker: _Worker, stage: Any, call: Call) -> None:
+        self._calls[worker.actor.run.remote(stage, call)] = (worker, call)
+        worker.room -= 1
+
+    def _ended(self) -> Iterator[tuple[_Worker, Call, list[BlockReport] | Exception]]:
+        """Wait a while for one answer; yield the call that has ended, if any."""
+        references = [*self._starting, *self._calls]  # the first that is there is taken
+        if not references:
+            time.sleep(LOOK_S)
+            return
+        for ref in ray.wait(references, num_returns=1, timeout=LOOK_S)[0]:
+            ended = _got(ref)
+            if ref in self._calls:
+                yield (*self._calls.pop(ref), ended)
+                continue
+            worker = self._starting.pop(ref)
+            if isinstance(ended, Exception):
+                self._workers.remove(worker)
+                self._next_start = time.monotonic() + LOOK_S
+                self._why = last_line(ended)
+            else:
+                worker.room = 1  # and more when it has ended one: others may answer soon
+
+    def _lose(self, worker: _Worker, call: Call, error: Exception) -> list[Call]:
+        """Let an actor go; return the calls it held."""
+        log.info("%s: an actor is lost: %s", self.name, last_line(error))
+        held = {ref: (one, other) for ref, (one, other) in self._calls.items() if one is worker}
+        for ref in held:
+            del self._calls[ref]
+        self._workers.remove(worker)
+        # One that cannot be reached may live, but what it was doing is lost to us: make room.
+        ray.kill(worker.actor)
+        return [call, *(other for _, other in held.values())]
+
+
+def _got(ref: Any) -> Any:
     try:
-        reports: list[BlockReport] = ray.get(ref)
+        return ray.get(ref)
     except Exception as error:  # noqa: BLE001 - a lost actor is a report, never the end of a run
         return error
-    return reports
