@@ -57,13 +57,15 @@ def posterior(config: RunConfig) -> Iterator[Stage]:
         raise ConfigError(f"posterior: no draws of a fit with {', '.join(wrong)}")
     store = paths.join(folders.spectra_url(config), "spectra.zarr")
     head = read_spectra(store, 0, 0)
-    there = Ledger(folders.best_url(config)).done()
+    # Named once: to name a folder, whole tables upstream are read.
+    sources = store, folders.best_url(config), folders.first_url(config), folders.raw_url(config)
+    there = Ledger(sources[1]).done()
     url = folders.posterior_url(config)
     yield Stage(
         name="posterior",
         url=url,
         blocks=[b for b in folders.planned_blocks(config) if b.index in there],
-        read=partial(_read, config=config, store=store),
+        read=partial(_read, sources=sources, stars=table.stars),
         compute=partial(draw, table=table, fit=fit, seed=config.run.seed),
         write=partial(_write, url=url),
         runs_on="ray",
@@ -81,17 +83,16 @@ def posterior(config: RunConfig) -> Iterator[Stage]:
         raise StageError(f"posterior: {lacking} are no stars of this run that were fitted")
 
 
-def _read(block: Block, config: RunConfig, store: str) -> Chosen:
+def _read(block: Block, sources: tuple[str, ...], stars: Sequence[int | str]) -> Chosen:
     """Read what is known of the chosen stars of a block that have a fit."""
-    table = config.posterior
-    best = read_part(folders.best_url(config), block).to_pandas()
-    index = read_index(folders.raw_url(config), block)
+    store, fits, estimates, raw = sources
+    best = read_part(fits, block).to_pandas()
+    index = read_index(raw, block)
     names = index["designation"].astype(str) if "designation" in index else pd.Series(dtype=str)
     best["designation"] = names.reindex(range(block.size), fill_value="").to_numpy()
-    wanted = set(table.stars) if table else set()
-    asked = best["obsid"].isin(wanted) | best["designation"].isin(wanted)
+    asked = best["obsid"].isin(set(stars)) | best["designation"].isin(set(stars))
     places = np.flatnonzero(asked & (best["model"] >= 0))
-    first = read_part(folders.first_url(config), block).to_pandas()
+    first = read_part(estimates, block).to_pandas()
     rows = best["row"].to_numpy()[places]
     spectra = read_rows(store, rows) if len(rows) else read_spectra(store, 0, 0)
     return Chosen(spectra, first.iloc[places], best.iloc[places])

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from own_blocks import run_blocks_of_their_own
 
 from scalespec.config import FitTable, PosteriorTable, parse_config
 from scalespec.errors import ConfigError, StageError
@@ -45,6 +46,10 @@ def test_chosen_stars_are_drawn_around_their_fits(tiny, fitted):
             sigma = found[f"{name}_err"]
             assert abs(np.mean(star[name]) - found[name]) < 0.5 * sigma
             assert abs(np.std(star[name]) / sigma - 1) < 0.35  # 480 draws, and bounds nearby
+
+
+def test_a_block_reads_no_more_than_its_own_rows(fitted, monkeypatch):
+    assert run_blocks_of_their_own(posterior(fitted.config), monkeypatch) == ["posterior"]
 
 
 def test_draws_are_the_same_whoever_else_is_chosen(tiny, fitted):
