@@ -185,8 +185,8 @@ def test_robust_pass_forgets_outliers():
     assert off(plain) > 2 * off(robust)
 
 
-def test_errors_know_that_a_truth_lies_within_the_bounds():
-    """Uniform truths whose sigma is 0.14 of the range; by curvature alone pulls are 0.95 wide."""
+def one_line():
+    """One label, the depth of one line: the line, and the model."""
     line = torch.exp(-0.5 * ((torch.arange(60) - 30.0) / 2) ** 2)
     spec = SimpleNamespace(
         labels=("depth",),
@@ -200,6 +200,12 @@ def test_errors_know_that_a_truth_lies_within_the_bounds():
         forward_scaled=lambda x: 1 - (x + 0.5) * line,
         flux_and_jacobian=lambda x: (1 - (x + 0.5) * line, -line.expand(len(x), 1, 60)),
     )
+    return line, model
+
+
+def test_errors_know_that_a_truth_lies_within_the_bounds():
+    """Uniform truths whose sigma is 0.14 of the range; by curvature alone pulls are 0.95 wide."""
+    line, model = one_line()
     truth = torch.rand(6000, 1, generator=torch.Generator().manual_seed(0))
     noise = 0.14 * float(line.square().sum()) ** 0.5
     drawn = torch.randn(6000, 60, generator=torch.Generator().manual_seed(1))
@@ -213,19 +219,7 @@ def test_errors_know_that_a_truth_lies_within_the_bounds():
 
 def test_a_robust_pass_weighs_by_the_last_fit_alone():
     """Huber: k over the residual, whatever the pass before thought of the pixel."""
-    line = torch.exp(-0.5 * ((torch.arange(60) - 30.0) / 2) ** 2)
-    spec = SimpleNamespace(
-        labels=("depth",),
-        minimum=np.zeros(1),
-        maximum=np.ones(1),
-        wavelength=10 ** (3.7 + 1e-4 * np.arange(60)),
-    )
-    model = SimpleNamespace(
-        spec=spec,
-        scatter=torch.zeros(60),
-        forward_scaled=lambda x: 1 - (x + 0.5) * line,
-        flux_and_jacobian=lambda x: (1 - (x + 0.5) * line, -line.expand(len(x), 1, 60)),
-    )
+    line, model = one_line()
     flux = (1 - 0.5 * line)[None].clone()
     flux[0, 40] += 0.9  # 90 sigma off, where the line is not
     options = FitOptions(rv_range=0.0, robust=3.0)
