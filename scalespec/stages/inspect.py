@@ -25,12 +25,12 @@ from scalespec.schema import SpectrumStatus, status_names
 from scalespec.stages import folders
 from scalespec.stages.card import card_text
 from scalespec.stages.columns import label_facts, label_names, label_title
-from scalespec.stages.emulators import at_resolution, on_grid, smoothing_for
+from scalespec.stages.emulators import load_ready
 from scalespec.stages.ingest import read_index
 from scalespec.store import paths
 from scalespec.store.catalog import MANIFEST, catalog_folder, read_part
 from scalespec.store.ledger import Ledger, current, read_json
-from scalespec.store.model import load_model, model_record, standing_model
+from scalespec.store.model import model_record, standing_model
 from scalespec.store.regressor import open_model
 from scalespec.store.spectra import count_spectra, open_spectra, read_spectra
 
@@ -48,15 +48,8 @@ class Fitted:
 def load_fitted(config: RunConfig, store: str) -> list[Fitted]:
     """Load the run's models as the fit used them on the spectra store `store`."""
     head = read_spectra(store, 0, 0)
-    wavelength = head["wavelength"].to_numpy()
-    made = []
-    for url in folders.model_urls(config):
-        model = on_grid(load_model(url), wavelength, url)
-        model = at_resolution(model, head.attrs.get("resolving_power"), url)
-        smoothing = smoothing_for(model, wavelength, head.attrs.get("normalization"), url)
-        smoother = None if smoothing is None else Smoother(smoothing.tiles, model.scatter)
-        made.append(Fitted(model, smoother))
-    return made
+    ready = load_ready(folders.model_urls(config), head["wavelength"].to_numpy(), dict(head.attrs))
+    return [Fitted(one.model, one.smoothing) for one in ready]
 
 
 def best_fit_flux(
