@@ -141,7 +141,7 @@ class BlockGram:
         )
         scatter = objective.model.scatter.double()
         profile = _weights(scatter, PROFILE_SNR) / PROFILE_SNR**2 if scatter.any() else None
-        power = torch.zeros_like(columns[:, : moves.shape[1]])
+        power = columns.new_zeros((len(columns), moves.shape[1]))
         for derivatives in moves.to(columns):  # (K, H) each
             power += linear(columns, derivatives) ** 2 / len(moves)
         for_errors = cls.made(spans, ERROR_LOSS, power, profile)
