@@ -55,6 +55,7 @@ def test_a_run_goes_on_after_its_driver_was_killed_among_dask_workers(line, tmp_
     kill_driver(line, line.workspace(tmp_path), ["--engine", "dask"], "raw", 2)
 
 
+@pytest.mark.slow  # the one among Dask workers is for every day
 @pytest.mark.ray
 def test_a_run_goes_on_after_its_driver_was_killed_among_ray_actors(line, tmp_path):
     kill_driver(line, line.workspace(tmp_path, "best"), ["--engine", "ray"], "best", 2)
