@@ -317,25 +317,14 @@ def view(run_file: str, port: int, *, no_browser: bool) -> None:
 @_explained
 def label(files: tuple[str, ...], models: tuple[str, ...], output: str, survey: str) -> None:
     """Label a few files, with no run file."""
-    _check_target(output)
-    from scalespec.stages.label import label_files
+    from scalespec.stages.label import check_target, label_files
 
+    check_target(output)
     table = label_files(files, models=models, survey=survey)
     table.to_parquet(output, index=False)
     shown = table[[c for c in table.columns if c in _SHOWN]].head(20)
     say(shown.to_string(index=False))
     say(f"{len(table)} rows: {output}")
-
-
-def _check_target(path: str) -> None:
-    """Refuse a file that could not be written, before the work that fills it."""
-    target = Path(path)
-    if "://" in path:
-        return
-    if not target.parent.is_dir():
-        raise ConfigError(f"-o {path}: no folder {target.parent}: make it first")
-    if not os.access(target if target.exists() else target.parent, os.W_OK):
-        raise ConfigError(f"-o {path}: no permission to write there")
 
 
 _SHOWN = ("file", "teff", "teff_err", "logg", "logg_err", "fe_h", "m_h", "rv", "chi2", "fit_status")

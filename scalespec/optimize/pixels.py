@@ -90,6 +90,16 @@ def weighed(
     -------
     weight, pulled : (n, B)
         1 / (sigma^2 + scatter^2), and that times the residual.
+
+    Examples
+    --------
+    The second of three pixels has no information:
+
+    >>> flux, ivar = torch.tensor([[1.5, 9.0, 1.0]]), torch.tensor([[4.0, 0.0, 4.0]])
+    >>> one, sums = (torch.ones(2), torch.full((2,), 0.5)), Sums.none(flux)
+    >>> weight, pulled = weighed((flux, ivar), one, 0, 3.5, (sums, torch.empty(2, 2)))
+    >>> weight.tolist(), pulled.tolist(), sums.chi2.tolist(), sums.counts.tolist()
+    ([[2.0, 0.0]], [[1.0, 0.0]], [0.5], [[1, 0, 1]])
     """
     (flux, ivar), (sums, room) = data, out
     center, variance = model[0], model[1] ** 2

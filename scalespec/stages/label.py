@@ -1,7 +1,9 @@
 """A few survey files -> their labels, with no run file, store or engine."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -168,3 +170,20 @@ def preparation_for(spec: EmulatorSpec, wavelength: npt.NDArray[np.float64]) -> 
             "continuum": table_of(spec.normalization),
         }
     )
+
+
+def check_target(path: str) -> None:
+    """Refuse a file that could not be written, before the work that fills it.
+
+    Raises
+    ------
+    ConfigError
+        If its folder is not there, or not ours to write.
+    """
+    target = Path(path)
+    if "://" in path:
+        return
+    if not target.parent.is_dir():
+        raise ConfigError(f"-o {path}: no folder {target.parent}: make it first")
+    if not os.access(target if target.exists() else target.parent, os.W_OK):
+        raise ConfigError(f"-o {path}: no permission to write there")
