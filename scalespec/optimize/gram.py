@@ -5,11 +5,14 @@ With flux = W a(x) + b, its derivatives by labels are W M, M = da/dx, and that b
 vary slowly J^T W J = S^T G S, where S is small and G = E^T diag(w) E is a sum over blocks of
 wavelength of each block's mean weight times its own Gram matrix, computed once per model. A model's
 own scatter varies fast, greatest where lines are: with it, each block has a second Gram matrix, by
-the weights that the scatter leaves. Only the path of a search depends on all this, and the
-covariance by how weights differ from both; chi2 and gradient are exact elsewhere.
+the weights that the scatter leaves. For errors, pixels whose weight their block does not tell, as
+lost ones, are counted one by one. Only the path of a search depends on all this, and the covariance
+by how weights differ from it; chi2 and gradient are exact elsewhere.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Self
 
@@ -17,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scalespec.optimize.apart import SLAB, Apart
 from scalespec.optimize.matmul import linear
 from scalespec.optimize.normalization import Renormalization
 from scalespec.optimize.objective import Objective, output_layer
@@ -39,6 +43,9 @@ _KNOWS_NOTHING = 12.0  # information of a uniform density over the box
 _EVEN = 1e-6  # a profile that varies by less says no more than a mean
 PATH_LOSS, ERROR_LOSS = 2e-3, 1e-4
 """Parts of the squared derivatives that a search, and that errors may do without."""
+_APART = 0.5  # part of what its block says by which a pixel's weight differs that counts by itself
+_MOST_APART = 0.25  # of all pixels: where more do, blocks alone must do, or derivatives are formed
+_LEAST_LEFT = 0.1  # of a label's information: where less is left, differences of sums are too rough
 
 
 @dataclass(frozen=True)
@@ -101,9 +108,11 @@ class BlockGram:
         `profile`.
     beside : ((r + q) q, B) or ((r + q) q, 2 B)
         Products of all spectra with the second ones.
+    basis : (P, r'), (P, q')
+        The spectra themselves, as many as a search wants.
     edges : tuple of int
         Block k is pixels ``[edges[k], edges[k + 1])``.
-    power : (P, K)
+    power : (K, P)
         Squared derivatives of the flux by scaled labels, means over the box.
     profile : (P,) float64, or None
         Weights that the model's scatter leaves beside the noise of a good spectrum, 1 where it
@@ -115,6 +124,7 @@ class BlockGram:
     offset: Tensor
     grams: Tensor
     beside: Tensor
+    basis: tuple[Tensor, Tensor]
     edges: tuple[int, ...]
     power: Tensor
     profile: Tensor | None = None
@@ -141,13 +151,13 @@ class BlockGram:
         )
         scatter = objective.model.scatter.double()
         profile = _weights(scatter, PROFILE_SNR) / PROFILE_SNR**2 if scatter.any() else None
-        power = columns.new_zeros((len(columns), moves.shape[1]))
+        power = columns.new_zeros((moves.shape[1], len(columns)))
         for derivatives in moves.to(columns):  # (K, H) each
-            power += linear(columns, derivatives) ** 2 / len(moves)
+            power += linear(derivatives, columns) ** 2 / len(moves)
         for_errors = cls.made(spans, ERROR_LOSS, power, profile)
         usual = torch.stack([_weights(scatter, snr) for snr in OTHER_SNR]).to(columns)
-        c = for_errors.coefficients(usual)
-        if for_errors.misweighs(usual, c, MOST_MISWEIGHED).any():
+        told = for_errors.told(for_errors.coefficients(usual))
+        if for_errors.misweighs(usual - told, told, MOST_MISWEIGHED).any():
             return None
         return cls.made(spans, PATH_LOSS, power, profile), for_errors
 
@@ -166,22 +176,24 @@ class BlockGram:
         grams = torch.stack([g[:r, :r].flatten() for g in whole], dim=1).contiguous()
         beside = torch.stack([g[:, r:].flatten() for g in whole], dim=1).contiguous()
         rv, offset = by_velocity.reduction[:, :-1].contiguous(), by_velocity.reduction[:, -1]
-        matrices = rv, offset.contiguous(), grams, beside
+        spectra = tuple(span.kept(PATH_LOSS).basis.contiguous() for span in (by_label, by_velocity))
+        matrices = rv, offset.contiguous(), grams, beside, (spectra[0], spectra[1])
         return cls(by_label.reduction, *matrices, edges, power, profile)
 
-    def coefficients(self, weight: Tensor) -> Tensor:
+    def coefficients(self, weight: Tensor, counts: Tensor | None = None) -> Tensor:
         """(n, P) weights -> (n, B) their means over blocks; (n, 2 B) with those of the profile.
 
-        The two are the least squares of a block's weights, but none is negative.
+        The two are the least squares of a block's weights, but none is negative. Means are over all
+        pixels, or over those that `counts` (n, P).
         """
-        inside = self._inside(weight.device)
-        width = inside.sum(dim=0)
+        members = self._members
+        counted = members.new_ones((1, len(members))) if counts is None else counts.double()
+        sums, sizes = weight.double() @ members, counted @ members
         if self.profile is None:
-            return (weight.double() @ inside / width).to(weight)
-        bent_inside = inside * self.profile[:, None]
-        total, along = (weight.double() @ torch.cat([inside, bent_inside], dim=1)).chunk(2, dim=1)
-        first, second = bent_inside.sum(dim=0), self.profile**2 @ inside
-        determinant = width * second - first**2
+            return (sums / sizes.clamp(min=1)).to(weight)
+        second = counted @ (members[:, sums.shape[1] // 2 :] * self.profile[:, None])
+        (total, along), (width, first) = sums.chunk(2, dim=1), sizes.chunk(2, dim=1)
+        width, determinant = width.clamp(min=1), width * second - first**2
         bent = determinant > _EVEN * width * second
         safe = torch.where(bent, determinant, 1.0)
         flat = torch.where(bent, (second * total - first * along) / safe, total / width)
@@ -192,37 +204,76 @@ class BlockGram:
         )
         return torch.cat([flat, profile], dim=1).to(weight)
 
-    def _inside(self, device: torch.device) -> Tensor:
-        """(P, B) float64: 1 where a pixel is in a block."""
-        pixel = torch.arange(self.edges[-1], device=device)[:, None]
-        edges = torch.tensor(self.edges, device=device)
-        return ((pixel >= edges[:-1]) & (pixel < edges[1:])).double()
+    @cached_property
+    def _members(self) -> Tensor:
+        """(P, B) float64: 1 where a pixel is in a block; (P, 2 B) with the profile there."""
+        pixel = torch.arange(self.edges[-1], device=self.power.device)[:, None]
+        edges = torch.tensor(self.edges, device=self.power.device)
+        inside = ((pixel >= edges[:-1]) & (pixel < edges[1:])).double()
+        if self.profile is None:
+            return inside
+        return torch.cat([inside, inside * self.profile[:, None]], dim=1)
 
-    def misweighs(self, weight: Tensor, c: Tensor, most: float) -> Tensor:
-        """(n,) bool: some label's information is another by a block's weights than by its pixels'.
+    def told(self, c: Tensor) -> Tensor:
+        """(n, B) or (n, 2 B) coefficients -> (n, P) the weights that they stand for."""
+        return linear(c, self._members.to(c))
 
-        As that of a star which lost the few lines of an element.
+    def misweighs(self, wrong: Tensor, told: Tensor, most: float) -> Tensor:
+        """(n,) bool: some label's information is another by what blocks tell than by its pixels.
+
+        Parameters
+        ----------
+        wrong, told : (n, P)
+            By how much the weights are others than those told, and the latter.
+        most : float
+            Part of the information that may be wrong.
+        """
+        off, mean = linear(wrong, self.power), linear(told, self.power)
+        known = torch.maximum(mean + off, mean) > _KNOWS_NOTHING
+        return (known & (off.abs() > most * mean)).any(dim=1)
+
+    def weighed(self, weight: Tensor) -> tuple[Tensor, Apart, Tensor]:
+        """Find what blocks tell of the weights of ``n`` stars, and what must be added.
 
         Parameters
         ----------
         weight : (n, P)
-        c : (n, B) or (n, 2 B)
-            Their `coefficients`.
-        most : float
-            Part of the information that may be wrong.
-        """
-        inside = self._inside(weight.device)
-        profile = inside if self.profile is None else inside * self.profile[:, None]
-        parts = [inside] if self.profile is None else [inside, profile]
-        of_blocks = torch.cat([part.T @ self.power.double() for part in parts]).to(weight)
-        exact, mean = linear(weight, self.power.T.contiguous()), linear(c, of_blocks.T.contiguous())
-        known = torch.maximum(exact, mean) > _KNOWS_NOTHING
-        return (known & ((exact - mean).abs() > most * mean)).any(dim=1)
 
-    def hessian(self, objective: Objective, parameters: Tensor, c: Tensor) -> Tensor:
-        """(n, Q) parameters and (n, B) mean weights -> (n, Q, Q) float64."""
+        Returns
+        -------
+        c : (n, B) or (n, 2 B)
+            Coefficients of the blocks.
+        apart : Apart
+            Pixels that have other weights.
+        uneven : (n,) bool
+            Stars of which both together do not tell enough, as of one that lost the few lines of an
+            element.
+        """
+        found = [self._weighed(part) for part in torch.split(weight, _CACHED_STARS)]
+        excess, uneven = (torch.cat([one[k] for one in found]) for k in (1, 2))
+        return torch.cat([c for c, _, _ in found]), Apart.of(excess), uneven
+
+    def _weighed(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return coefficients, (n, P) what pixels have beside them, and which stars are uneven."""
+        c = self.coefficients(weight, weight > 0)
+        told = self.told(c)
+        wrong = weight - told
+        excess = torch.where(wrong.abs() > _APART * told, wrong, 0.0)
+        many = torch.count_nonzero(excess, dim=1) > _MOST_APART * weight.shape[1]
+        if many.any():
+            c[many], excess[many] = self.coefficients(weight[many]), 0.0
+            told[many] = self.told(c[many])
+            wrong[many] = weight[many] - told[many]
+        uneven = self.misweighs(wrong - excess, told, MOST_UNEVEN)
+        return c, excess, uneven | self.misweighs(excess, told, 1 - _LEAST_LEFT)
+
+    def hessian(
+        self, objective: Objective, parameters: Tensor, c: Tensor, apart: Apart | None = None
+    ) -> Tensor:
+        """(n, Q) parameters, (n, B) mean weights and what is apart -> (n, Q, Q) float64."""
         x, n_label = objective.labels(parameters), objective.n_label
         r, q = len(self.by_label), len(self.by_velocity)
+        shift, keep = objective.shift(parameters), [*range(n_label), -1]  # but what fills up
         hessian = x.new_empty((len(x), n_label + 1, n_label + 1)).double()
         for begin in range(0, len(x), _CACHED_STARS):
             rows = slice(begin, begin + _CACHED_STARS)
@@ -237,7 +288,43 @@ class BlockGram:
             part[:, :n_label, :n_label] = square[:, :n_label, :n_label]
             part[:, :n_label, n_label] = part[:, n_label, :n_label] = across[:, :n_label].double()
             part[:, n_label, n_label] = (by_velocity * pulled[:, r:, 0]).sum(dim=1)
+            if apart is not None:
+                stencil = shift.first[rows], shift.taps[rows]
+                more = self._of_pixels(stencil, apart.slabs(rows), by_label, by_velocity)
+                part += more[:, keep][:, :, keep]
         return objective.completed(hessian)
+
+    def _of_pixels(
+        self,
+        stencil: tuple[Tensor, Tensor],
+        slabs: Iterator[tuple[Tensor, Tensor]],
+        by_label: Tensor,
+        by_velocity: Tensor,
+    ) -> Tensor:
+        """Return the part of the Hessian (n, K' + 1, K' + 1) that pixels apart add to blocks.
+
+        `stencil` has the first pixel (n,) and the weights (n, T) of the stars' taps.
+        """
+        first, weights = stencil
+        n, size = len(by_label), by_label.shape[1] + 1
+        total = by_label.new_zeros((n, size, size)).double()
+        reach = torch.arange(weights.shape[1], device=total.device)
+        widths = [basis.shape[1] for basis in self.basis]
+        label = by_label[:, :, : widths[0]].mT.contiguous()
+        velocity = by_velocity[:, : widths[1], None].contiguous()
+        for pixel, excess in slabs:
+            index = pixel[:, :, None] + first[:, None, None] + reach
+            index = index.clamp(0, self.edges[-1] - 1).flatten(0, 1)
+            each = weights[:, None].expand(-1, SLAB, -1).reshape(index.shape)
+            spectra = (
+                torch.nn.functional.embedding_bag(index, basis, per_sample_weights=each, mode="sum")
+                for basis in self.basis
+            )
+            of_label, of_velocity = (part.view(n, SLAB, -1) for part in spectra)
+            columns = [torch.bmm(of_label, label), torch.bmm(of_velocity, velocity)]
+            both = torch.cat(columns, dim=2)
+            total += torch.bmm((both * excess[:, :, None]).mT, both).double()
+        return total
 
     def _small(self, objective: Objective, x: Tensor) -> tuple[Tensor, Tensor]:
         """(n, K) scaled labels -> (n, K, r) and (n, q) derivatives in terms of the spectra.

@@ -13,7 +13,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from scalespec.optimize.gram import MOST_UNEVEN, BlockGram
+from scalespec.optimize.gram import BlockGram
 from scalespec.optimize.kink import Pieces, bent_step, fall
 from scalespec.optimize.matmul import whole
 from scalespec.optimize.objective import Objective, Point
@@ -50,7 +50,7 @@ class State(Rows):
 
     `hessian` belongs to the parameters only where `fresh`; `exact` ones come from every pixel's
     derivatives. `blocks` are the means of the weights over the blocks of a search's Gram matrices,
-    `uneven` the stars whose weights these do not tell, `pieces` what was met beyond kinks.
+    `pieces` what was met beyond kinks.
     """
 
     parameters: Tensor
@@ -66,7 +66,6 @@ class State(Rows):
     n_fresh: Tensor
     fresh: Tensor
     exact: Tensor
-    uneven: Tensor
     blocks: Tensor
     pieces: Pieces
 
@@ -189,11 +188,8 @@ class Search:
     def _begin(self, objective: Objective, first: Tensor, lower: Tensor, upper: Tensor) -> State:
         point = _evaluated(objective, first)
         blocks = first.new_zeros((len(first), 0))
-        uneven = torch.zeros_like(point.chi2, dtype=torch.bool)
         if self.gram is not None:
-            weight = objective.data()[1]
-            blocks = self.gram.coefficients(weight)
-            uneven = self.gram.misweighs(weight, blocks, MOST_UNEVEN)
+            blocks = self.gram.coefficients(objective.data()[1])
             hessian = self.gram.hessian(objective, first, blocks)
         else:
             hessian = objective.hessian(first)
@@ -203,7 +199,7 @@ class Search:
         exact = yes if self.gram is None else ~yes
         return State(
             first.clone(), lower, upper, point.chi2, point.gradient, hessian, damping, counter,
-            counter.clone(), ~yes, counter.clone(), yes, exact.clone(), uneven, blocks,
+            counter.clone(), ~yes, counter.clone(), yes, exact.clone(), blocks,
             Pieces.none(first),
         )  # fmt: skip
 
@@ -365,15 +361,16 @@ class Search:
         stale = ~part.fresh if for_steps else ~(part.exact & part.fresh)
         if self.last_gram is None:
             part.exact[:] = True
-        elif not for_steps:
-            part.exact[part.uneven] = True
-        self._refresh(objective, part, torch.nonzero(stale & part.exact).squeeze(1))
         rows = whole(torch.nonzero(stale & ~part.exact).squeeze(1))
         if self.last_gram is not None and len(rows):
-            part.hessian[rows] = self.last_gram.hessian(
-                objective.take(rows), part.parameters[rows], part.blocks[rows]
-            )
-            part.fresh[rows] = True
+            chosen, parameters = objective.take(rows), part.parameters[rows]
+            c, apart = part.blocks[rows], None
+            if not for_steps:
+                c, apart, part.exact[rows] = self.last_gram.weighed(chosen.data()[1])
+            part.hessian[rows] = self.last_gram.hessian(chosen, parameters, c, apart)
+            part.fresh[rows] = ~part.exact[rows]
+            stale[rows] = ~part.fresh[rows]
+        self._refresh(objective, part, torch.nonzero(stale & part.exact).squeeze(1))
 
 
 def _evaluated(objective: Objective, parameters: Tensor) -> Point:

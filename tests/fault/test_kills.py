@@ -50,12 +50,13 @@ def test_a_run_survives_a_killed_ray_actor(line, tmp_path):
     kill_worker(line, line.workspace(tmp_path, "first"), "ray", "first", 2)
 
 
+@pytest.mark.slow  # what a driver's death leaves is in test_chaos, every day
 @pytest.mark.dask
 def test_a_run_goes_on_after_its_driver_was_killed_among_dask_workers(line, tmp_path):
     kill_driver(line, line.workspace(tmp_path), ["--engine", "dask"], "raw", 2)
 
 
-@pytest.mark.slow  # the one among Dask workers is for every day
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_run_goes_on_after_its_driver_was_killed_among_ray_actors(line, tmp_path):
     kill_driver(line, line.workspace(tmp_path, "best"), ["--engine", "ray"], "best", 2)

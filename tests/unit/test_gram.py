@@ -45,6 +45,13 @@ def objective_of(n: int = 6, **how) -> tuple[Objective, Tensor]:
     return objective, torch.tensor(np.concatenate([stars["x"], line], axis=1)).float()
 
 
+def _errors(hessian: Tensor) -> Tensor:
+    """(n, Q, Q) -> (n, Q) errors of scaled labels beside a uniform density over the box."""
+    hessian = hessian.clone()
+    hessian.diagonal(dim1=1, dim2=2)[:] += 12.0
+    return torch.linalg.inv(hessian).diagonal(dim1=1, dim2=2).sqrt()
+
+
 def test_matrix_product_is_that_of_float64():
     x, weight = torch.randn(64, 300), torch.randn(500, 300)
     wide = x.double() @ weight.double().T
@@ -64,6 +71,72 @@ def test_block_hessian_equals_that_of_every_pixel():
         values = torch.linalg.eigvalsh(root @ blocks @ root.transpose(1, 2))
         assert float(values.min()) > 0.85
         assert float(values.max()) < 1.25
+
+
+def test_lost_pixels_and_odd_weights_count_one_by_one():
+    """Errors against those of every pixel's derivatives; by means over blocks they are off."""
+    objective, parameters = objective_of(40)
+    rng = np.random.default_rng(8)
+    weight = objective.data()[1].clone()
+    weight[torch.tensor(rng.random(weight.shape) < 0.1)] = 0.0
+    weight[torch.tensor(rng.random(weight.shape) < 0.03)] *= 0.1  # sky lines
+    begins = rng.integers(0, 560, len(weight)).tolist()
+    for row, begin in zip(weight, begins, strict=True):
+        row[begin : begin + 30] = 0.0
+    objective = replace(objective, weight=weight)
+    exact = _errors(objective.hessian(parameters))
+    _, gram = BlockGram.of(objective)
+    c, apart, uneven = gram.weighed(weight)
+    assert not uneven.any()
+    hessians = (
+        gram.hessian(objective, parameters, c, apart),
+        gram.hessian(objective, parameters, gram.coefficients(weight)),
+    )
+    rms, by_blocks = (float((_errors(h) / exact - 1).square().mean().sqrt()) for h in hessians)
+    assert rms < 0.02  # the weights of the others vary, too
+    assert by_blocks > 1.7 * rms
+
+
+def test_pixels_apart_do_not_depend_on_other_stars():
+    objective, parameters = objective_of(40)
+    weight = objective.data()[1].clone()
+    weight[::2, 40:400:3] = 0.0  # 120 pixels of half of the stars
+    objective = replace(objective, weight=weight)
+    _, gram = BlockGram.of(objective)
+    c, apart, _ = gram.weighed(weight)
+    everyone = gram.hessian(objective, parameters, c, apart)
+    rows = torch.arange(8, 16)
+    some = objective.take(rows)
+    c, apart, _ = gram.weighed(some.data()[1])
+    assert torch.equal(gram.hessian(some, parameters[rows], c, apart), everyone[rows])
+    rows = rows[1::2]  # those that lost nothing more: fewer pixels apart among themselves
+    some = objective.take(rows)
+    c, fewer, _ = gram.weighed(some.data()[1])
+    assert fewer.pixel.shape[1] < apart.pixel.shape[1]
+    expected = everyone[rows].numpy()
+    np.testing.assert_allclose(gram.hessian(some, parameters[rows], c, fewer), expected, rtol=1e-5)
+
+
+def test_a_star_that_lost_nearly_all_of_a_label_is_uneven():
+    objective, parameters = objective_of(8)
+    _, gram = BlockGram.of(objective)
+    weight = torch.full_like(objective.data()[1], 1e4)
+    power = gram.power[0]
+    ranked = torch.argsort(power, descending=True)
+    information = power[ranked].cumsum(0) / power.sum()
+    most = int((information < 0.95).sum()) + 1
+    weight[1, ranked[:most]] = 0.0
+    weight[2, ranked[: most // 3]] = 0.0
+    c, apart, uneven = gram.weighed(weight)
+    assert uneven.tolist() == [False, True, *[False] * 6]
+    assert int((apart.excess[2] != 0).sum()) == most // 3
+    assert not apart.excess[0].any()
+    objective = replace(objective, weight=weight)
+    exact = _errors(objective.hessian(parameters))[2, 0]
+    one_by_one = gram.hessian(objective, parameters, c, apart)
+    assert float(_errors(one_by_one)[2, 0] / exact) == pytest.approx(1, abs=0.03)
+    by_blocks = gram.hessian(objective, parameters, gram.coefficients(weight))
+    assert float(_errors(by_blocks)[2, 0] / exact) < 0.9
 
 
 def test_velocity_has_its_own_spectra():
@@ -123,7 +196,11 @@ def test_weights_of_blocks_are_never_negative_and_keep_their_sums():
     rng = np.random.default_rng(5)
     profile = torch.tensor(rng.uniform(0, 1, 100))
     gram = BlockGram(
-        *(torch.zeros(1, 1) for _ in range(5)), (0, 50, 100), torch.zeros(100, 1), profile
+        *(torch.zeros(1, 1) for _ in range(5)),
+        (torch.zeros(100, 1),) * 2,
+        (0, 50, 100),
+        torch.zeros(1, 100),
+        profile,
     )
     for weight in (1 - profile, profile**3, profile**0, 0 * profile, 2 + 3 * profile):
         flat, along = gram.coefficients(weight[None])[0].view(2, 2)

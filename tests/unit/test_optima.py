@@ -26,7 +26,7 @@ def ends(places: list[float], chi2: list[float], *, status: int = 0) -> State:
     yes = torch.ones(n, dtype=torch.bool)
     return State(
         x, x * 0 - 0.5, x * 0 + 0.5, torch.tensor(chi2).double(), x * 0, hessian, none.double(),
-        none + 1, none + status, ~yes, none.clone(), yes, yes.clone(), ~yes, x[:, :0],
+        none + 1, none + status, ~yes, none.clone(), yes, yes.clone(), x[:, :0],
         Pieces.none(x),
     )  # fmt: skip
 
