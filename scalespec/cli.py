@@ -24,10 +24,13 @@ from scalespec import __version__
 from scalespec.config import STAGES, load_config
 from scalespec.errors import ConfigError, ScalespecError
 from scalespec.options import (
+    check_target,
     engine_option,
     fractions,
     json_option,
+    label_output,
     limit_option,
+    older_option,
     ranges,
     run_file,
     run_options,
@@ -40,6 +43,8 @@ from scalespec.terminal import (
     plan_table,
     probe_table,
     say,
+    say_cleaned,
+    say_failures,
     status_table,
 )
 
@@ -221,13 +226,7 @@ def status(run_file: str, as_json: bool) -> None:
         out.print_json(json.dumps(states))
         return
     out.print(status_table(states))
-    for state in states:
-        for index, why in state["why"].items():
-            say(f"{state['stage']}: block {index} failed: {why}", style="red")
-        if more := state["failed"] - len(state["why"]):
-            say(f"{state['stage']}: {more:,} more failed", style="red")
-    if any(state["failed"] for state in states):
-        say("run again with --retry-failed to take failed blocks again")
+    say_failures(states)
 
 
 @main.command()
@@ -260,30 +259,31 @@ def verify(run_file: str, as_json: bool, deep: bool) -> int:
 @main.command()
 @run_file
 @click.option("--yes", is_flag=True, help="Remove; without it only say what would go.")
+@older_option
 @_explained
-def clean(run_file: str, yes: bool) -> None:
-    """Remove what no commit in use names."""
-    from scalespec.status import clean_run
+def clean(run_file: str, yes: bool, older_than: float) -> None:
+    """Remove what nothing in use names, but for what a run at work may have just written."""
+    from scalespec.clean import clean_run
 
-    removed = clean_run(load_config(run_file), remove=yes)
-    for url in removed:
-        say(url)
-    say(f"{len(removed)} {'removed' if yes else 'to remove: say --yes'}")
+    removed, young = clean_run(load_config(run_file), remove=yes, older_than=older_than)
+    say_cleaned(removed, young, older_than, removed=yes)
 
 
 @main.command()
 @click.argument("url")
 @click.option("--obsid", type=int, help="One spectrum, drawn with its best fit.")
-@click.option("-o", "--output", type=click.Path(), help="Where to draw it.")
+@click.option("-o", "--output", type=click.Path(), help="A .png, .pdf or .svg to draw.")
 @_explained
 def inspect(url: str, obsid: int | None, output: str | None) -> None:
     """Say what a store, model, catalog or run holds; draw one star with --obsid."""
+    from scalespec.figures import PICTURES
     from scalespec.stages.inspect import draw_star, inspect_url
 
     if obsid is None:
         say(inspect_url(url))
         return
     target = output or f"{obsid}.png"
+    check_target(target, [*PICTURES])
     say(draw_star(load_config(url), obsid, target))
     say(target)
 
@@ -310,24 +310,22 @@ def view(run_file: str, port: int, *, no_browser: bool) -> None:
 @main.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path())
 @click.option("--model", "models", multiple=True, required=True, help="A model; several: best χ².")
-@click.option(
-    "-o", "--output", type=click.Path(dir_okay=False), required=True, help="A .parquet to write."
-)
+@label_output
 @click.option("--survey", default="lamost_lrs", show_default=True)
 @_explained
-def label(files: tuple[str, ...], models: tuple[str, ...], output: str, survey: str) -> None:
-    """Label a few files, with no run file."""
-    from scalespec.stages.label import check_target, label_files
+def label(files: tuple[str, ...], models: tuple[str, ...], output: str, survey: str) -> int:
+    """Label a few files, folders or globs, with no run file; 3 if one of them has no labels."""
+    from scalespec.stages import label as stage
 
-    check_target(output)
-    table = label_files(files, models=models, survey=survey)
-    table.to_parquet(output, index=False)
-    shown = table[[c for c in table.columns if c in _SHOWN]].head(20)
-    say(shown.to_string(index=False))
-    say(f"{len(table)} rows: {output}")
-
-
-_SHOWN = ("file", "teff", "teff_err", "logg", "logg_err", "fe_h", "m_h", "rv", "chi2", "fit_status")
+    check_target(output, [*stage.WRITERS])
+    table = stage.label_files(files, models=models, survey=survey)
+    stage.write_labels(table, output)
+    say(stage.label_text(table))
+    failed, why = stage.without_labels(table)
+    for line in why:
+        say(line, to=err, style="red")
+    say(f"{len(table)} rows, {failed} without labels: {output}")
+    return PARTLY if failed else OK
 
 
 @main.command("information")
@@ -336,17 +334,18 @@ _SHOWN = ("file", "teff", "teff_err", "logg", "logg_err", "fe_h", "m_h", "rv", "
 @click.option("--snr", type=float, multiple=True, default=(20.0, 50.0, 100.0, 200.0))
 @click.option("--resolving-power", type=float, help="R of the spectra; else the model's.")
 @click.option("--wavelength", type=float, nargs=2, help="Range [Å, vacuum]; else the model's.")
-@click.option("-o", "--output", type=click.Path(), help="A .png to draw.")
+@click.option("-o", "--output", type=click.Path(), help="A .png, .pdf or .svg to draw.")
 @_explained
 def information_verb(model: str, labels: tuple[str, ...], output: str | None, **kind: Any) -> None:
     """Say what a survey could measure: Cramér-Rao bounds of MODEL's labels."""
-    from scalespec.figures import to_png
+    from scalespec.figures import PICTURES, to_picture
     from scalespec.stages.information import Survey, bounds_figure, measurable, parse_labels
 
+    form = check_target(output, [*PICTURES]) if output else ""
     table = measurable(model, parse_labels(labels), Survey(**kind))
     say(table.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
     if output:
-        Path(output).write_bytes(to_png(bounds_figure(table, model)))
+        Path(output).write_bytes(to_picture(bounds_figure(table, model), form))
         say(output)
 
 
@@ -377,6 +376,7 @@ def _run(
         def listener(progress: Any) -> None:
             draw(progress)
             keep(progress)
+            stopping.hear(progress)
 
         summary = run_config(config, verbs=verbs, listener=listener, stop=stopping, **options)
     for stage, blocks in summary.failed.items():

@@ -1,6 +1,8 @@
 """What several verbs ask for, and options that are more than a word or a number."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,7 +17,22 @@ retry_option = click.option("--retry-failed", is_flag=True, help="Take failed bl
 limit_option = click.option("--limit", type=click.IntRange(1), help="Only the first N spectra.")
 log_option = click.option("--log", type=click.Path(), help="JSON lines are appended: one a block.")
 metrics_option = click.option("--metrics", type=click.Path(), help="Counts for Prometheus.")
+older_option = click.option(
+    "--older-than",
+    type=click.FloatRange(0),
+    default=24.0,
+    show_default=True,
+    metavar="HOURS",
+    help="Leave what was written since. 0 takes everything: only where nothing runs.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+label_output = click.option(
+    *("-o", "--output"),
+    type=click.Path(dir_okay=False),
+    required=True,
+    help="A .parquet, .fits or .vot to write.",
+)
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -24,6 +41,42 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def check_target(path: str, known: Sequence[str]) -> str:
+    """Return the ending of a file to write, before the work that fills it.
+
+    Parameters
+    ----------
+    path : str
+        A local path or ``s3://`` URL, as ``-o`` has it.
+    known : sequence of str
+        Endings that we write, without the dot.
+
+    Raises
+    ------
+    ConfigError
+        If its ending is none of these, or its folder is not there or not ours to write.
+
+    Examples
+    --------
+    >>> check_target("labels.FITS", ["parquet", "fits"])
+    'fits'
+    """
+    target = Path(path.partition("?")[0] if "://" in path else path)
+    ending = target.suffix.removeprefix(".").lower()
+    if ending not in known:
+        *most, last = (f".{one}" for one in known)
+        raise ConfigError(
+            f"-o {path}: no form of file we write: end it in {', '.join(most)} or {last}"
+        )
+    if "://" in path:
+        return ending
+    if not target.parent.is_dir():
+        raise ConfigError(f"-o {path}: no folder {target.parent}: make it first")
+    if not os.access(target if target.exists() else target.parent, os.W_OK):
+        raise ConfigError(f"-o {path}: no permission to write there")
+    return ending
 
 
 def fractions(recipe: tuple[str, ...]) -> dict[str, float]:

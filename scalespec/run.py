@@ -13,8 +13,9 @@ from scalespec.engines import open_engine
 from scalespec.errors import StageError
 from scalespec.plan import Block, BlockReport, BlockResult, Stage, Training
 from scalespec.stages import VERBS
+from scalespec.stages.named_inputs import check_inputs
 from scalespec.store import paths
-from scalespec.store.ledger import Ledger, read_json, set_current, write_json
+from scalespec.store.ledger import Ledger, find_json, set_current, write_json
 
 log = logging.getLogger(__name__)
 
@@ -23,13 +24,17 @@ EngineChoice = Literal["local", "dask", "ray"] | None
 
 @dataclass(frozen=True)
 class Progress:
-    """One thing that happened: a stage began (`report` None), or a block of it ended."""
+    """One thing that happened: a stage began (`report` None), or a block of it ended.
+
+    A `training` is one block, which goes on from its last checkpoint if it is left.
+    """
 
     stage: str
     planned: int
     done_before: int
     rows_per_block: int = 0
     report: BlockReport | None = None
+    training: bool = False
 
 
 Listener = Callable[[Progress], None]
@@ -67,7 +72,8 @@ class Runner:
     listener : callable
         Told of every stage begun and every block ended.
     stop : callable
-        Asked before each block is handed out; True ends the run after the blocks in flight.
+        Asked before each block is handed out; True ends the run after the blocks in flight. A
+        training is ended by a KeyboardInterrupt; if this is True then, the run ends in order.
     """
 
     config: RunConfig
@@ -112,14 +118,20 @@ class Runner:
             self.map(step)
 
     def _train(self, training: Training) -> None:
-        self.listener(Progress(training.name, 1, 0))
         started = time.monotonic()
-        engine = self._engine("ray")
-        engine.train(training)
+        try:
+            self.listener(Progress(training.name, 1, 0, training=True))
+            engine = self._engine("ray")
+            engine.train(training)
+        except KeyboardInterrupt:
+            if not self.stop():
+                raise
+            self.summary.left = 1
+            return
         seconds = time.monotonic() - started
         _write_timing(training.url, training.name, engine.workers, (seconds, 1, 0.0))
         whole = BlockReport(Block("spectrum", 0, 0, 0), BlockResult(0, {}), "", seconds)
-        self.listener(Progress(training.name, 1, 0, report=whole))
+        self.listener(Progress(training.name, 1, 0, report=whole, training=True))
 
     def map(self, stage: Stage) -> None:
         """Run what is left of one stage."""
@@ -202,12 +214,15 @@ def run(
 
     Raises
     ------
+    ConfigError
+        If something that the run file names is not there, or not what it should be.
     StageError
         If a verb has no table, an engine cannot be had, or training fails.
     """
     chosen = tuple(verbs) or config.stages()
     if lacking := [verb for verb in chosen if verb not in config.stages()]:
         raise StageError(f"the run file has no [{lacking[0]}] table")
+    check_inputs(config, chosen)
     return Runner(config, engine, retry_failed, listener, stop).run(chosen)
 
 
@@ -232,7 +247,7 @@ def _write_timing(url: str, name: str, workers: int, spent: tuple[float, int, fl
     The catalog never depends on it.
     """
     where = paths.join(url, "timing.json")
-    before = read_json(where) if paths.exists(where) else {"seconds": 0.0, "rows": 0}
+    before = find_json(where) or {"seconds": 0.0, "rows": 0}
     seconds, rows, busy = spent
     record = {
         "stage": name,
@@ -269,6 +284,7 @@ def search(config: RunConfig) -> list[dict[str, Any]]:
     from scalespec.engines.ray import RayEngine
     from scalespec.stages.search import keep_best, search_trials
 
+    check_inputs(config, ("train",))
     settings, trial = search_trials(config)
     engine = RayEngine(config.engine.ray)
     try:

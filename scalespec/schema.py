@@ -12,6 +12,11 @@ whole Dataset: pixels and all per-spectrum variables, of which ``snr`` and ``sta
 spread is known better there is ``lsf_sigma`` [Å], a Gaussian's, at the wavelengths ``lsf_node``
 [Å, vacuum]: one for all spectra, dims ``(lsf_node,)``, or one for each, ``(spectrum, lsf_node)``;
 0 where it is unknown. A ``frame`` that begins with "rest" says that ``rv`` is already taken out.
+
+Where pixels were made of others, their noise is correlated, and ``ivar`` is that of each alone.
+There are then per-spectrum variables ``noise_correlation`` and ``noise_correlation_rv``, float32:
+by what the variance of lines' depths, and of their velocity, exceeds that of white noise; fits
+multiply theirs by it. 1, or no such variables, is white noise.
 """
 
 from enum import IntFlag
@@ -21,7 +26,7 @@ import xarray as xr
 
 from scalespec.errors import SchemaError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 C_KMS = 299_792.458
 """Speed of light [km/s], exact (SI)."""
 
@@ -98,6 +103,8 @@ PREPROCESSED = {
 }
 """Per-spectrum variables that preprocessing adds."""
 
+NOISE_CORRELATION = ("noise_correlation", "noise_correlation_rv")
+"""Per-spectrum variables: variances of depths and velocities of lines over those of white noise."""
 
 REQUIRED_ATTRS = ("survey", "wavelength_medium", "frame", "flux_unit", "resolving_power")
 """Attributes without which flux has no meaning; every spectra Dataset has them."""

@@ -1,7 +1,6 @@
-"""What a run holds: planned, done, failed and left; read back and checked; cleaned."""
+"""What a run holds: planned, done, failed and left; read back and checked."""
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,7 +9,8 @@ from scalespec.config import PreprocessTable, RunConfig
 from scalespec.errors import ScalespecError, StoreError
 from scalespec.schema import check_spectra
 from scalespec.stages import folders
-from scalespec.stages.inputs import count_inputs
+from scalespec.stages.inputs import count_inputs, nothing_to_read
+from scalespec.stages.named_inputs import check_inputs
 from scalespec.stages.reader import survey_of
 from scalespec.stages.regrid import theory_grid
 from scalespec.store import paths
@@ -106,7 +106,7 @@ def _known(call: Callable[[], str]) -> str | None:
         return None
 
 
-def _current(config: RunConfig, url: str) -> dict[str, Any]:
+def current_record(config: RunConfig, url: str) -> dict[str, Any]:
     """Return the current.json record beside `url` if it names that very folder, else nothing."""
     root = config.run.workspace.partition("?")[0].rstrip("/") + "/"
     stage, _, name = url.partition("?")[0].removeprefix(root).rpartition("/")
@@ -126,7 +126,7 @@ def _state(config: RunConfig, folder: Folder) -> dict[str, Any]:
     state: dict[str, Any] = {"stage": folder.stage, "url": folder.url, "counts": {}, "why": {}}
     if folder.url is None:
         return state | {"blocks": None, "done": 0, "failed": 0, "left": None, "rows": 0}
-    record = _current(config, folder.url)
+    record = current_record(config, folder.url)
     if folder.stage in ("train", "report"):
         made = paths.exists(
             paths.join(folder.url, "model.json" if folder.stage == "train" else "index.html")
@@ -178,7 +178,7 @@ def _verify_folder(config: RunConfig, stage: str, url: str) -> tuple[list[str], 
         return _verified(lambda: open_model(url)), 1
     if stage == "report":
         return _verified(lambda: paths.read_bytes(paths.join(url, "index.html"))), 1
-    record = _current(config, url)
+    record = current_record(config, url)
     if "blocks" not in record:
         return ["not run yet with these settings"], 0
     problems, checked = [], 0
@@ -256,8 +256,17 @@ def _verify_manifest(url: str) -> list[str]:
 
 
 def plan_run(config: RunConfig) -> list[dict[str, Any]]:
-    """Say what would run, touching nothing: blocks, spectra, bytes and memory per stage."""
+    """Say what would run, touching nothing: blocks, spectra, bytes and memory per stage.
+
+    Raises
+    ------
+    ConfigError
+        If there is nothing to read, or not all that the run file names is there.
+    """
+    check_inputs(config)
     n, n_bytes = count_inputs(config)
+    if config.ingest is not None and not n:
+        raise nothing_to_read(config.ingest)
     size = config.run.spectra_per_block
     n_pixel = survey_of(config.ingest).n_pixel if config.ingest else 0
     memory = {  # as the stages themselves say it to their engine
@@ -300,87 +309,3 @@ def _count_source(table: PreprocessTable) -> tuple[int, int]:
     urls = [url, *(paths.join(url, arm) for arm in arm_names(url))]
     heads = [read_spectra(one, 0, 0) for one in urls]
     return count_spectra(url), sum(one["flux"].shape[1] for one in heads if "flux" in one)
-
-
-def clean_run(config: RunConfig, *, remove: bool) -> list[str]:
-    """Return, and with `remove` delete, what nothing in use names.
-
-    Those are folders of digests that neither this run file, by a stage or by a path, nor a
-    ``current.json`` names (a changed setting alone makes no catalog old), and objects in the other
-    folders that no commit names: left by attempts that were killed or came second, or half-written
-    when they were.
-    """
-    found = _digest_folders(config)
-    made = {folder.url for folder in run_folders(config)}
-    named = [_place(text) for text in config.texts() if text]  # as models of other run files
-    kept = [
-        url
-        for url in found
-        if url in made or _current(config, url) or _holds_any(_place(url), named)
-    ]
-    old = [url for url in found if url not in kept]
-    orphans = [url for folder in kept for url in _orphans(folder)]
-    orphans += _unplanned(config.run.workspace)
-    orphans += [url for url in paths.list_unfinished(config.run.workspace) if not _within(url, old)]
-    if remove:
-        for url in old:
-            paths.delete_tree(url)
-        for url in orphans:
-            paths.delete(url)
-    return old + orphans
-
-
-def _place(url: str) -> str:
-    """Return a URL without options, or a path without links: how two names of a place compare."""
-    if "://" in url:
-        return url.partition("?")[0].rstrip("/")
-    return os.path.realpath(url.removeprefix("@"))
-
-
-def _holds_any(folder: str, places: Sequence[str]) -> bool:
-    return any(place == folder or place.startswith(folder + "/") for place in places)
-
-
-def _within(url: str, folders: Sequence[str]) -> bool:
-    return any(url.startswith(folder + "/") for folder in folders)
-
-
-def _unplanned(workspace: str) -> list[str]:
-    """Return lists of inputs that no segment of a plan names."""
-    plans = paths.join(workspace, "plan")
-    named, parts = set(), []
-    for key in paths.list_keys(plans):
-        digest, kind, name, *rest = key.split("/")
-        if kind == "segments":
-            record = read_json(paths.join(plans, key))
-            named.add((digest, str(record.get("attempt"))))
-        elif rest:
-            parts.append((digest, name, paths.join(plans, key)))
-    return [url for digest, attempt, url in parts if (digest, attempt) not in named]
-
-
-def _digest_folders(config: RunConfig) -> list[str]:
-    """Return every ``<stage>/<digest>`` folder of the workspace, except the lists of inputs."""
-    workspace = config.run.workspace
-    found = set()
-    for key in paths.list_keys(workspace):
-        parts = key.split("/")
-        for depth, part in enumerate(parts[:-1]):
-            if (
-                len(part) == 16
-                and all(c in "0123456789abcdef" for c in part)
-                and parts[0] != "plan"
-            ):
-                found.add(paths.join(workspace, *parts[: depth + 1]))
-                break
-    return sorted(found)
-
-
-def _orphans(url: str) -> list[str]:
-    commits = Ledger(url).commits()
-    named = {key for result in commits.values() for key in result.objects}
-    return [
-        paths.join(url, key)
-        for key in paths.list_keys(url)
-        if key.startswith(("parts/", "index/")) and key not in named
-    ]

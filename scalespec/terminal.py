@@ -26,10 +26,13 @@ def say(text: object, *, to: Console = out, style: str | None = None) -> None:
 
 
 class Stopping:
-    """Ctrl-C or SIGTERM: the blocks in flight are finished, no new one is begun."""
+    """Ctrl-C or SIGTERM: the blocks in flight are finished, no new one is begun.
+
+    Training, which may take an hour, stops at once: its checkpoints are there.
+    """
 
     def __init__(self) -> None:
-        self._asked = False
+        self._asked = self._training = False
         for name in (signal.SIGINT, signal.SIGTERM):
             signal.signal(name, self._ask)
 
@@ -37,7 +40,14 @@ class Stopping:
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True
+        if self._training:
+            say("training stops now; it goes on from its last checkpoint", to=err)
+            raise KeyboardInterrupt
         say("finishing the blocks in flight; once more to leave at once", to=err)
+
+    def hear(self, progress: Any) -> None:
+        """Learn whether what runs now is a training: a `scalespec.run.Progress` says so."""
+        self._training = progress.training and progress.report is None
 
     def __call__(self) -> bool:
         """Whether it was asked for."""
@@ -94,6 +104,29 @@ def status_table(states: list[dict[str, Any]]) -> Table:
             state["stage"], *(f"{n:,}" if n is not None else "?" for n in numbers), counts
         )
     return table
+
+
+def say_failures(states: list[dict[str, Any]]) -> None:
+    """Say below the table of `status` why blocks failed, and what to do."""
+    for state in states:
+        for index, why in state["why"].items():
+            say(f"{state['stage']}: block {index} failed: {why}", style="red")
+        if more := state["failed"] - len(state["why"]):
+            say(f"{state['stage']}: {more:,} more failed", style="red")
+    if any(state["failed"] for state in states):
+        say("run again with --retry-failed to take failed blocks again")
+
+
+def say_cleaned(old: list[str], young: list[str], hours: float, *, removed: bool) -> None:
+    """Say what `clean` removed, or would, and how many it left for their age."""
+    for url in old:
+        say(url)
+    say(f"{len(old)} {'removed' if removed else 'to remove: say --yes'}")
+    if young:
+        say(
+            f"{len(young)} left, written in the last {hours:g} h: a run at work may be about to "
+            "commit them (where nothing runs, --older-than 0 takes them)"
+        )
 
 
 def plan_table(facts: list[dict[str, Any]]) -> Table:

@@ -21,7 +21,7 @@ MATCH_NAMES = frozenset(
 """Columns of a table of matches that are no labels."""
 RESERVED_NAMES = MATCH_NAMES | {
     *("right", "id", "tie", "cell", "ra", "dec", "pmra", "pmdec", "epoch", "magnitude"),
-    *("own", "mutual", "spectrum_snr"),
+    *("own", "mutual", "spectrum_snr", "conflicting"),
 }
 """Names that no label may have."""
 

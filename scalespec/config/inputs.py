@@ -32,7 +32,8 @@ class IngestTable(Table):
     description: str = ""
     """Of survey "table": a JSON file that says what its files' columns are."""
     files: str | tuple[str, ...] = ()
-    """A glob, a folder, several of them, or ``@list.txt`` with one path a line."""
+    """A glob, a folder, several of them, or ``@list.txt`` with one path a line. Of a folder, files
+    at any depth are taken whose names are the survey's, as ``spec-*.fits*`` for LAMOST LRS."""
     catalog: str = ""
     """Instead of `files`: a release catalog whose rows name the files by the survey's path rule."""
     root: str = ""
@@ -40,10 +41,11 @@ class IngestTable(Table):
     where: str = ""
     """Which rows of the catalog, as ``snrg > 10 and class == 'STAR'``."""
     source_id: str = ""
-    """Column of the catalog with Gaia DR3 source ids, for files that do not know theirs. Ids of
-    DR2 are others: never name a column of those."""
+    """Column of the catalog with Gaia DR3 source ids, for files that do not know theirs; not for
+    files of several stars, of which a row says one. Ids of DR2 are others: never name a column of
+    those."""
     limit: int | None = Field(default=None, ge=1)
-    """Only the first so many spectra."""
+    """Only the first so many spectra; inputs that come later fill up what is left of it."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "IngestTable":

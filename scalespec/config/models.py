@@ -41,6 +41,10 @@ class TrainTable(Table):
     """Spectra that a teacher makes per epoch."""
     snr_min: float = Field(default=0.0, ge=0)
     """Observed spectra below this S/N are not learned from."""
+    segments: int = Field(default=0, ge=0)
+    """With `catalog`, of a run that grows: learn only from what the first so many plannings found
+    (1: the first run's inputs), so that new files change neither the model nor fits made with it.
+    0: from all; matched stars among new files then train the model, and fit every star, anew."""
     order: int = Field(default=2, ge=1, le=4)
     """Degree of The Cannon's polynomial."""
     logarithmic: tuple[str, ...] = ()
@@ -67,6 +71,10 @@ class TrainTable(Table):
     """Training stars at which a teacher's derivatives are taken."""
     hidden: int = Field(default=300, ge=1)
     """Width of the two hidden layers."""
+    leeway: int = Field(default=0, ge=0, le=32)
+    """Of ``payne`` and ``hotpayne``: so many components of what the model leaves of real spectra
+    become labels ``leeway_1``... with the prior 0 ± 1, which fits marginalize: its errors run along
+    many pixels, and a chi2 by pixels alone believes too much (`models/leeway.py`)."""
     rounds: tuple[int, ...] = (0, 10, 30, 60, 100)
     """Rounds of variable projection, each by its number of evaluations of all spectra."""
     epochs: int = Field(default=0, ge=0)
@@ -101,8 +109,12 @@ class TrainTable(Table):
             raise ValueError(f"windows name {strange}, which are not among the labels")
         if strange := sorted(set(self.logarithmic) - set(self.labels)):
             raise ValueError(f"logarithmic names {strange}, which are not among the labels")
+        if self.segments and not self.catalog:
+            raise ValueError("segments asks which matched stars are learned from: give catalog")
         if self.latent_rounds and self.model not in ("payne", "hotpayne", "cannon"):
             raise ValueError(f"latent_rounds: labels are never latent for model = '{self.model}'")
+        if self.leeway and (self.model not in ("payne", "hotpayne") or self.latent_rounds):
+            raise ValueError("leeway is for model = 'payne' or 'hotpayne', without latent_rounds")
         if both := sorted(set(self.network.inputs) & set(self.labels)):
             raise ValueError(f"network.inputs name {both}, which are labels")
         return self

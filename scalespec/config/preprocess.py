@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from scalespec.config.table import Table
+from scalespec.config.table import Table, check_ordered
 
 SURVEY_BITS = ("BAD_PIXEL", "BAD_TRACE", "NO_SKY", "OFF_CCD", "NO_DATA", "COSMIC_RAY")
 
@@ -76,8 +76,7 @@ class GridTable(Table):
 
     @model_validator(mode="after")
     def _one_grid(self) -> "GridTable":
-        if self.min_angstrom >= self.max_angstrom:
-            raise ValueError("min_angstrom must be below max_angstrom")
+        check_ordered("min_angstrom", self.min_angstrom, "max_angstrom", self.max_angstrom)
         if self.step_log10 is not None and self.step_angstrom is not None:
             raise ValueError("give one of step_log10 and step_angstrom")
         if (self.step_log10, self.step_angstrom, self.resolving_power) == (None, None, None):
@@ -149,8 +148,7 @@ class LibraryTable(Table):
 
     @model_validator(mode="after")
     def _some_range(self) -> "LibraryTable":
-        if self.min_angstrom >= self.max_angstrom:
-            raise ValueError("min_angstrom must be below max_angstrom")
+        check_ordered("min_angstrom", self.min_angstrom, "max_angstrom", self.max_angstrom)
         return self
 
 
@@ -168,7 +166,7 @@ class VisitsTable(Table):
     """Regular expression on file names whose first group names the plate; given, the plates' zero
     points are found and taken out of the stars' velocities: ``"spec-(.+)-\\d+.fits"``."""
     clip_sigma: float = Field(default=5.0, gt=0)
-    """A pixel so far from the median of at least three visits is left out."""
+    """A pixel so far from the mean of at least two other visits, by weight, is left out."""
 
     @field_validator("plate")
     @classmethod
@@ -238,8 +236,8 @@ class PreprocessTable(Table):
 
     @model_validator(mode="after")
     def _ordered(self) -> "PreprocessTable":
-        if self.wavelength_min_angstrom >= self.wavelength_max_angstrom:
-            raise ValueError("wavelength_min_angstrom must be below wavelength_max_angstrom")
+        ends = self.wavelength_min_angstrom, self.wavelength_max_angstrom
+        check_ordered("wavelength_min_angstrom", ends[0], "wavelength_max_angstrom", ends[1])
         for step, table in (
             ("velocity", self.velocity),
             ("regrid", self.grid),

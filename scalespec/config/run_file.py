@@ -1,12 +1,13 @@
 """The whole run file: read, checked, with paths made absolute; and digests of its parts."""
 
+import difflib
 import hashlib
 import json
 import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ValidationError, model_validator
@@ -123,6 +124,22 @@ class RunConfig(Table):
                     f"{key} = '{name}': crossmatch.{catalog}.columns takes over no '{column}', "
                     f"only {sorted(there)}"
                 )
+        for key, catalog, names in self._labels_named():
+            there = known[catalog].columns
+            if known[catalog].catalog and (lacking := [n for n in names if n not in there]):
+                raise ValueError(
+                    f"{key}: crossmatch.{catalog}.columns takes over no {lacking}, only "
+                    f"{sorted(there)}"
+                )
+
+    def _labels_named(self) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+        """Yield every key that names labels of a crossmatch table, the table, and the labels."""
+        if self.train is not None and self.train.catalog:
+            yield "train.labels", self.train.catalog, self.train.labels
+            yield "train.network.inputs", self.train.catalog, self.train.network.inputs
+        if self.compare is not None and self.compare.catalog:
+            yield "compare.labels", self.compare.catalog, self.compare.labels
+            yield "compare.extra", self.compare.catalog, self.compare.extra
 
     def _catalogs_named(self) -> Iterator[tuple[str, str]]:
         """Yield every key that names a crossmatch table, as it is written, and the name."""
@@ -182,6 +199,13 @@ class RunConfig(Table):
                 )
         return self
 
+    def numbers_of(self, catalog: str) -> frozenset[str]:
+        """Return the columns of a crossmatch table that some stage counts with."""
+        labels = [names for _, name, names in self._labels_named() if name == catalog]
+        columns = [name.partition(".") for _, name in self._columns_named()]
+        beside = [column for name, _, column in columns if name == catalog]
+        return frozenset(beside).union(*labels)
+
     def stages(self) -> tuple[str, ...]:
         """Return the verbs whose tables are there, in order."""
         return tuple(name for name in STAGES if getattr(self, name) is not None)
@@ -228,11 +252,41 @@ def _plain(value: Any) -> Any:
 SECRET = re.compile("secret|token|password|key_id|access_key", re.IGNORECASE)
 
 
+def _meant(loc: tuple[int | str, ...]) -> str:
+    """Return which keys may be meant by one that is not known.
+
+    Examples
+    --------
+    >>> _meant(("ingest", "survye")), _meant(("crossmatch", "apogee", "colums"))
+    (': did you mean survey?', ': did you mean columns?')
+    >>> _meant(("ingest", "color"))
+    ''
+    """
+    close = difflib.get_close_matches(str(loc[-1]), sorted(set(_keys(RunConfig, loc[:-1]))))
+    return f": did you mean {' or '.join(close)}?" if close else ""
+
+
+def _keys(kind: Any, loc: tuple[int | str, ...]) -> Iterator[str]:
+    """Yield the keys of the tables that may stand at a place of the run file."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        if not loc:
+            yield from kind.model_fields
+        elif field := kind.model_fields.get(str(loc[0])):
+            yield from _keys(field.annotation, loc[1:])
+        return
+    # of dict[str, Table] the place takes a name, of tuple[Table, ...] a number, of a union nothing
+    inner = loc[1:] if get_origin(kind) in (dict, tuple) and loc else loc
+    for member in get_args(kind):
+        yield from _keys(member, inner)
+
+
 def _complaint(error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"])
     if SECRET.search(where):
         return f"  {where}: no place for a secret: credentials come from the environment"
     message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        message += _meant(error["loc"])
     value = error.get("input")
     if where and not isinstance(value, dict | BaseModel):
         return f"  {where} = {value!r}: {message}"

@@ -31,6 +31,7 @@ CALLS_PER_WORKER = 2
 """Calls in flight per worker: one at work, one waiting. A scheduler never sees the whole run."""
 ANSWER_S = 10
 """How long a scheduler may take to answer."""
+GONE = "the Dask scheduler is gone: start it, and run again"
 
 
 def _call(stage: Stage, blocks: Call) -> list[BlockReport]:
@@ -87,6 +88,8 @@ class DaskEngine:
         done = as_completed()
 
         def submit(call: Call) -> None:
+            if self._client.status != "running":  # it would wait for ever
+                raise StageError(GONE)
             future = self._client.submit(_call, stage, call, pure=False)
             pending[future] = call
             done.add(future)
@@ -105,6 +108,8 @@ class DaskEngine:
 
     def close(self) -> None:
         """Leave the scheduler; a cluster that was started here ends."""
+        if self._client.status != "running":  # a client that ends while it looks for one says pages
+            logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
         self._client.close()
         if self._cluster is not None:
             self._cluster.close()
@@ -144,6 +149,15 @@ def _connect(cluster: LocalCluster | None, table: DaskTable) -> Client:
 
 
 def _ended(future: Any) -> list[BlockReport] | Exception:
+    """Return a call's reports, or what lost it.
+
+    Raises
+    ------
+    StageError
+        If the scheduler is gone, and every call with it: no block has failed then.
+    """
+    if future.cancelled() and future.client.status != "running":
+        raise StageError(GONE)
     try:
         reports: list[BlockReport] = future.result()
     except Exception as error:  # noqa: BLE001 - a lost worker is a report, never the end of a run

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -191,7 +192,7 @@ class RayEngine:
             ),
         )
         try:
-            trainer.fit()
+            _aside(trainer.fit)
         except Exception as error:  # whatever a worker died of ends the stage
             raise StageError(f"{training.name}: {last_line(error)}") from error
 
@@ -236,6 +237,20 @@ def _own_sigterm() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread():  # elsewhere Ray sets none
             signal.signal(signal.SIGTERM, before)
+
+
+def _aside(call: Callable[[], Any]) -> None:
+    """Call in a thread of its own, and wait: in the main one Ray Train takes Ctrl-C for good."""
+    ended: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            ended.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            ended.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()  # left behind by Ctrl-C, it ends with Ray
+    ended.result()
 
 
 def _nodes() -> list[dict[str, float]]:

@@ -41,6 +41,8 @@ WINDOWS = (
     ("Ca II", 8480.0, 8690.0),
 )
 """Name and vacuum wavelengths [Å] of what a spectrum's figure shows at large."""
+PICTURES = {"png": ("Software",), "pdf": ("CreationDate",), "svg": ("Date",)}
+"""Forms of pictures, and what is left out of each: it would differ from one day to the next."""
 CROWD = 5000
 """Points above which a scatter plot turns into a density."""
 
@@ -75,8 +77,14 @@ def spread(residual: FloatArray) -> Spread:
 
 def to_png(figure: Figure, *, dpi: int = 150) -> bytes:
     """Return a figure as PNG; the same figure gives the same bytes."""
+    return to_picture(figure, "png", dpi=dpi)
+
+
+def to_picture(figure: Figure, form: str, *, dpi: int = 150) -> bytes:
+    """Return a figure as one of `PICTURES`; the same figure gives the same bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    with mpl.rc_context({"svg.hashsalt": "scalespec"}):  # else names in an SVG are random
+        figure.savefig(buffer, format=form, dpi=dpi, metadata=dict.fromkeys(PICTURES[form]))
     return buffer.getvalue()
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scalespec.kernels.compiled import compiled
+from scalespec.kernels.correlation import noise_correlation, row_means
 from scalespec.kernels.resample import rebin_operator
 from scalespec.kernels.wavelength import pixel_edges
 
@@ -15,6 +16,9 @@ MaskArray: TypeAlias = npt.NDArray[np.uint32]
 IntArray: TypeAlias = npt.NDArray[np.int64]
 Arm: TypeAlias = tuple[FloatArray, FloatArray, FloatArray, MaskArray]
 """Wavelength (n_pixel,) or (n_spectrum, n_pixel), flux, ivar and mask (n_spectrum, n_pixel)."""
+
+TIE = 1e-6
+"""Visits whose distances from the others differ by no larger part are as far off as each other."""
 
 
 def regrid(arm: Arm, edges: FloatArray) -> tuple[FloatArray, FloatArray, MaskArray]:
@@ -47,31 +51,64 @@ def regrid(arm: Arm, edges: FloatArray) -> tuple[FloatArray, FloatArray, MaskArr
     >>> regrid(arm, np.array([1.0, 2.2]))[2]
     array([[4]], dtype=uint32)
     """
+    return regrid_correlated(arm, edges, np.nan)[:3]
+
+
+def regrid_correlated(
+    arm: Arm, edges: FloatArray, resolving_power: float
+) -> tuple[FloatArray, FloatArray, MaskArray, FloatArray]:
+    """Do as `regrid`, and say how much of their noise neighbors share.
+
+    Parameters
+    ----------
+    arm, edges
+        As of `regrid`.
+    resolving_power : float
+        λ/FWHM of the spectra; NaN: their lines have no end.
+
+    Returns
+    -------
+    flux, ivar, mask
+        As of `regrid`.
+    correlation : (n_spectrum, 2) float64
+        Means of `correlation.noise_correlation` over good pixels.
+
+    Examples
+    --------
+    >>> wavelength, ones = np.arange(100.0, 120.0), np.ones((1, 20))
+    >>> arm = wavelength, ones, ones, np.zeros((1, 20), np.uint32)
+    >>> regrid_correlated(arm, np.arange(105.0, 115.0), 50.0)[3].round(2)
+    array([[1.68, 1.32]])
+    """
     wavelength, flux, ivar, mask = arm
     if wavelength.ndim == 1:
-        return _regridded((wavelength, flux, ivar, mask), edges)
+        return _regridded((wavelength, flux, ivar, mask), edges, resolving_power)
     n = len(flux)
-    made = (
-        np.zeros((n, len(edges) - 1), np.float32),
-        np.zeros((n, len(edges) - 1), np.float32),
+    flux_out, ivar_out = np.zeros((2, n, len(edges) - 1), np.float32)
+    made: tuple[npt.NDArray[Any], ...] = (
+        *(flux_out, ivar_out),
         np.zeros((n, len(edges) - 1), np.uint32),
+        np.ones((n, 2)),
     )
     for row in range(n):  # each row has its own operator
         there = wavelength[row] > 0
         if np.count_nonzero(there) >= 2:
             one, own = slice(row, row + 1), wavelength[row, there]
-            parts = _regridded((own, flux[one, there], ivar[one, there], mask[one, there]), edges)
-            for whole, part in zip(made, parts, strict=True):
+            cut = own, flux[one, there], ivar[one, there], mask[one, there]
+            for whole, part in zip(made, _regridded(cut, edges, resolving_power), strict=True):
                 whole[one] = part
-    return made
+    return made[0], made[1], made[2], made[3]
 
 
-def _regridded(arm: Arm, edges: FloatArray) -> tuple[FloatArray, FloatArray, MaskArray]:
+def _regridded(
+    arm: Arm, edges: FloatArray, resolving_power: float
+) -> tuple[FloatArray, FloatArray, MaskArray, FloatArray]:
     wavelength, flux, ivar, mask = arm
     operator = rebin_operator(pixel_edges(wavelength), edges)
     new_flux, new_ivar = operator.apply(flux.astype(np.float64), ivar.astype(np.float64))
     touched = touched_bits(mask, pixel_edges(wavelength), edges)
-    return new_flux.astype(np.float32), new_ivar.astype(np.float32), touched
+    shared = row_means(noise_correlation(operator.band, edges, resolving_power), new_ivar)
+    return new_flux.astype(np.float32), new_ivar.astype(np.float32), touched, shared
 
 
 def touched_bits(mask: MaskArray, edges_in: FloatArray, edges_out: FloatArray) -> MaskArray:
@@ -237,7 +274,9 @@ def combine_visits(
     star : (n_visit,) int
         Which visits belong together.
     clip_sigma : float
-        A pixel as far from the median of at least three visits is left out.
+        A pixel as far from the weighted mean of at least two other visits is left out, the worst
+        one first; the visits that stay are then compared anew. Of two visits neither is left out:
+        nothing says which.
 
     Returns
     -------
@@ -282,17 +321,33 @@ def combine_visits(
 
 
 def _unclipped(flux: FloatArray, ivar: FloatArray, clip_sigma: float) -> FloatArray:
-    """Return weights, 0 for pixels that stand out from at least three visits' median."""
-    good = ivar > 0
-    several = good.sum(axis=0) >= 3
-    if not several.any():
-        return ivar
-    known = np.where(good, flux, np.nan)[:, several]
-    middle = np.zeros(flux.shape[1])
-    middle[several] = np.nanmedian(known, axis=0)
-    distance = np.where(good, flux - middle, 0)
-    total = ivar.sum(axis=0)
-    # A median is about π/2 times as uncertain, in variance, as the mean.
-    variance = 1 / np.where(good, ivar, 1) + np.pi / 2 / np.where(total > 0, total, 1)
-    out = several & good & (distance**2 > clip_sigma**2 * variance)
-    return np.where(out, 0, ivar)
+    """Return weights, 0 for pixels that stand out from the mean of at least two other visits."""
+    weight = ivar.copy()
+    light = np.where(ivar > 0, flux, 0).astype(np.float64)
+    columns = np.arange(flux.shape[1])
+    for _ in range(len(flux) - 2):
+        pull = _pulls(light[:, columns], weight[:, columns])
+        worst = pull.max(axis=0)
+        out = worst > clip_sigma**2
+        # Of those as far off as each other none is better: all go, in whatever order they came.
+        out = out & (pull >= (1 - TIE) * worst)
+        columns = columns[out.any(axis=0)]
+        if not len(columns):
+            break
+        weight[:, columns] = np.where(out[:, out.any(axis=0)], 0, weight[:, columns])
+    return weight
+
+
+def _pulls(flux: FloatArray, weight: FloatArray) -> FloatArray:
+    """Return (flux - weighted mean of the others)² over its variance; 0 among fewer than three.
+
+    Without noise, one visit that is off has the largest, however unlike the weights: the others are
+    off a mean that has the rest of them in it, too.
+    """
+    good = weight > 0
+    others = weight.sum(axis=0) - weight
+    usable = good & (others > 0) & (good.sum(axis=0) >= 3)
+    share = np.where(usable, others, 1)
+    mean = ((weight * flux).sum(axis=0) - weight * flux) / share
+    variance = 1 / np.where(usable, weight, 1) + 1 / share
+    return np.where(usable, (flux - mean) ** 2 / variance, 0)

@@ -88,8 +88,9 @@ class BandOperator:
         -------
         flux, ivar : (n_spectrum, n_out) dtype of `flux`
             A(m f) / A(m) and (A m)² / A²(m σ²), m = 1 where ``ivar > 0``; both 0 where less than
-            half of the line spread lies on good pixels. Neighbors share pixels and so noise; at
-            one output pixel per FWHM their correlation is a few percent. It is not returned.
+            half of the line spread lies on good pixels. Neighbors share pixels and so noise, which
+            is not returned: from R = 1800 to 200 its correlation is 0.39 at one output pixel per
+            FWHM, 0.73 at two; `correlation.noise_correlation` says what it does to fits.
 
         Raises
         ------
@@ -304,14 +305,20 @@ def _apply(
 @compiled
 def prepared(
     flux: FloatArray, ivar: FloatArray
-) -> tuple[float, FloatArray, FloatArray, FloatArray]:
-    """Return the largest ivar, the mask, the flux on it and the variance times that ivar."""
+) -> tuple[np.floating[Any], FloatArray, FloatArray, FloatArray]:
+    """Return the largest ivar, the mask, the flux on it and the variance times that ivar.
+
+    A pixel whose ivar is no number, or infinite, has no information.
+    """
     one, zero = flux.dtype.type(1), flux.dtype.type(0)
     good, light, noise = np.empty_like(flux), np.empty_like(flux), np.empty_like(flux)
     # Relative to the least variance: that of a flux of 1e-17 leaves float32.
-    scale = ivar.max()
+    scale = zero
+    for i in range(len(ivar)):
+        if scale < ivar[i] < np.inf:
+            scale = ivar[i]
     for i in range(len(flux)):
-        use = ivar[i] > 0
+        use = 0 < ivar[i] < np.inf
         good[i] = one if use else zero
         light[i] = flux[i] if use else zero
         noise[i] = scale / ivar[i] if use else zero

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scalespec.kernels.compiled import compiled
+from scalespec.kernels.correlation import noise_correlation, row_means
 from scalespec.kernels.lsf import (
     FWHM,
     LEAST_COVERAGE,
@@ -85,6 +86,37 @@ class LevelOperators:
             raise ValueError(f"want (n, {n_in}) flux and ivar, got {flux.shape} and {ivar.shape}")
         if resolving_power.shape != (len(flux), n_out):
             raise ValueError(f"want R of {(len(flux), n_out)}, got {resolving_power.shape}")
+        levels, which, coarse = self._levels(resolving_power)
+        first, weights = self._stacked(levels, flux.dtype)
+        flux = np.ascontiguousarray(flux)
+        made = _apply(flux, np.ascontiguousarray(ivar, flux.dtype), which, first, weights)
+        return *made, coarse
+
+    def noise_correlation(self, ivar: FloatArray, resolving_power: FloatArray) -> FloatArray:
+        """Return each spectrum's mean of `correlation.noise_correlation` over its good pixels.
+
+        Parameters
+        ----------
+        ivar : (n_spectrum, n_out) float
+            Of `apply`.
+        resolving_power : (n_spectrum, n_out) float
+            As given to it.
+
+        Returns
+        -------
+        (n_spectrum, 2) float64
+        """
+        levels, which, coarse = self._levels(resolving_power)
+        made = [
+            noise_correlation(self._operator(level), self.edges_out, self.resolving_power)
+            for level in levels.tolist()
+        ]
+        white = np.ones((1, len(self.edges_out) - 1, 2))  # stands for none at all
+        stack = np.concatenate([*(one[np.newaxis] for one in made), white])
+        return row_means(stack, np.where(coarse, 0, ivar), which % len(stack))
+
+    def _levels(self, resolving_power: FloatArray) -> tuple[IntArray, IntArray, BoolArray]:
+        """Return the levels there are, which one each pixel has (-1: none), and `coarse`."""
         # Not "<=": of what is not known nothing can be said.
         coarse = ~(resolving_power > self.resolving_power)
         lowest = int(np.floor(np.log(self.resolving_power) / LEVEL)) + 1
@@ -93,11 +125,7 @@ class LevelOperators:
         used = np.bincount(wanted[~coarse] - lowest) > 0
         levels = lowest + np.flatnonzero(used)
         place = np.append(np.cumsum(used) - 1, -1)  # of each level in the stack; the last of none
-        which = place[np.where(coarse, len(used), wanted - lowest)]
-        first, weights = self._stacked(levels, flux.dtype)
-        flux = np.ascontiguousarray(flux)
-        made = _apply(flux, np.ascontiguousarray(ivar, flux.dtype), which, first, weights)
-        return *made, coarse
+        return levels, place[np.where(coarse, len(used), wanted - lowest)], coarse
 
     def _stacked(self, levels: IntArray, dtype: npt.DTypeLike) -> tuple[IntArray, FloatArray]:
         """Return the bands of some levels as one array, padded to the widest."""

@@ -87,7 +87,7 @@ class RebinOperator:
         flux, ivar : (n_spectrum, n_out) dtype of `flux`
             Overlap-weighted mean of the good pixels and the inverse of its variance; both 0 where
             less than half of the output pixel lies under good input. Neighbors that share an
-            input pixel are correlated; the correlation is not returned.
+            input pixel are correlated; `correlation.noise_correlation` says what that does to fits.
 
         Raises
         ------

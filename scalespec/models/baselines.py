@@ -73,10 +73,11 @@ class Baseline(ABC):
         Raises
         ------
         ValueError
-            If a label has fewer than two training stars.
+            If a label has fewer than two training stars, or no star with a label is held back.
         """
+        self._check_held(validation)
         self._learn(training, validation, seed)
-        history = {"validation_mad": self._calibrate(training, validation)}
+        history = {"validation_mad": self._calibrate(validation)}
         if self.options["refit"]:
             self.refit(training, validation, seed=seed)
         return history
@@ -108,8 +109,7 @@ class Baseline(ABC):
         """Learn what is usual, and how far the spectra held back are from it."""
         self._domain = Domain(self.spec.n_pixel)
         self._domain.learn(self._scaled(training.flux, training.ivar)[0])
-        held = validation if len(validation) else training
-        self._domain.reach(*self._scaled(held.flux, held.ivar))
+        self._domain.reach(*self._scaled(validation.flux, validation.ivar))
 
     def _scaled(self, flux: FloatArray, ivar: FloatArray) -> tuple[Tensor, Tensor]:
         """Return flux over the training sample's spread, 0 where masked, and its variance."""
@@ -122,9 +122,16 @@ class Baseline(ABC):
     def _learned(self, x: NDArray[np.float64], y: NDArray[np.float64], seed: int) -> Any:
         return self._regressor(seed).fit(x, y)
 
-    def _calibrate(self, training: Sample, validation: Sample) -> dict[str, float]:
-        """Learn errors from stars held back; from the training stars where there are none."""
-        held = validation if len(validation) else training
+    def _check_held(self, validation: Sample) -> None:
+        """Refuse to learn without stars held back: residuals of those learned from flatter."""
+        if not np.isfinite(validation.labels).any():
+            raise ValueError(
+                f"{self.name}: of {len(validation)} stars held back none has a label; they say how "
+                "large errors are"
+            )
+
+    def _calibrate(self, held: Sample) -> dict[str, float]:
+        """Learn errors from stars held back."""
         self._errors, self._sigma = ErrorScale(self.spec.n_label), np.zeros(self.spec.n_label)
         made = self.predict(held.flux, held.ivar, held.extra)
         residual = made.labels - held.labels

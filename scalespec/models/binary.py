@@ -21,6 +21,7 @@ _HC_OVER_K = 1.438776877e8
 _REACH = 4
 _NODES = np.arange(-_REACH, _REACH + 1)
 _BLUR = 4 * LINE_SIGMA_PIXEL**2
+_MASSES = 10_001  # at which a sequence is compared with a model's box
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +52,45 @@ class MainSequence:
             if len(values) < 2 or np.any(np.diff(values) <= 0):
                 raise ValueError(f"a main sequence wants {name} to increase, got {values}")
 
+    def masses_within(
+        self, teff: tuple[float, float], logg: tuple[float, float]
+    ) -> tuple[float, float]:
+        """Return the least and greatest mass of stars with both labels within their ranges.
+
+        Where gravity leaves its range and comes back, the longest part counts.
+
+        Raises
+        ------
+        ValueError
+            If there are none.
+
+        Examples
+        --------
+        >>> stars = MainSequence(np.array([0.5, 1.0]), np.array([4e3, 6e3]), np.array([4.7, 4.4]))
+        >>> stars.masses_within((4400.0, 7000.0), (4.0, 5.0))
+        (0.6, 1.0)
+        """
+        least, most = np.interp(teff, self.teff, self.mass)
+        mass = np.linspace(least, most, _MASSES)
+        found = np.interp(mass, self.mass, self.logg)
+        there = (logg[0] <= found) & (found <= logg[1])
+        if teff[0] > self.teff[-1] or teff[1] < self.teff[0] or not there.any():
+            raise ValueError(
+                f"no star of the main sequence has teff in {teff} and logg in {logg}: no secondary "
+                "would be one that the model knows"
+            )
+        ends = np.flatnonzero(np.diff(np.pad(there, 1).astype(int))).reshape(-1, 2)
+        first, last = ends[np.argmax(ends[:, 1] - ends[:, 0])]
+        return float(mass[first]), float(mass[last - 1])
+
 
 class BinaryEmulator(Emulator):
     """Single-star labels of the primary, q and dv -> normalized flux of both stars together.
 
     The secondary shares the primary's composition; its temperature, gravity and size follow from
     the mass ratio along the main sequence. Continua are black bodies, so only their ratio counts.
+    A secondary that the single emulator does not know has a spectrum, too, of no worth: see
+    `limits`.
 
     Parameters
     ----------
@@ -72,7 +106,8 @@ class BinaryEmulator(Emulator):
     Raises
     ------
     ValueError
-        If the single emulator lacks ``teff`` or ``logg``, or is not normalized by its continuum.
+        If the single emulator lacks ``teff`` or ``logg``, or is not normalized by its continuum, or
+        no star of the main sequence lies in its box.
     """
 
     def __init__(
@@ -101,6 +136,8 @@ class BinaryEmulator(Emulator):
         )
         self.single = single
         self.sequence = sequence
+        edges = dict(zip(spec.labels, zip(spec.minimum, spec.maximum, strict=True), strict=True))
+        self._masses = sequence.masses_within(edges["teff"], edges["logg"])
         self.register_buffer("scatter", single.scatter.clone())
         table = np.stack([sequence.mass, sequence.teff, sequence.logg])
         self.register_buffer("_table", torch.tensor(table), persistent=False)
@@ -140,6 +177,38 @@ class BinaryEmulator(Emulator):
         second[:, g] = _interpolate(companion, mass, logg)
         area = labels[:, -2] * 10 ** (labels[:, g] - second[:, g])
         return second, area
+
+    def limits(
+        self, labels: NDArray[np.floating[Any]]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the lowest and highest labels of pairs both of whose stars are known.
+
+        The secondary has a mass at which the single emulator knows teff and logg, so q has a least
+        value, and a greatest, that depend on the primary's teff; and the primary a teff of the main
+        sequence that leaves q room.
+
+        Parameters
+        ----------
+        labels : (n, K) or (n, K + 2) float
+            Physical; of these the primary's teff counts.
+
+        Returns
+        -------
+        low, high : (n, K + 2) float64
+            The box, but for teff and q.
+        """
+        stars, t = self.sequence, self.single.spec.labels.index("teff")
+        low, high = (
+            np.tile(edge, (len(labels), 1)) for edge in (self.spec.minimum, self.spec.maximum)
+        )
+        ratios = low[:1, -2], high[:1, -2]
+        for edge, most, q in zip((low, high), self._masses, ratios[::-1], strict=True):
+            teff = np.interp((most / q).clip(stars.mass[0], stars.mass[-1]), stars.mass, stars.teff)
+            edge[:, t] = teff.clip(self.spec.minimum[t], self.spec.maximum[t])
+        mass = np.interp(labels[:, t].clip(low[:, t], high[:, t]), stars.teff, stars.mass)
+        for edge, most in zip((low, high), self._masses, strict=True):
+            edge[:, -2] = (most / mass).clip(*ratios)
+        return low, high
 
     def forward_scaled(self, x: Tensor) -> Tensor:
         """Return flux (n, n_pixel) for scaled labels `x` (n, n_label)."""

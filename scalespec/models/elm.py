@@ -198,12 +198,18 @@ class ExtremeLearning(Baseline):
         return partial_sums(x, scaled, self._weights)
 
     def finish(self, total: Sums, training: Sample, validation: Sample) -> dict[str, Any]:
-        """Solve for the output weights with the penalty that the stars held back prefer."""
+        """Solve for the output weights with the penalty that the stars held back prefer.
+
+        Raises
+        ------
+        ValueError
+            If none of them has a label: the stars learned from prefer no penalty at all.
+        """
         if self._features is None:
             raise ValueError(f"{self.name}: call start first")
-        held = validation if len(validation) else training
-        x = self._features.apply(held.flux, held.ivar, held.extra)
-        scaled = (self._forward(held.labels) - self._scale[:, 0]) / self._scale[:, 1]
+        self._check_held(validation)
+        x = self._features.apply(validation.flux, validation.ivar, validation.extra)
+        scaled = (self._forward(validation.labels) - self._scale[:, 0]) / self._scale[:, 1]
         tried = {}
         for penalty in self.options["penalties"]:
             output = output_weights(total, penalty)
@@ -212,7 +218,7 @@ class ExtremeLearning(Baseline):
         best = min(tried, key=lambda penalty: tried[penalty][0])
         self._output = tried[best][1]
         self._learn_domain(training, validation)
-        return {"penalty": best, "validation_mad": self._calibrate(training, validation)}
+        return {"penalty": best, "validation_mad": self._calibrate(validation)}
 
     def _estimates(self, x: Array) -> tuple[Array, Array]:
         made = hidden_units(x, self._weights) @ self._output

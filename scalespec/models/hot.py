@@ -26,7 +26,7 @@ class HotPayne(Payne):
     ----------
     spec : EmulatorSpec
         Labels, ``teff`` among them, ranges, grid.
-    hidden, activation, slope, seed
+    hidden, activation, slope, seed, leeway
         As of `scalespec.models.payne.Payne`.
 
     Raises
@@ -51,9 +51,12 @@ class HotPayne(Payne):
         activation: str = "silu",
         slope: float = 0.01,
         seed: int = 0,
+        leeway: int = 0,
     ) -> None:
         bent = Logarithmic.of(spec, ("teff",))
-        super().__init__(spec, hidden=hidden, activation=activation, slope=slope, seed=seed)
+        super().__init__(
+            spec, hidden=hidden, activation=activation, slope=slope, seed=seed, leeway=leeway
+        )
         self._bent = bent
 
     def features(self, x: Tensor) -> Tensor:

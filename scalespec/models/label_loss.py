@@ -22,7 +22,8 @@ def label_loss(made: Tensor, labels: Tensor, label_err: Tensor, kind: LossKind) 
     made : (n, 2, n_label) tensor
         Predicted means and log variances, scaled labels.
     labels, label_err : (n, n_label) tensor
-        Known labels, NaN where missing, and their 1 sigma; 0 or NaN where unknown. Scaled alike.
+        Known labels, NaN where missing, and their 1 sigma; 0 or NaN where unknown, and infinite
+        where the label says nothing: it is as good as missing. Scaled alike.
     kind : {"gaussian", "mae"}
         ``"gaussian"``: ``(y - mean)**2 / v + ln v`` over 2, ``v`` the predicted variance and the
         label's own; times ``v**BETA``, which keeps stars that are hard at first from being given
@@ -45,9 +46,10 @@ def label_loss(made: Tensor, labels: Tensor, label_err: Tensor, kind: LossKind) 
     tensor(0.1250)
     """
     mean, log_variance = made.unbind(1)
-    there = torch.isfinite(labels)
+    own = torch.where(torch.isnan(label_err), 0.0, label_err).square()
+    there = torch.isfinite(labels) & torch.isfinite(own)
     residual = torch.where(there, mean - labels, 0.0)
-    variance = log_variance.exp() + torch.nan_to_num(label_err).square()
+    variance = log_variance.exp() + torch.where(there, own, 0.0)
     squares = (residual if kind == "gaussian" else residual.detach()).square()
     each = 0.5 * (squares / variance + variance.log())
     if kind == "gaussian":

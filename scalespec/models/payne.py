@@ -33,11 +33,14 @@ class Payne(LinearEmulator):
         Slope of ``leaky_relu`` below zero.
     seed : int
         Of the first weights; the output layer starts at the continuum, flux 1.
+    leeway : int
+        So many labels, the last, go past the hidden layers: amplitudes of the model's own errors
+        (`scalespec.models.leeway`).
 
     Raises
     ------
     ValueError
-        If a width is not positive or the activation is unknown.
+        If a width is not positive, the activation is unknown or no label is left.
 
     Examples
     --------
@@ -59,19 +62,23 @@ class Payne(LinearEmulator):
         activation: str = "silu",
         slope: float = 0.01,
         seed: int = 0,
+        leeway: int = 0,
     ) -> None:
         super().__init__(spec)
+        if not 0 <= leeway < spec.n_label:
+            raise ValueError(f"leeway must leave a label of {spec.n_label}, got {leeway}")
         if not hidden or min(hidden) < 1:
             raise ValueError(f"hidden widths must be positive, got {tuple(hidden)}")
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {ACTIVATIONS}, got '{activation}'")
         self.activation = activation
         self.slope = float(slope)
-        widths = [spec.n_label, *(int(width) for width in hidden)]
+        self.leeway = int(leeway)
+        widths = [spec.n_label - self.leeway, *(int(width) for width in hidden)]
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
             torch.manual_seed(seed)
             self.hidden = torch.nn.ModuleList(torch.nn.Linear(a, b) for a, b in pairwise(widths))
-            self.output = torch.nn.Linear(widths[-1], spec.n_pixel)
+            self.output = torch.nn.Linear(widths[-1] + self.leeway, spec.n_pixel)
         with torch.no_grad():
             self._layers()[0].weight.mul_(INPUT_GAIN)
             self.output.bias.fill_(1.0)
@@ -80,13 +87,15 @@ class Payne(LinearEmulator):
     def options(self) -> dict[str, Any]:
         """Options of the constructor that matter once there are weights."""
         hidden = [layer.out_features for layer in self._layers()]
-        return {"hidden": hidden, "activation": self.activation, "slope": self.slope}
+        options = {"hidden": hidden, "activation": self.activation, "slope": self.slope}
+        return options | ({"leeway": self.leeway} if self.leeway else {})
 
     def features(self, x: Tensor) -> Tensor:
-        """Return the last hidden layer, (n, width), for scaled labels."""
+        """Return the last hidden layer, (n, width), for scaled labels; then the leeway's."""
+        x, past = self._parted(x)
         for layer in self._layers():
             x = self._activate(layer(x))
-        return x
+        return torch.cat([x, past], dim=1) if self.leeway else x
 
     def forward_scaled(self, x: Tensor) -> Tensor:
         """Return flux (n, n_pixel) for scaled labels `x` (n, n_label)."""
@@ -102,6 +111,7 @@ class Payne(LinearEmulator):
         ``D0 = act'(z0) W0``, ``D1 = act'(z1) W1 D0``.
         """
         slopes: Tensor | None = None  # (n, n_label, width)
+        x, past = self._parted(x)
         for layer in self._layers():
             z = layer(x)
             if slopes is None:
@@ -112,11 +122,21 @@ class Payne(LinearEmulator):
                 moved = flat.view(*slopes.shape[:2], flat.shape[1])
             slopes = self._slope(z)[:, None, :] * moved
             x = self._activate(z)
-        return x, cast("Tensor", slopes)
+        found = cast("Tensor", slopes)
+        if self.leeway:
+            found = torch.nn.functional.pad(found, (0, self.leeway, 0, self.leeway))
+            found[:, -self.leeway :, -self.leeway :] = torch.eye(self.leeway).to(found)
+            x = torch.cat([x, past], dim=1)
+        return x, found
 
     def label_weight(self) -> tuple[Tensor, int]:
         """Return the first layer's weights; labels are their columns."""
         return self._layers()[0].weight, 1
+
+    def _parted(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the labels that the hidden layers see, and those that go past them."""
+        n = self.spec.n_label - self.leeway
+        return x[:, :n], x[:, n:]
 
     def _layers(self) -> list[torch.nn.Linear]:
         return cast("list[torch.nn.Linear]", list(self.hidden))

@@ -1,5 +1,7 @@
 """How far an emulator is off, pixel by pixel, beyond the noise of the spectra it is shown."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,9 @@ UNLEARNED = 1.0
 """Scatter of a pixel that no spectrum shows: as good as no information."""
 
 
-def measure_scatter(residual: Tensor, ivar: Tensor, start: float) -> Tensor:
+def measure_scatter(
+    residual: Tensor, ivar: Tensor, start: float, across: Callable[[Tensor], Tensor] = all_sum
+) -> Tensor:
     """Return the scatter of each pixel that its residuals ask for.
 
     Parameters
@@ -27,6 +31,8 @@ def measure_scatter(residual: Tensor, ivar: Tensor, start: float) -> Tensor:
         Inverse variance of the noise; 0 where there is no information.
     start : float
         First guess of the scatter [flux].
+    across : callable
+        Sums over ranks; the identity where one rank measures alone.
 
     Returns
     -------
@@ -54,8 +60,8 @@ def measure_scatter(residual: Tensor, ivar: Tensor, start: float) -> Tensor:
         variance = noise + excess.clamp(min=1e-12)
         weight = variance.pow(-2)
         difference = torch.minimum(square, CLIP_SIGMA**2 * variance) - noise
-        total = all_sum(weight.sum(0))
-        excess = all_sum(torch.where(used, weight * difference, 0.0).sum(0))
+        total = across(weight.sum(0))
+        excess = across(torch.where(used, weight * difference, 0.0).sum(0))
         excess /= torch.where(total > 0, total, 1.0)
     scatter = _shrunk(excess, total / 2).clamp(min=0).sqrt()
     return torch.where(total > 0, scatter, UNLEARNED)

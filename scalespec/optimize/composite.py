@@ -10,10 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from scalespec.optimize.constraints import Constraints, box
 from scalespec.optimize.fit import FitOptions, fit_labels
 from scalespec.optimize.normalization import Smoother, as_rows
 from scalespec.optimize.objective import ArrayLike, Emulator, Objective
-from scalespec.optimize.result import FitResult
+from scalespec.optimize.result import FitResult, FitStatus
+
+BEYOND = 0.01
+"""By so much of their range labels may leave a composite model's limits unflagged."""
 
 Starts = Callable[[NDArray[np.float32]], NDArray[np.float64]]
 """(n, K) labels of the single fit -> (n, C, K') first labels of the composite one."""
@@ -54,7 +58,9 @@ def fit_composite(
     Parameters
     ----------
     models : (Emulator, Emulator)
-        The single model, and the composite one on the same pixels.
+        The single model, and the composite one on the same pixels. If that has a method ``limits``,
+        (n, K') labels -> lowest and highest (n, K') labels, the fits keep to those of the single
+        stars; a fit that ends beyond its own is flagged OUT_OF_DOMAIN.
     flux, ivar, smoothing, options
         As given to `fit_labels` for the single fits.
     single : FitResult
@@ -109,6 +115,11 @@ def fit_composite(
     shape = models[1].spec.labels
     composite = FitResult.empty(len(single), len(shape), n_width=single.widths.shape[1])
     composite.status[:] = single.status
+    limits = getattr(models[1], "limits", None)
+    constraints = Constraints()
+    if limits is not None:
+        low, high = limits(first[:, 0])
+        constraints = Constraints(low=low, high=high)
     part = fit_labels(
         models[1],
         flux[both],
@@ -117,7 +128,13 @@ def fit_composite(
         rv_start=single.rv[both],
         smoothing=smoothing,
         options=options,
+        constraints=constraints,
     )
+    if limits is not None:
+        low, high = limits(part.labels)
+        slack = BEYOND * box(models[1])[1]
+        beyond = (part.labels < low - slack) | (part.labels > high + slack)
+        part.raise_flag(FitStatus.OUT_OF_DOMAIN, part.fitted & beyond.any(axis=1))
     for name, values in vars(part).items():
         getattr(composite, name)[both] = values
     with np.errstate(invalid="ignore"):
@@ -143,7 +160,7 @@ def gain_threshold(
     models, starts, smoothing, options
         As of `fit_composite`.
     ivar : (n, P) float
-        Noise of the mocks.
+        Noise of the mocks; that of the single model, its scatter, is added.
     labels : (n, K) float
         Their labels: single stars of the kind that will be asked.
     rate : float
@@ -180,8 +197,9 @@ def gain_threshold(
             smoother=smoothing,
         )
         clean = objective.predict(torch.nn.functional.pad(x, (0, 1))).cpu().numpy()
-    weights = noise.cpu().numpy()
-    sigma = np.where(weights > 0, 1 / np.sqrt(np.where(weights > 0, weights, 1)), 0)
+    weights, scatter = noise.cpu().numpy(), model.scatter.cpu().numpy()
+    there = weights > 0
+    sigma = np.where(there, np.sqrt(1 / np.where(there, weights, 1) + scatter**2), 0)
     flux = clean + sigma * np.random.default_rng(seed).standard_normal(clean.shape)
     single = fit_labels(model, flux, weights, start=labels, smoothing=smoothing, options=options)
     found = fit_composite(

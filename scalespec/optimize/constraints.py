@@ -66,7 +66,8 @@ class Constraints:
     Attributes
     ----------
     prior_mean, prior_sigma : array, optional
-        Gaussian priors; infinite or NaN sigma: none for that label.
+        Gaussian priors; infinite or NaN sigma: none for that label but the model's own, if its
+        specification has one (``extra["prior"]``, as of `scalespec.models.leeway`).
     low, high : array, optional
         Bounds within the model's box; NaN: the box's. Where both are the same the label is fixed
         there: so are labels freed per class of star.
@@ -134,6 +135,7 @@ class Given:
         mean, sigma = scaled("prior_mean"), scaled("prior_sigma")
         if (mean is None) != (sigma is None):
             raise ValueError("a prior wants both prior_mean and prior_sigma")
+        mean, sigma = _with_the_models_own(model, mean, sigma, n)
         precision = None
         if mean is not None and sigma is not None:
             if np.any(sigma <= 0):
@@ -191,6 +193,24 @@ def box(model: Emulator) -> tuple[Array, Array]:
     """Return the lower edge (K,) and the width (K,) of the model's labels."""
     low = np.asarray(model.spec.minimum, np.float64)
     return low, np.asarray(model.spec.maximum, np.float64) - low
+
+
+def _with_the_models_own(
+    model: Emulator, mean: Array | None, sigma: Array | None, n: int
+) -> tuple[Array | None, Array | None]:
+    """Add the priors that a model's specification has, ``{"prior": {label: (mean, sigma)}}``."""
+    own = getattr(model.spec, "extra", {}).get("prior", {})
+    if not own:
+        return mean, sigma
+    names = list(model.spec.labels)
+    wide = (n, len(names))
+    mean = np.full(wide, np.nan) if mean is None else np.array(mean)
+    sigma = np.full(wide, np.nan) if sigma is None else np.array(sigma)
+    for name, (middle, width) in own.items():
+        k = names.index(name)
+        unknown = ~(np.isfinite(sigma[:, k]) & np.isfinite(mean[:, k]))
+        mean[unknown, k], sigma[unknown, k] = middle, width
+    return mean, sigma
 
 
 def _within(values: Array, low: Array, width: Array, edge: float) -> Array:

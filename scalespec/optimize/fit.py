@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scalespec.optimize.constraints import Constraints, Given, box
+from scalespec.optimize.inputs import check_shapes, excess_variances, n_starts, plain
 from scalespec.optimize.levenberg import Search, SearchOptions
 from scalespec.optimize.normalization import FreePolynomial, Smoother, as_rows
 from scalespec.optimize.objective import ArrayLike, Emulator, Objective
@@ -91,6 +92,7 @@ def fit_labels(
     smoothing: Smoother | None = None,
     options: FitOptions | None = None,
     constraints: Constraints | None = None,
+    noise_correlation: ArrayLike | float = 1.0,
 ) -> FitResult:
     """Find the labels and velocity of least chi2 for each spectrum.
 
@@ -114,6 +116,11 @@ def fit_labels(
         Steps, tolerance, velocity range, nuisance parameters, limits of the flags.
     constraints : Constraints, optional
         Priors, bounds, fixed and tied labels, the model's domain.
+    noise_correlation : float, (n,) or (n, 2) float
+        By what the variances of labels, and of the velocity, exceed those of white noise, where
+        pixels share noise because they were made of others: `kernels.correlation` makes it,
+        spectra that scalespec has regridded have it. The spectrum says so much less; its chi2 is
+        that of its pixels.
 
     Returns
     -------
@@ -144,7 +151,14 @@ def fit_labels(
     (array([[0.3]], dtype=float32), array([[0.005]], dtype=float32), array([0], dtype=uint32))
     """
     fitter = Fitter.of(model, smoothing=smoothing, options=options)
-    return fitter.fit(flux, ivar, start=start, rv_start=rv_start, constraints=constraints)
+    return fitter.fit(
+        flux,
+        ivar,
+        start=start,
+        rv_start=rv_start,
+        constraints=constraints,
+        noise_correlation=noise_correlation,
+    )
 
 
 @dataclass(frozen=True)
@@ -226,23 +240,25 @@ class Fitter:
         start: ArrayLike | None = None,
         rv_start: ArrayLike | None = None,
         constraints: Constraints | None = None,
+        noise_correlation: ArrayLike | float = 1.0,
     ) -> FitResult:
         """Fit spectra as `fit_labels` does.
 
         Raises
         ------
         ValueError
-            If shapes or constraints do not fit the model.
+            If shapes or constraints do not fit the model, or `noise_correlation` is not positive.
         """
         model, options, constraints = self.model, self.options, constraints or Constraints()
         n, n_label = len(flux), len(model.spec.labels)
-        _check_shapes(model, flux, ivar, start, rv_start)
-        starts = None if start is None else _numpy(start).reshape(n, _n_start(start), n_label)
+        check_shapes(model, flux, ivar, start, rv_start)
+        starts = None if start is None else plain(start).reshape(n, n_starts(start), n_label)
         low, width = box(model)
         first = np.full((n, 1, n_label), np.nan) if starts is None else (starts - low) / width - 0.5
         first = np.nan_to_num(first, nan=0.0).clip(-0.5, 0.5)
-        rv = np.zeros(n) if rv_start is None else np.nan_to_num(_numpy(rv_start))
+        rv = np.zeros(n) if rv_start is None else np.nan_to_num(plain(rv_start))
         given = Given.of(model, constraints, n)
+        excess, of_rv = excess_variances(noise_correlation, n)
         parts = [FitResult.empty(0, n_label, n_width=len(options.broadening.ranges))]
         with torch.no_grad():
             for begin in range(0, n, options.stars_per_batch):
@@ -251,10 +267,16 @@ class Fitter:
                 objective, result = _prepared(
                     model, *batch, smoothing=self.smoothing, options=options
                 )
+                share = as_rows(1 / excess[rows], model.scatter)[:, None]
+                objective.weight.mul_(share)
                 how = self.search, options, self.along
-                _fit_batch(how, objective, result, first[rows], (given, rows))
+                _fit_batch(how, objective, result, first[rows], (given, rows, share))
                 parts.append(result)
         result = FitResult.concatenate(parts)
+        result.chi2[:] *= excess
+        result.rv_err[:] *= np.sqrt(of_rv / excess)
+        poor = result.chi2 > options.reduced_chi2_max * result.dof
+        result.raise_flag(FitStatus.POOR_FIT, result.fitted & poor)
         if constraints.domain is not None:
             away = constraints.domain.distance(result.labels).astype(np.float32)
             result.distance[:] = np.fmax(result.distance, away)
@@ -318,12 +340,16 @@ def _fit_batch(
     objective: Objective,
     result: FitResult,
     starts: NDArray[np.float64],
-    given: tuple[Given, slice],
+    given: tuple[Given, slice, Tensor],
 ) -> None:
-    """Search from every start and write the best ends into `result`."""
+    """Search from every start and write the best ends into `result`.
+
+    `given` are constraints, which stars these are, and (n, 1) what part of their pixels' weight
+    counts: chi2 is as much less.
+    """
     search, options, along = how
     like = objective.model.scatter
-    constraints, batch = given
+    constraints, batch, share = given
     tie = constraints.tie(objective.model, like)
     low, high = constraints.bounds(batch, tie)
     objective = replace(objective, prior=constraints.prior(batch, like), tie=tie)
@@ -341,15 +367,14 @@ def _fit_batch(
     if options.robust is not None:
         everything = objective
         for _ in range(_ROBUST_PASSES):
-            objective = _huber(everything, state.parameters, options.robust)
+            limit = options.robust * torch.sqrt(share[rows])
+            objective = _huber(everything, state.parameters, limit)
             state = search.run(objective, state.parameters, *bounds)
     finite = state.finite
     result.raise_flag(FitStatus.NONFINITE, fitted[~finite.cpu().numpy()])
     ends = state.take(finite)
     fill(result, fitted[finite.cpu().numpy()], objective.take(finite), ends, spread[finite])
     result.raise_flag(FitStatus.MULTIPLE_OPTIMA, fitted[(several & finite).cpu().numpy()])
-    poor = result.chi2 > options.reduced_chi2_max * result.dof
-    result.raise_flag(FitStatus.POOR_FIT, result.fitted & poor)
 
 
 def _padded(labels: NDArray[np.float64], objective: Objective, edge: float) -> NDArray[np.float64]:
@@ -359,38 +384,9 @@ def _padded(labels: NDArray[np.float64], objective: Objective, edge: float) -> N
     return np.concatenate([labels, np.tile(line, (len(labels), 1))], axis=1)
 
 
-def _huber(objective: Objective, parameters: Tensor, limit: float) -> Objective:
-    """Return the objective with less weight on pixels more than `limit` sigma off."""
+def _huber(objective: Objective, parameters: Tensor, limit: Tensor) -> Objective:
+    """Return the objective with less weight on pixels more than `limit` (n, 1) sigma off."""
     flux, weight = objective.data()
     off = torch.sqrt(weight) * (objective.predict(parameters) - flux).abs()
     rows = torch.arange(len(flux), device=flux.device)
     return replace(objective, flux=flux, weight=weight * (limit / off).clamp(max=1.0), rows=rows)
-
-
-def _numpy(values: ArrayLike) -> NDArray[np.float64]:
-    return np.asarray(values.cpu() if isinstance(values, Tensor) else values, np.float64)
-
-
-def _n_start(start: ArrayLike) -> int:
-    return int(start.shape[1]) if start.ndim == 3 else 1
-
-
-def _check_shapes(
-    model: Emulator,
-    flux: ArrayLike,
-    ivar: ArrayLike,
-    start: ArrayLike | None,
-    rv_start: ArrayLike | None,
-) -> None:
-    n, n_label, n_pixel = len(flux), len(model.spec.labels), len(model.spec.wavelength)
-    for name, values, wanted in (
-        ("flux", flux, (n, n_pixel)),
-        ("ivar", ivar, (n, n_pixel)),
-        ("start", start, (n, n_label)),
-        ("rv_start", rv_start, (n,)),
-    ):
-        got = None if values is None else tuple(values.shape)
-        if name == "start" and got is not None and len(got) == 3 and got[1]:
-            got = (got[0], got[2])
-        if got is not None and got != wanted:
-            raise ValueError(f"{name} should be {wanted} for this model, got {got}")

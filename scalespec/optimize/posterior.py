@@ -4,6 +4,7 @@ All chains of all stars step together; labels are physical (K, dex, km/s), veloc
 """
 
 from dataclasses import dataclass, replace
+from enum import IntFlag
 
 import numpy as np
 import torch
@@ -15,11 +16,23 @@ from scalespec.optimize.normalization import Smoother, as_rows
 from scalespec.optimize.objective import ArrayLike, Emulator, Objective
 from scalespec.optimize.result import FitResult
 
+Array = NDArray[np.float64]
+
 _LEAPS = 6
-_FIRST_LEAP = 0.35  # in sigmas; a quarter turn in about as many leaps
+_LONGEST_LEAP = 0.35  # in sigmas: six are a third of a turn; a whole one ends where it began
 _TARGET = 0.75  # share of accepted trajectories that warm-up steers to
 _SLOWER, _FASTER = 0.85, 1.06  # factors on the leap; balanced at the target
 _VELOCITY_SIGMAS = 10.0  # half range of the velocity
+_BOUNCES = 32  # off walls, of one leap; labels that hang together stand in sharp corners
+
+R_HAT_MAX = 1.1
+"""Over it chains have not met: their draws say neither a mean nor a width."""
+
+
+class PosteriorStatus(IntFlag):
+    """Why draws are not to be trusted; 0 are good ones."""
+
+    NOT_MET = 1 << 0  # the worst parameter's r_hat is above `R_HAT_MAX`
 
 
 @dataclass(frozen=True)
@@ -33,7 +46,8 @@ class Posterior:
     acceptance : (n,) float64
         Share of trajectories accepted after warm-up.
     r_hat : (n, K + 1) float64
-        Spread between chains over that within them; 1 where they have met, over 1.05 do not trust.
+        Spread between chains over that within them; 1 where they have met, over 1.05 more draws are
+        wanted, over `R_HAT_MAX` see `status`.
     """
 
     samples: NDArray[np.float32]
@@ -53,6 +67,12 @@ class Posterior:
         away = self.samples.reshape(n, -1, size) - self.mean[:, np.newaxis]
         found: NDArray[np.float64] = away.transpose(0, 2, 1) @ away / (away.shape[1] - 1)
         return found
+
+    @property
+    def status(self) -> NDArray[np.uint32]:
+        """(n,) `PosteriorStatus` bits."""
+        met = (self.r_hat <= R_HAT_MAX).all(axis=1)  # what is no number has not
+        return np.where(met, 0, PosteriorStatus.NOT_MET.value).astype(np.uint32)
 
 
 def sample_posterior(
@@ -94,8 +114,8 @@ def sample_posterior(
 
     References
     ----------
-    Neal 2011, in Handbook of Markov Chain Monte Carlo, ch. 5 (HMC); Gelman & Rubin 1992, Stat. Sci.
-    7, 457, on halves of chains.
+    Neal 2011, in Handbook of Markov Chain Monte Carlo, ch. 5 (HMC); Afshar & Domke 2015, NeurIPS
+    28, 2989 (walls that reflect); Gelman & Rubin 1992, Stat. Sci. 7, 457, on halves of chains.
 
     Examples
     --------
@@ -162,16 +182,15 @@ class _Chains:
         rows = torch.arange(n, device=like.device).repeat_interleave(n_chains)
         # A fixed label lies on its bounds but for float32's rounding, and must not lie outside.
         x = ((best.labels - low) / width - 0.5).clip(given.low, given.high)
-        x = np.pad(x, ((0, 0), (0, 1)))
-        spread = np.zeros((n, len(low) + 1, len(low) + 1))
-        spread[:, :-1, :-1] = best.label_cov / np.multiply.outer(width, width)
-        spread[:, -1, -1] = (best.rv_err / (2 * rv_range)) ** 2
-        values, vectors = np.linalg.eigh(spread)
-        factor = vectors * np.sqrt(np.maximum(values, 0.0))[:, np.newaxis]
-        factor[np.diagonal(spread, axis1=1, axis2=2) == 0] = 0.0  # but for rounding: it is fixed
-        edges = (np.pad(a, ((0, 0), (0, 1)), constant_values=v) for a, v in
-                 ((given.low, -0.5), (given.high, 0.5)))  # fmt: skip
-        center, metric, lower, upper = (torch.tensor(a)[rows.cpu()] for a in (x, factor, *edges))
+        x, least, most = (
+            np.pad(a, ((0, 0), (0, 1)), constant_values=v)
+            for a, v in ((x, 0.0), (given.low, -0.5), (given.high, 0.5))
+        )
+        slope = objective.evaluate(as_rows(x, like)).gradient.cpu().numpy()
+        spread = _within(_covariance(best, width, rv_range), slope, (least - x, most - x))
+        center, metric, lower, upper = (
+            torch.tensor(a)[rows.cpu()] for a in (x, _root(spread), least, most)
+        )
         return cls(objective.take(rows), center, metric, lower, upper, n_chains)
 
     def run(self, n_draws: int, seed: int) -> Posterior:
@@ -188,18 +207,18 @@ class _Chains:
             axis=1,
         ).reshape(n_warm + n_draws, n_rows, size + 2)
         random = torch.tensor(draws)
-        z = 0.3 * random[0, :, :size]
-        leap = torch.full((n_rows, 1), _FIRST_LEAP, dtype=torch.float64)
+        z, _, _ = self._drift(torch.zeros_like(random[0, :, :size]), random[0, :, :size], 0.3)
+        leap = torch.full((n_rows, 1), _LONGEST_LEAP, dtype=torch.float64)
         kept, accepted = [], torch.zeros(n_rows, dtype=torch.float64)
-        z = torch.where(self._inside(z)[:, None], z, 0.0)
         for step in range(n_warm + n_draws):
             uniform = 0.5 * torch.erfc(random[step, :, size] / 2**0.5)
             jitter = 1.0 + 0.2 * torch.tanh(random[step, :, size + 1 :])
-            z, taken, fair = self._trajectory(z, random[step, :, :size], leap * jitter, uniform)
+            z, taken = self._trajectory(z, random[step, :, :size], leap * jitter, uniform)
             if step < n_warm:
-                share = fair.double().view(stars, -1).mean(dim=1)
+                share = taken.double().view(stars, -1).mean(dim=1)
                 factor = torch.where(share > _TARGET, _FASTER, _SLOWER)
                 leap = leap * factor.repeat_interleave(self.n_chains)[:, None]
+                leap = leap.clamp(max=_LONGEST_LEAP)
             else:
                 kept.append(self._parameters(z))
                 accepted += taken.double()
@@ -207,22 +226,44 @@ class _Chains:
 
     def _trajectory(
         self, z: Tensor, momentum: Tensor, leap: Tensor, uniform: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Leap along Hamilton's equations; return the states, which are new, and which kept energy.
-
-        Those that kept their energy but left the box say nothing against the leap's length.
-        """
+    ) -> tuple[Tensor, Tensor]:
+        """Leap along Hamilton's equations within the box; return the states, and which are new."""
         chi2, slope = self._potential(z)
         before = 0.5 * chi2 + 0.5 * (momentum**2).sum(dim=1)
         place, p = z, momentum - 0.5 * leap * slope
+        taken = torch.ones_like(uniform, dtype=torch.bool)
         for i in range(_LEAPS):
-            place = place + leap * p
+            place, p, arrived = self._drift(place, p, leap)
+            taken &= arrived
             chi2, slope = self._potential(place)
             p = p - (0.5 if i == _LEAPS - 1 else 1.0) * leap * slope
         after = 0.5 * chi2 + 0.5 * (p**2).sum(dim=1)
-        fair = uniform < torch.exp((before - after).clamp(max=0.0))
-        taken = fair & self._inside(place)
-        return torch.where(taken[:, None], place, z), taken, fair
+        taken &= uniform < torch.exp((before - after).clamp(max=0.0))
+        return torch.where(taken[:, None], place, z), taken
+
+    def _drift(self, z: Tensor, p: Tensor, time: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
+        """Move straight on for `time`, mirrored by every wall that is met; who got there is last.
+
+        The normal of label k's walls is row k of `factor`. Mirrored where it meets them, in their
+        order, a path leads back on itself and no volume is lost: what is drawn is exact. A path of
+        too many bounces has not arrived, and neither has the way back.
+        """
+        every, left = torch.arange(len(z)), torch.zeros_like(z[:, :1]) + time
+        for _ in range(_BOUNCES):
+            speed = torch.bmm(self.factor, p[:, :, None]).squeeze(-1)
+            way = torch.where(speed > 0, self.upper, self.lower) - self._parameters(z)
+            # A label without room has a row of zeros: nothing moves it, and it meets no wall.
+            until = torch.where(speed == 0, torch.inf, (way / speed).clamp(min=0.0))
+            first, wall = until.min(dim=1, keepdim=True)
+            step = torch.minimum(first, left)
+            z, left = z + step * p, left - step
+            bounces = first[:, 0] < left[:, 0] + step[:, 0]
+            if not bounces.any():
+                break
+            normal = self.factor[every, wall[:, 0]]
+            share = (p * normal).sum(dim=1) / (normal**2).sum(dim=1).clamp(min=1e-300)
+            p = torch.where(bounces[:, None], p - 2 * share[:, None] * normal, p)
+        return z, p, ~bounces
 
     def _potential(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return chi2 and the gradient of half of it, by whitened parameters."""
@@ -231,11 +272,8 @@ class _Chains:
         return point.chi2.cpu(), slope.squeeze(-1)
 
     def _parameters(self, z: Tensor) -> Tensor:
-        return self.center + torch.bmm(self.factor, z[:, :, None]).squeeze(-1)
-
-    def _inside(self, z: Tensor) -> Tensor:
-        x, slack = self._parameters(z), 1e-9
-        return ((x >= self.lower - slack) & (x <= self.upper + slack)).all(dim=1)
+        x = self.center + torch.bmm(self.factor, z[:, :, None]).squeeze(-1)
+        return torch.minimum(torch.maximum(x, self.lower), self.upper)  # but for rounding within
 
     def _collected(self, kept: Tensor, acceptance: Tensor) -> Posterior:
         """Turn (rows, draws, Q) parameters to physical samples per star."""
@@ -265,3 +303,34 @@ def _r_hat(samples: NDArray[np.float64], moving: NDArray[np.bool_]) -> NDArray[n
     met = np.where(within > 0, np.sqrt((half - 1) / half + ratio), np.inf)
     r_hat: NDArray[np.float64] = np.where(moving, met, 1.0)
     return r_hat
+
+
+def _covariance(best: FitResult, width: Array, rv_range: float) -> Array:
+    """(n, Q, Q) covariance of the fit's scaled labels and velocity."""
+    n, size = len(best), len(width) + 1
+    spread = np.zeros((n, size, size))
+    spread[:, :-1, :-1] = best.label_cov / np.multiply.outer(width, width)
+    spread[:, -1, -1] = (best.rv_err / (2 * rv_range)) ** 2
+    return spread
+
+
+def _within(spread: Array, slope: Array, walls: tuple[Array, Array]) -> Array:
+    """Shrink covariances (n, Q, Q) to what the `walls`, (n, Q) from the center, leave of them.
+
+    A label that the `slope` (n, Q) of half chi2 presses against a wall falls off before it as an
+    exponential of length 1 / slope does. One without room does not move.
+    """
+    low, high = walls
+    sigma = np.sqrt(np.diagonal(spread, axis1=1, axis2=2))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        length = np.where(slope < 0, high, -low) + 1 / np.abs(slope)
+        share = np.where(high > low, np.fmin(1.0, length / sigma), 0.0)
+    return spread * share[:, :, np.newaxis] * share[:, np.newaxis]
+
+
+def _root(spread: Array) -> Array:
+    """(n, Q, Q) covariances -> factors F of them, F F^T."""
+    values, vectors = np.linalg.eigh(spread)
+    factor: Array = vectors * np.sqrt(np.maximum(values, 0.0))[:, np.newaxis]
+    factor[np.diagonal(spread, axis1=1, axis2=2) == 0] = 0.0  # but for rounding: it is fixed
+    return factor

@@ -56,7 +56,8 @@ class FitResult:
     rv, rv_err : (n,) float32 [km/s]
         Velocity of the star against the spectrum as given, and its 1 sigma.
     chi2 : (n,) float32
-        At the best fit, with the emulator's scatter in the weights.
+        At the best fit, with the emulator's scatter in the weights; of pixels each for itself,
+        whatever noise they share.
     dof : (n,) int32
         Pixels used less parameters that could move.
     n_used : (n,) int32

@@ -82,7 +82,7 @@ def make_card(model: Emulator, training: Stars, validation: Stars, source: str) 
         ``data``, ``domain`` (``box`` and, for Mahalanobis distances, ``mean`` and ``whitening``),
         ``lsf``, ``normalization``, ``n_training``, ``errors_by_snr`` and ``known_faults``.
     """
-    spec, labels = model.spec, training.labels
+    spec, labels = model.spec, training.labels  # leeway is no label of a star
     complete = labels[np.isfinite(labels).all(axis=1)].astype(np.float64)
     box = {
         name: [float(spec.minimum[k]), float(spec.maximum[k])] for k, name in enumerate(spec.labels)
@@ -98,7 +98,8 @@ def make_card(model: Emulator, training: Stars, validation: Stars, source: str) 
     except ValueError as error:
         errors, reason = [], str(error)
     card = _made_of(spec, source, (len(training.rows), len(validation.rows)), errors)
-    return card | {"domain": domain, "known_faults": faults(model, len(complete), errors, reason)}
+    known_faults = faults(model, spec.labels[: labels.shape[1]], len(complete), errors, reason)
+    return card | {"domain": domain, "known_faults": known_faults}
 
 
 def regressor_card(
@@ -216,8 +217,9 @@ def _by_snr(model: Emulator, batch: Batch) -> list[dict[str, Any]]:
         rv_start=rv,
         options=FitOptions(rv_range=50.0, stars_per_batch=64),
     )
-    residual = fit.labels.astype(np.float64) - labels
-    return _binned(residual, _median_snr(flux, ivar), model.spec.labels, added=added)
+    n_known = labels.shape[1]  # what follows is leeway
+    residual = fit.labels[:, :n_known].astype(np.float64) - labels
+    return _binned(residual, _median_snr(flux, ivar), model.spec.labels[:n_known], added=added)
 
 
 def _binned(
@@ -253,7 +255,11 @@ def _median_snr(flux: FloatArray, ivar: FloatArray) -> FloatArray:
 
 
 def faults(
-    model: Emulator, n_training: int, errors: list[dict[str, Any]], reason: str = ""
+    model: Emulator,
+    labels: tuple[str, ...],
+    n_training: int,
+    errors: list[dict[str, Any]],
+    reason: str = "",
 ) -> list[str]:
     """Return what is known to be wrong with a model, as sentences; `reason` if it has no errors."""
     said = []
@@ -263,7 +269,7 @@ def faults(
         said.append(f"{lost} of {spec.n_pixel} pixels were shown by no spectrum: they have no say")
     if not errors:
         said.append(f"labels were not validated: {reason}")
-    return said + few(n_training, spec.labels) + biases(errors, spec.labels)
+    return said + few(n_training, labels) + biases(errors, labels)
 
 
 def few(n_training: int, labels: tuple[str, ...]) -> list[str]:

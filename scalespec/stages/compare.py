@@ -31,6 +31,7 @@ from scalespec.stages.contest import (
     store_columns,
 )
 from scalespec.stages.leakage import Perturbed, leakage_matrix, load_perturbed, perturbed_stage
+from scalespec.stages.match_notes import check_matched
 from scalespec.stages.rivals import make_rival
 from scalespec.stages.standing import refuse_failures
 from scalespec.stages.verdict import write_verdict
@@ -249,6 +250,8 @@ def compare(config: RunConfig) -> Iterator[Stage | Training]:
     table = config.compare
     if table is None:
         raise ConfigError("the run file has no [compare] table")
+    if table.catalog:
+        check_matched(config, table.catalog, table.labels)
     source, url = folders.compared_url(config), folders.compare_url(config)
     perturbed = ""
     if table.leakage is not None:

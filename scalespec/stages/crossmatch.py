@@ -20,6 +20,8 @@ from scalespec.stages import folders
 from scalespec.stages.gather import gather
 from scalespec.stages.ingest import read_index
 from scalespec.stages.label_catalog import key_values
+from scalespec.stages.label_units import with_stated_units
+from scalespec.stages.match_notes import CONFLICTING, note_matches
 from scalespec.stages.matches import Split, combine_matches
 from scalespec.stages.matching import (
     ROWS_PER_PIECE,
@@ -40,7 +42,7 @@ from scalespec.stages.partitions import (
     write_sorted,
 )
 from scalespec.store import paths
-from scalespec.store.batches import Piece, list_pieces
+from scalespec.store.batches import Piece, column_units, list_pieces
 from scalespec.store.catalog import write_part
 from scalespec.store.ledger import Ledger, read_json, write_json
 from scalespec.store.spectra import read_spectra
@@ -98,8 +100,8 @@ def crossmatch(config: RunConfig) -> Iterator[Stage]:
     ConfigError
         If Gaia identifiers of two releases would be joined.
     StageError
-        If a catalog cannot be cut, or a partition not matched: rows without a match would not be
-        told from rows that were never looked at.
+        If a catalog cannot be cut, a partition or block not matched, or not gathered: rows without
+        a match would not be told from rows that were never looked at.
     """
     for name, table in (config.crossmatch or {}).items():
         if table.sources:
@@ -109,7 +111,8 @@ def crossmatch(config: RunConfig) -> Iterator[Stage]:
             split = Split(table.training.fractions, config.run.seed)
             combine_matches(folders.matches_url(config, name), split, nobody)
         if config.preprocess is not None:
-            yield from gather(config, name)
+            for stage in gather(config, name):
+                yield from _whole(name, stage)
 
 
 def _match_catalog(
@@ -119,15 +122,14 @@ def _match_catalog(
     raw, url = folders.raw_url(config), folders.matches_url(config, name)
     _check_release(raw, name, table)
     right_url, left_url = paths.join(url, "catalog"), paths.join(url, "spectra")
-    yield _catalog_stage(name, right_url, table)
-    _require(name, right_url)
+    yield from _whole(name, _catalog_stage(config, name, right_url))
     if not (blocks := _committed_blocks(config, raw)):
         raise StageError(f"{raw}: not one block of spectra is there to match: run ingest first")
-    yield _spectra_stage(name, left_url, (raw, blocks, _left_margin(right_url, table)), table)
-    _require(name, left_url)
+    margin = _left_margin(right_url, table)
+    yield from _whole(name, _spectra_stage(name, left_url, (raw, blocks, margin), table))
     left, right = sorted_tables(left_url, "cell"), sorted_tables(right_url, "cell")
     pairs_url = paths.join(url, "pairs", digest(left.keys))  # spectra that come later: all anew
-    yield Stage(
+    match_all = Stage(
         name=f"{name} pairs",
         url=pairs_url,
         blocks=plan_partitions(count_cells(left), count_cells(right)),
@@ -136,12 +138,12 @@ def _match_catalog(
         write=partial(_write_pairs, url=pairs_url),
         runs_on="dask",
     )
-    _require(name, pairs_url)
+    yield from _whole(name, match_all)
     if table.mode == "mutual":
         _forget_others(url, paths.split(pairs_url)[1])
     pairs = sorted_tables(pairs_url, "row")
     nobody = match_partition(left.read("cell", 0, 0), right.read("cell", 0, 0), table, by_id=False)
-    yield Stage(
+    choose = Stage(
         name=f"match {name}",
         url=url,
         blocks=blocks,
@@ -150,11 +152,15 @@ def _match_catalog(
         write=partial(_write_matches, url=url),
         runs_on="dask",
     )
-    return nobody
+    yield from _whole(name, choose)
+    note_matches(name, table, url, (left, right))
+    return nobody.drop(columns=CONFLICTING)
 
 
-def _catalog_stage(name: str, url: str, table: CrossmatchTable) -> Stage:
+def _catalog_stage(config: RunConfig, name: str, url: str) -> Stage:
+    table = (config.crossmatch or {})[name]
     pieces = list_pieces(table.catalog, ROWS_PER_PIECE)
+    table = with_stated_units(name, table, column_units(table.catalog))
     return Stage(
         name=f"{name} catalog",
         url=url,
@@ -163,7 +169,7 @@ def _catalog_stage(name: str, url: str, table: CrossmatchTable) -> Stage:
             for i, piece in enumerate(pieces)
         ],
         read=partial(_piece, pieces=pieces),
-        compute=partial(_catalog_entries, table=table),
+        compute=partial(_catalog_entries, table=table, numbers=config.numbers_of(name)),
         write=partial(_write_catalog_entries, url=url),
         runs_on="dask",
     )
@@ -199,11 +205,13 @@ def _check_release(raw_url: str, name: str, table: CrossmatchTable) -> None:
         )
 
 
-def _require(name: str, url: str) -> None:
-    if failures := Ledger(url).failures():
+def _whole(name: str, stage: Stage) -> Iterator[Stage]:
+    """Yield a stage, and go on only if none of its blocks failed: it would pass for no match."""
+    yield stage
+    if failures := Ledger(stage.url).failures():
         index, why = min(failures.items())
         raise StageError(
-            f"{name}: {len(failures)} blocks of {url} failed, block {index}: {why}; "
+            f"{name}: {len(failures)} blocks of {stage.url} failed, block {index}: {why}; "
             "then run with --retry-failed"
         )
 
@@ -240,8 +248,10 @@ def _piece(block: Block, pieces: Sequence[Piece]) -> Piece:
     return pieces[block.index]
 
 
-def _catalog_entries(_: None, piece: Piece, table: CrossmatchTable) -> CatalogEntries:
-    return CatalogEntries(piece, table)
+def _catalog_entries(
+    _: None, piece: Piece, table: CrossmatchTable, numbers: frozenset[str]
+) -> CatalogEntries:
+    return CatalogEntries(piece, table, numbers)
 
 
 def _write_catalog_entries(block: Block, entries: CatalogEntries, url: str) -> BlockResult:
@@ -300,6 +310,7 @@ def _write_matches(block: Block, matches: pd.DataFrame, url: str) -> BlockResult
     best = matches[matches["rank"] == 0]
     counts = {"matched": len(best), "by_id": int(best["by_id"].sum())}
     counts["unmatched"] = block.size - len(best)
-    return write_part(
-        url, block, pa.Table.from_pandas(matches, preserve_index=False), counts=counts
-    )
+    if n := int(best[CONFLICTING].sum()):
+        counts[CONFLICTING] = n
+    kept = pa.Table.from_pandas(matches.drop(columns=CONFLICTING), preserve_index=False)
+    return write_part(url, block, kept, counts=counts)

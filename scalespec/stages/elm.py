@@ -10,26 +10,47 @@ from functools import partial
 import numpy as np
 import xarray as xr
 
-from scalespec.errors import StageError
+from scalespec.errors import ModelError, StageError
+from scalespec.models.baselines import joined
 from scalespec.models.elm import ExtremeLearning, Sums, reduce_sums
 from scalespec.models.regressor import Sample
 from scalespec.plan import Block, BlockResult, Stage
 from scalespec.schema import UNREADABLE
+from scalespec.stages.learning import VALIDATION_SPECTRA, split_of
 from scalespec.store import paths
 from scalespec.store.committed import commit_bytes
 from scalespec.store.ledger import Ledger
 from scalespec.store.model import pack, unpack
 from scalespec.store.spectra import memory_bytes, read_spectra
 
-TRAINING = 0
-"""The split that is learned from, where the store has one."""
+TRAINING, VALIDATION = 0, 1
+"""The parts that are learned from, and that say how well: the store's, or dealt by row."""
 NAMES = ("flux", "ivar", "labels", "label_err", "split", "status", "snr")
 
 
 def training_sample(
-    spectra: xr.Dataset, labels: Sequence[str], snr_min: float = 0.0, *, split: int = TRAINING
+    spectra: xr.Dataset,
+    labels: Sequence[str],
+    snr_min: float = 0.0,
+    *,
+    seed: int,
+    split: int = TRAINING,
+    first: int = 0,
 ) -> Sample:
     """Return the spectra of one part of a split, from an S/N on, with these labels.
+
+    Parameters
+    ----------
+    spectra : Dataset
+        Rows of a labelled store.
+    labels : sequence of str
+    snr_min : float
+    seed : int
+        By which rows are dealt to the parts where the store does not say: see `split_of`.
+    split : int
+        Which part.
+    first : int
+        Number in its store of the first row.
 
     Raises
     ------
@@ -42,8 +63,7 @@ def training_sample(
     columns = [there.index(name) for name in labels]
     keep = spectra["status"].to_numpy() & np.uint32(UNREADABLE) == 0
     keep &= spectra["snr"].to_numpy() >= snr_min
-    if "split" in spectra:
-        keep &= spectra["split"].to_numpy() == split
+    keep &= split_of(spectra, seed, first) == split
     known = spectra["labels"].to_numpy()[keep][:, columns]
     errors = np.full_like(known, np.nan)
     if "label_err" in spectra:
@@ -52,19 +72,27 @@ def training_sample(
 
 
 def elm_sums_stage(
-    source: str, url: str, model: ExtremeLearning, blocks: Sequence[Block], snr_min: float = 0.0
+    source: str,
+    url: str,
+    model: ExtremeLearning,
+    blocks: Sequence[Block],
+    *,
+    seed: int,
+    snr_min: float = 0.0,
 ) -> Stage:
     """Return the stage that sums up every block of a labelled store.
 
     Parameters
     ----------
     source : str
-        A spectra store with ``labels``; rows of split 0 are learned from, all where it has none.
+        A spectra store with ``labels``; rows of split 0 are learned from.
     url : str
         Folder of the sums.
     model : ExtremeLearning
         Its `start` has drawn the hidden layer and learned scales from some of the spectra.
     blocks : sequence of Block
+    seed : int
+        Of the split, where the store has none.
     snr_min : float
         Spectra below it are not learned from.
     """
@@ -73,7 +101,7 @@ def elm_sums_stage(
         name="elm sums",
         url=url,
         blocks=blocks,
-        read=partial(_read, source=source, labels=model.spec.labels, snr_min=snr_min),
+        read=partial(_read, source=source, labels=model.spec.labels, snr_min=snr_min, seed=seed),
         compute=partial(_sums, model=model),
         write=partial(_write, url=url),
         runs_on="dask",
@@ -110,25 +138,41 @@ def learn_elm(
     """Yield the stage of the sums, then solve: `model` has learned when the iterator ends.
 
     The hidden layer and all scales come from the first block; the penalty and the errors from the
-    stars of split 1 there.
+    first `VALIDATION_SPECTRA` stars of split 1.
 
     Raises
     ------
     StageError
-        If there is nothing to learn from.
+        If blocks are missing.
+    ModelError
+        If there is no star of split 1 with a label.
     """
-    first = read_spectra(source, blocks[0].start, blocks[0].stop, names=NAMES)
-    labels = model.spec.labels
-    sample = training_sample(first, labels, snr_min)
-    held = training_sample(first, labels, snr_min, split=1) if "split" in first else sample.take([])
+    read = partial(_read, source=source, labels=model.spec.labels, snr_min=snr_min, seed=seed)
+    sample, held = read(blocks[0]), read(blocks[0], split=VALIDATION)
+    for block in blocks[1:]:
+        if len(held) >= VALIDATION_SPECTRA:
+            break
+        held = joined(held, read(block, split=VALIDATION))
+    if not np.isfinite(held.labels).any():
+        raise ModelError(
+            f"{source}: no validation spectrum of S/N >= {snr_min:g} with one of "
+            f"{model.spec.labels}: they choose the penalty and say how large errors are"
+        )
     model.start(sample, seed)
-    yield elm_sums_stage(source, url, model, blocks, snr_min)
-    model.finish(combined_sums(url, len(blocks)), sample, held)
+    yield elm_sums_stage(source, url, model, blocks, seed=seed, snr_min=snr_min)
+    model.finish(combined_sums(url, len(blocks)), sample, held.take(slice(VALIDATION_SPECTRA)))
 
 
-def _read(block: Block, source: str, labels: Sequence[str], snr_min: float) -> Sample:
+def _read(
+    block: Block,
+    source: str,
+    labels: Sequence[str],
+    snr_min: float,
+    seed: int,
+    split: int = TRAINING,
+) -> Sample:
     spectra = read_spectra(source, block.start, block.stop, names=NAMES)
-    return training_sample(spectra, labels, snr_min)
+    return training_sample(spectra, labels, snr_min, seed=seed, split=split, first=block.start)
 
 
 def _sums(_: None, sample: Sample, model: ExtremeLearning) -> tuple[int, Sums]:

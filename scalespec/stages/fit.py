@@ -27,6 +27,7 @@ from scalespec.plan import Block, Stage
 from scalespec.stages import folders
 from scalespec.stages.emulators import Ready, load_ready, scatter_penalty, wanted_device
 from scalespec.stages.question import write_labels
+from scalespec.stages.regrid import correlation_of
 from scalespec.store import paths
 from scalespec.store.catalog import read_part
 from scalespec.store.ledger import Ledger
@@ -111,6 +112,7 @@ def _fit(
         start=np.stack(starts, axis=1),
         rv_start=first["rv_start"].to_numpy(np.float32)[asked],
         constraints=constraints_of(table, spec, first.iloc[asked]),
+        noise_correlation=correlation_of(spectra)[asked],
     )
 
 
@@ -161,12 +163,15 @@ def constraints_of(table: FitTable, spec: EmulatorSpec, first: pd.DataFrame) -> 
     )
 
 
-def doubted(model: Emulator, scatter: float) -> Emulator:
-    """Return the model with `scatter` added in quadrature to its own; the model itself stays."""
-    if scatter == 0:
+def doubted(model: Emulator, scatter: float, *, excess: float = 1.0) -> Emulator:
+    """Return the model with `scatter` added in quadrature to its own; the model itself stays.
+
+    All of its variance is then multiplied by `excess`.
+    """
+    if scatter == 0 and excess == 1:
         return model
     copy = deepcopy(model)  # on its device, whatever the model is made of
-    copy.scatter = torch.sqrt(model.scatter**2 + scatter**2)
+    copy.scatter = torch.sqrt(excess * (model.scatter**2 + scatter**2))
     return copy
 
 

@@ -5,17 +5,17 @@ models and the code's format version. A changed setting so gets a new folder bes
 redoes what depends on it and nothing else.
 """
 
-import glob
 from typing import Literal
 
-from scalespec.config import PreprocessTable, RunConfig, digest
+from scalespec.config import PreprocessTable, RunConfig, RunTable, StoreTable, digest
 from scalespec.errors import ConfigError, StoreError
 from scalespec.plan import Block
 from scalespec.schema import FORMAT_VERSION
+from scalespec.stages import matched
+from scalespec.stages.identities import checksums, identities, identity
 from scalespec.stages.segments import Segment, is_planned, read_segments
 from scalespec.store import paths
 from scalespec.store.ledger import Ledger, stage_url
-from scalespec.store.listing import list_files
 
 
 def _name(url: str) -> str:
@@ -112,17 +112,34 @@ def spectra_url(config: RunConfig) -> str:
         made = config.preprocess.library is not None
         there = _name(theory_url(config)) if made else identity(paths.join(source, "zarr.json"))
         parts = [there, config.run.spectra_per_block, config.run.seed]
+        settings = _other_bytes(config)
     else:
-        parts = [_name(raw_url(config))]
-    name = digest(config.preprocess, *parts, *_templates(config.preprocess), FORMAT_VERSION)
+        parts = [_name(raw_url(config))]  # made of blocks, and of how pixels are kept, too
+        settings = _other_noise(config)
+    name = digest(
+        config.preprocess, *parts, *_templates(config.preprocess), *settings, FORMAT_VERSION
+    )
     return stage_url(config.run.workspace, "spectra", name)
+
+
+def _other_bytes(config: RunConfig) -> list[object]:
+    """Return how pixels are kept, as a further part of a digest; nothing where that is as usual."""
+    usual = StoreTable()
+    return [] if _bytes(config) == (usual.codec, usual.lossy_bits) else [_bytes(config)]
+
+
+def _other_noise(config: RunConfig) -> list[object]:
+    """Return the seed of simulated noise, as a further part; nothing without, or where usual."""
+    usual = RunTable.model_fields["seed"].default
+    noisy = config.preprocess is not None and "simulate" in config.preprocess.steps
+    return [config.run.seed] if noisy and config.run.seed != usual else []
 
 
 def _templates(table: PreprocessTable | None) -> list[str]:
     """Return what tells the spectra or the model that velocities are measured by."""
     url = table.velocity.templates if table and table.velocity else ""
     store = paths.join(url, "zarr.json") if url else ""
-    return _identities(store) if store and paths.exists(store) else _checksums(url)
+    return identities(store) if store and paths.exists(store) else checksums(url)
 
 
 def matches_url(config: RunConfig, catalog: str) -> str:
@@ -149,7 +166,7 @@ def training_url(config: RunConfig, catalog: str) -> str:
     """Return the folder of the dense training store of one label catalog.
 
     Its rows are the matches whose spectra are preprocessed: a block that failed in either stage and
-    is done later makes it another store.
+    is done later makes it another store. Of matches that are not learned from it knows nothing.
 
     Raises
     ------
@@ -157,12 +174,24 @@ def training_url(config: RunConfig, catalog: str) -> str:
         If the catalog is not matched yet.
     """
     spectra = spectra_url(config)
-    there = sorted(Ledger(spectra).done())
-    matched = _matched(config, catalog)
+    there, size = sorted(Ledger(spectra).done()), config.run.spectra_per_block
+    matches = _matched(config, catalog)
+    if (stop := learned_until(config, catalog)) is not None:
+        there = [index for index in there if index * size < stop]
+        rows = matched.rows_checksum(matches_url(config, catalog), stop)
+        matches = digest((config.crossmatch or {})[catalog], rows)
     library = (config.crossmatch or {})[catalog].training.library
-    filled = _identities(paths.join(library, "zarr.json") if library else "")
-    name = digest(matched, _name(spectra), there, *filled, FORMAT_VERSION)
+    filled = identities(paths.join(library, "zarr.json") if library else "")
+    name = digest(matches, _name(spectra), there, *filled, FORMAT_VERSION)
     return stage_url(config.run.workspace, f"matches/{catalog}/train", name)
+
+
+def learned_until(config: RunConfig, catalog: str) -> int | None:
+    """Return the row before which a catalog's matches are learned from; None: all rows."""
+    table = config.train
+    if table is None or table.catalog != catalog or not table.segments:
+        return None
+    return planned_segments(config)[: table.segments][-1].stop
 
 
 def _matched(config: RunConfig, catalog: str) -> str:
@@ -174,10 +203,9 @@ def _matched(config: RunConfig, catalog: str) -> str:
         If the catalog is not matched yet.
     """
     url = matches_url(config, catalog)
-    table = paths.join(url, "matches.parquet")
-    if not paths.exists(table):
+    if not (checksum := matched.checksum(url)):
         raise StoreError(f"{url}: no matches with '{catalog}' yet: run crossmatch first")
-    return digest(_name(url), paths.sha256(paths.read_bytes(table)))
+    return digest(_name(url), checksum)
 
 
 def library_url(config: RunConfig) -> str:
@@ -187,7 +215,7 @@ def library_url(config: RunConfig) -> str:
     size = config.run.spectra_per_block
     library = identity(paths.join(config.train.library, "zarr.json"))
     parts = [config.train.library, library, size, _bytes(config), *_templates(config.preprocess)]
-    name = digest(config.preprocess, *parts, FORMAT_VERSION)
+    name = digest(config.preprocess, *parts, *_other_noise(config), FORMAT_VERSION)
     return stage_url(config.run.workspace, "model/library", name)
 
 
@@ -197,13 +225,14 @@ def model_url(config: RunConfig) -> str:
         raise StoreError("no [train] table: there is no trained model")
     table = config.train
     if table.teacher:
-        (source,) = _checksums(table.teacher)
+        (source,) = checksums(table.teacher)
     else:
         source = _name(
             training_url(config, table.catalog) if table.catalog else library_url(config)
         )
-    gradients = _checksums(table.gradients)  # a file of them by its bytes, as The Payne's npz
-    name = digest(table, config.run.seed, source, *gradients, FORMAT_VERSION)
+    gradients = checksums(table.gradients)  # a file of them by its bytes, as The Payne's npz
+    settings = table.model_dump(mode="json", exclude={"segments"})  # `source` knows of them
+    name = digest(settings, config.run.seed, source, *gradients, FORMAT_VERSION)
     return stage_url(config.run.workspace, "model", name)
 
 
@@ -224,7 +253,7 @@ def model_urls(config: RunConfig) -> tuple[str, ...]:
 
 def first_url(config: RunConfig) -> str:
     """Return the folder of the first labels."""
-    models = _checksums(*model_urls(config))
+    models = checksums(*model_urls(config))
     table = config.infer
     selecting = table is not None and (table.where or table.inputs)
     matches = [_matched(config, c) for c in config.crossmatch or {}] if selecting else []
@@ -312,7 +341,7 @@ def report_url(config: RunConfig) -> str:
     """Return the folder of the report: on the catalog, or on the spectra where none is made."""
     shown = catalog_url(config) if config.publish else spectra_url(config)
     truth = identity(config.report.truth) if config.report and config.report.truth else ""
-    lines = _identities(config.report.isochrones) if config.report else []
+    lines = identities(config.report.isochrones) if config.report else []
     name = digest(config.report, truth, _name(shown), config.run.name, *lines, FORMAT_VERSION)
     return stage_url(config.run.workspace, "report", name)
 
@@ -343,44 +372,6 @@ def compare_url(config: RunConfig) -> str:
     order = list(config.compare.models) if config.compare is not None else []
     leakage = config.compare.leakage if config.compare is not None else None
     broken = paths.join(leakage.broken, "zarr.json") if leakage and leakage.broken else ""
-    parts = [order, there, config.run.seed, *_identities(broken)]
+    parts = [order, there, config.run.seed, *identities(broken)]
     name = digest(config.compare, *parts, FORMAT_VERSION)
     return stage_url(config.run.workspace, "compare", name)
-
-
-def _identities(*urls: str) -> list[str]:
-    """Return the identities of files, as further parts of a digest.
-
-    "" has none: a run file that does not use such a file keeps the digests that it has.
-    """
-    return [identity(url) for url in urls if url]
-
-
-def _checksums(*urls: str) -> list[str]:
-    """Return the checksums of models, as `_identities` does."""
-    if not any(urls):
-        return []
-    from scalespec.store.model import checksum  # with torch, which earlier stages do without
-
-    return [checksum(url) for url in urls if url]
-
-
-def identity(url: str) -> str:
-    """Return what tells one state of an input file from another: its size and time of change.
-
-    Raises
-    ------
-    StoreError
-        If there is no such file.
-    """
-    entries = list_files(_as_pattern(url))
-    if not entries:
-        raise StoreError(f"{url}: no such file")
-    return digest([(entry.size, entry.modified) for entry in entries])
-
-
-def _as_pattern(url: str) -> str:
-    """Return the glob that only what lies at `url` matches: a name may hold brackets."""
-    if paths.is_remote(url) or not paths.exists(url):
-        return url
-    return glob.escape(url) + ("/**" if paths.is_folder(url) else "")

@@ -4,6 +4,7 @@ Labelled stars are few and scattered through a survey's store; learning reads th
 """
 
 import io
+import logging
 from collections.abc import Iterator
 from functools import partial
 
@@ -22,9 +23,15 @@ from scalespec.stages.training_set import (
     training_rows,
 )
 from scalespec.store import paths
+from scalespec.store.batches import list_pieces
+from scalespec.store.catalog import read_row_range
 from scalespec.store.committed import commit_spectra
-from scalespec.store.ledger import Ledger
+from scalespec.store.ledger import Ledger, current, stage_url
 from scalespec.store.spectra import create_spectra, memory_bytes, read_spectra
+
+log = logging.getLogger(__name__)
+
+NO_ROW = Block("spectrum", 0, 0, 0)
 
 
 def gather(config: RunConfig, name: str) -> Iterator[Stage]:
@@ -34,35 +41,69 @@ def gather(config: RunConfig, name: str) -> Iterator[Stage]:
     what became of each row, and why.
     """
     table = (config.crossmatch or {})[name].training
-    matches_url, spectra = folders.matches_url(config, name), folders.spectra_url(config)
-    source = paths.join(spectra, "spectra.zarr")
-    size = config.run.spectra_per_block
-    matches = _matches_of(matches_url, Ledger(spectra).done(), size)
-    if matches.empty or not label_columns(matches):
-        return
-    url = folders.training_url(config, name)
-    if table.outlier_sigma:
-        yield features_stage(name, paths.join(url, "features"), (source, matches, size))
+    url, size = folders.training_url(config, name), config.run.spectra_per_block
+    source = paths.join(folders.spectra_url(config), "spectra.zarr")
     rows_url = paths.join(url, "selection.parquet")
-    chosen = training_rows(matches, label_columns(matches), table, paths.join(url, "features"))
-    paths.write_bytes(rows_url, chosen.to_parquet(index=False))
+    if not paths.exists(rows_url):  # the folder is named by all that it is made of
+        yield from _select(config, name, rows_url)
+    if not paths.exists(rows_url):
+        return
     head = read_spectra(source, 0, 0)
     if table.library:
         check_library(head, table.library)
     target = paths.join(url, "train.zarr")
-    template = training_block(head, chosen.iloc[:0])
-    create_spectra(
-        target, template, n_spectrum=len(chosen), shard_rows=size, encoding=encoding(config)
-    )
+    template = training_block(head, read_row_range(rows_url, NO_ROW).to_pandas())
+    n = list_pieces(rows_url, size)[-1].stop
+    create_spectra(target, template, n_spectrum=n, shard_rows=size, encoding=encoding(config))
     yield Stage(
         name=f"{name} train.zarr",
         url=url,
-        blocks=plan_blocks(len(chosen), size),
+        blocks=plan_blocks(n, size),
         read=partial(_read_chosen, source=source, library=table.library, rows_url=rows_url),
         compute=_gathered,
         write=partial(_write_training, url=url),
         runs_on="dask",
         memory_bytes=2 * memory_bytes(size, template.sizes["wavelength"]),
+    )
+
+
+def _select(config: RunConfig, name: str, rows_url: str) -> Iterator[Stage]:
+    """Write which rows are learned from, if spectra of any with labels are preprocessed."""
+    table, size = (config.crossmatch or {})[name].training, config.run.spectra_per_block
+    spectra = folders.spectra_url(config)
+    matches = _matches_of(folders.matches_url(config, name), Ledger(spectra).done(), size)
+    if (stop := folders.learned_until(config, name)) is not None:
+        matches = matches[matches["row"] < stop]
+    labels = label_columns(matches)
+    if matches.empty or not labels:
+        return
+    features = paths.join(paths.split(rows_url)[0], "features")
+    if table.outlier_sigma:
+        source = paths.join(spectra, "spectra.zarr")
+        yield features_stage(name, features, (source, matches, size))
+    chosen = training_rows(matches, labels, table, features)
+    _warn_of_growth(config, name, len(chosen))
+    paths.write_bytes(rows_url, chosen.to_parquet(index=False))
+
+
+def _warn_of_growth(config: RunConfig, name: str, n: int) -> None:
+    """Say what it costs that there is more to learn from than in the run before."""
+    workspace = config.run.workspace
+    before, fitted = (current(workspace, stage) for stage in (f"matches/{name}/train", "best"))
+    if before is None or config.train is None or config.train.catalog != name:
+        return
+    url = stage_url(workspace, f"matches/{name}/train", str(before["digest"]))
+    rows_url = paths.join(url, "selection.parquet")
+    was = list_pieces(rows_url, n)[-1].stop if paths.exists(rows_url) else n
+    if n <= was:
+        return
+    refitted = sum(stop - start for _, start, stop in (fitted or {}).get("blocks", ()))
+    named = config.infer is not None and config.infer.models
+    log.warning(
+        "%s: the training set grew from %d to %d spectra: the model is trained anew, and the %d "
+        "spectra that were fitted are fitted anew; with [train] segments = 1 only what the first "
+        "run found is learned from",
+        *(name, was, n, 0 if named else refitted),
     )
 
 

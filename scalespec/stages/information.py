@@ -32,12 +32,44 @@ class Survey:
     resolving_power : float or None
         R; None: the model's own.
     wavelength : (float, float) or None
-        Range [Å, vacuum]; None: the model's own.
+        Range [Å, vacuum], the lower end first; None: the model's own.
+
+    Raises
+    ------
+    ConfigError
+        If one of them is none: not a number, not above 0, or a range that ends before it begins.
+
+    Examples
+    --------
+    >>> Survey(snr=(0.0,))
+    Traceback (most recent call last):
+    scalespec.errors.ConfigError: snr = 0: give a finite number above 0, as 50
     """
 
     snr: tuple[float, ...] = (20.0, 50.0, 100.0, 200.0)
     resolving_power: float | None = None
     wavelength: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        given = [("snr", value, 50) for value in self.snr]
+        if self.resolving_power is not None:
+            given.append(("resolving_power", self.resolving_power, 1800))
+        for name, value, example in given:
+            if not 0 < value < np.inf:
+                raise ConfigError(f"{name} = {value:g}: give a finite number above 0, as {example}")
+        if self.wavelength is not None:
+            _check_range(*self.wavelength)
+
+
+def _check_range(low: float, high: float) -> None:
+    if not 0 < low < high < np.inf:
+        ends = sorted((low, high))
+        turned = 0 < ends[0] < ends[1] < np.inf
+        cure = f"turn them around: {ends[0]:g} {ends[1]:g}" if turned else "as 5000 6000"
+        raise ConfigError(
+            f"wavelength = {low:g} {high:g}: give the lower end first, both in vacuum Å and "
+            f"above 0: {cure}"
+        )
 
 
 def measurable(url: str, labels: Mapping[str, float], survey: Survey) -> pd.DataFrame:
@@ -70,8 +102,12 @@ def measurable(url: str, labels: Mapping[str, float], survey: Survey) -> pd.Data
     if survey.wavelength is not None:
         low, high = survey.wavelength
         pixels = np.where((model.spec.wavelength >= low) & (model.spec.wavelength <= high), 1.0, 0)
-    if not pixels.any():
-        raise ConfigError(f"{url}: no pixel of the model lies in {survey.wavelength} Å")
+        if not pixels.any():
+            first, last = model.spec.wavelength[[0, -1]]
+            raise ConfigError(
+                f"{url}: no pixel of the model lies in {low:g} to {high:g} Å: it covers "
+                f"{first:.0f} to {last:.0f} Å in vacuum"
+            )
     table = pd.DataFrame(
         {
             "label": [*model.spec.labels, "rv"],

@@ -14,7 +14,8 @@ from scalespec.errors import StoreError, SurveyFileError
 from scalespec.plan import Block, BlockResult, Stage
 from scalespec.schema import SpectrumStatus, status_names
 from scalespec.stages import folders
-from scalespec.stages.inputs import block_bytes, differs, plan_inputs, read_items
+from scalespec.stages.inputs import block_bytes, plan_inputs, read_items
+from scalespec.stages.known import differs
 from scalespec.stages.reader import Description, description_of, survey_of
 from scalespec.stages.stores import make_store
 from scalespec.store import paths

@@ -15,11 +15,10 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatchcase
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,6 +27,7 @@ from scalespec.config import IngestTable, RunConfig, digest
 from scalespec.errors import ConfigError, StoreError, SurveyFileError
 from scalespec.plan import Block
 from scalespec.stages import folders
+from scalespec.stages.known import BATCH, Known
 from scalespec.stages.reader import survey_of
 from scalespec.stages.release import iterate_release
 from scalespec.stages.segments import (
@@ -45,7 +45,8 @@ from scalespec.surveys.rows import Survey
 
 log = logging.getLogger(__name__)
 
-BATCH = 65_536
+OTHERS_SAID = 3
+"""Files of a folder, left out by their names, that are named."""
 COUNTED_AT_ONCE = 4
 """Containers read at once to count their spectra."""
 TRIES = 3
@@ -82,13 +83,17 @@ def plan_inputs(config: RunConfig) -> dict[str, Any]:
     if config.ingest is None:
         raise ConfigError("the run file has no [ingest] table")
     url, survey = folders.plan_url(config), survey_of(config.ingest)
-    known = _Known(url, folders.planned_segments(config))
+    before = folders.planned_segments(config)
+    known = Known(url, before)
     fresh = known.fresh(list_inputs(config.ingest, survey))
-    added = _add(config, url, cut_items(as_items(fresh, survey), config.run.spectra_per_block))
+    if (limit := config.ingest.limit) is None:
+        items = as_items(fresh, survey)
+    else:
+        items = first_spectra(fresh, survey, limit - sum(segment.n for segment in before))
+    added = _add(config, url, cut_items(items, config.run.spectra_per_block))
     segments = folders.planned_segments(config)
     if not segments:
-        wanted = config.ingest.files or config.ingest.catalog
-        raise ConfigError(f"ingest: nothing to read in {wanted!r}: no file matches")
+        raise nothing_to_read(config.ingest)
     if known.changed:
         some = ", ".join(known.changed[:NAMED])
         log.warning(
@@ -102,6 +107,12 @@ def plan_inputs(config: RunConfig) -> dict[str, Any]:
         "added": added,
         "changed": list(known.changed),
     }
+
+
+def nothing_to_read(table: IngestTable) -> ConfigError:
+    """Return what is said of inputs that are none."""
+    wanted = table.files or table.catalog
+    return ConfigError(f"ingest: nothing to read in {wanted!r}: no file matches")
 
 
 def _add(config: RunConfig, url: str, cut: Iterator[list[Item]]) -> int:
@@ -159,86 +170,9 @@ def read_items(plan_url: str, block: Block) -> pd.DataFrame:
     return pd.read_parquet(io.BytesIO(paths.read_bytes(find_part(plan_url, block))))
 
 
-def differs(planned: Any, found: Entry) -> bool:
-    """Whether a file is another one than was planned (fields size, modified, etag).
-
-    Equal etags mean equal content, whatever the time; what was not known does not differ.
-    """
-    if planned.size < 0 or found.size < 0:
-        return False
-    if planned.size != found.size:
-        return True
-    if planned.etag and found.etag:
-        return bool(planned.etag != found.etag)
-    return bool(planned.modified and found.modified and planned.modified != found.modified)
-
-
-class _Known:
-    """What is planned already, as hashes: 32 bytes an input."""
-
-    def __init__(self, url: str, segments: Sequence[Segment]) -> None:
-        parts = [part_url(url, s.attempt, block) for s in segments for block in s.blocks]
-        columns = ["url", "size", "modified", "etag"]
-        with ThreadPoolExecutor(COUNTED_AT_ONCE) as pool:
-            read = [_NOTHING, *pool.map(lambda part: _identities(part, columns), parts)]
-        self.names, *identity = (np.concatenate(column) for column in zip(*read, strict=True))
-        order = np.argsort(self.names, kind="stable")
-        self.names, self.identity = self.names[order], [column[order] for column in identity]
-        self.changed: list[str] = []
-        self.n_changed = 0
-
-    def fresh(self, entries: Iterator[Entry]) -> Iterator[Entry]:
-        """Yield what is not planned yet, and remember what is, but differs."""
-        if not len(self.names):
-            yield from entries
-            return
-        while batch := list(islice(entries, BATCH)):
-            names = _hash([paths.plain(entry.url) for entry in batch])
-            place = np.minimum(np.searchsorted(self.names, names), len(self.names) - 1)
-            there = self.names[place] == names
-            self._compare([batch[i] for i in np.flatnonzero(there)], place[there])
-            yield from (batch[i] for i in np.flatnonzero(~there))
-
-    def _compare(self, entries: Sequence[Entry], place: npt.NDArray[np.intp]) -> None:
-        etags = _hash([entry.etag for entry in entries])
-        size, modified, etag = (column[place] for column in self.identity)
-        for i, entry in enumerate(entries):
-            known = "known" if etag[i] == etags[i] else "another"
-            planned = Entry("", int(size[i]), float(modified[i]), known if _some(etag[i]) else "")
-            if differs(planned, entry._replace(etag="known" if entry.etag else "")):
-                self.n_changed += 1
-                self.changed += [entry.url] if len(self.changed) < BATCH else []
-
-
-def _some(etag: np.uint64) -> bool:
-    return bool(etag != _NO_ETAG)
-
-
-def _hash(values: Sequence[str]) -> npt.NDArray[np.uint64]:
-    """Return 64 bits of each string: of 10^7, two are alike with a chance of 3e-6."""
-    return pd.util.hash_array(np.array(values, dtype=object), categorize=False)
-
-
-_NO_ETAG = _hash([""])[0]
-
-
-_NOTHING = tuple(np.zeros(0, kind) for kind in (np.uint64, np.int64, np.float64, np.uint64))
-
-
-def _identities(part: str, columns: list[str]) -> tuple[npt.NDArray[Any], ...]:
-    table = pq.read_table(io.BytesIO(paths.read_bytes(part)), columns=columns)
-    return (
-        _hash([paths.plain(url) for url in table["url"].to_pylist()]),
-        table["size"].to_numpy(),
-        table["modified"].to_numpy(),
-        _hash(table["etag"].to_pylist()),
-    )
-
-
 def list_inputs(table: IngestTable, survey: Survey) -> Iterator[Entry]:
     """Yield every input in the store's order: that of HEALPix cells where known, else of keys."""
-    found = iterate_release(table, survey) if table.catalog else _from_files(table, survey)
-    return islice(found, table.limit) if table.limit else found
+    return iterate_release(table, survey) if table.catalog else _from_files(table, survey)
 
 
 def count_inputs(config: RunConfig) -> tuple[int, int]:
@@ -254,10 +188,12 @@ def count_inputs(config: RunConfig) -> tuple[int, int]:
     entries = list_inputs(config.ingest, survey)
     first = list(islice(entries, 1))
     per_file = sum(item.n for item in as_items(iter(first), survey))
+    limit = config.ingest.limit
+    wanted = -(-limit // max(per_file, 1)) if limit else None
     n_files = n_bytes = 0
-    for entry in chain(first, entries):
+    for entry in islice(chain(first, entries), wanted):
         n_files, n_bytes = n_files + 1, n_bytes + max(entry.size, 0)
-    return per_file * n_files, n_bytes
+    return min(per_file * n_files, limit or per_file * n_files), n_bytes
 
 
 def block_bytes(config: RunConfig) -> int:
@@ -267,7 +203,10 @@ def block_bytes(config: RunConfig) -> int:
 
 
 def as_items(entries: Iterator[Entry], survey: Survey) -> Iterator[Item]:
-    """Yield a file's spectra as one item; a container that is damaged or not there is one row."""
+    """Yield a file's spectra as one item; a container that is damaged or not there is one row.
+
+    A catalog names one star of a container of several, and not which: its id is left out.
+    """
     count = survey.count_spectra
     if count is None:
         yield from (Item(entry, 0, 1) for entry in entries)
@@ -277,7 +216,20 @@ def as_items(entries: Iterator[Entry], survey: Survey) -> Iterator[Item]:
         while batch := list(islice(entries, COUNTED_AT_ONCE)):
             found = pool.map(lambda entry: _count(entry.url, count), batch)
             for entry, n in zip(batch, found, strict=True):
-                yield Item(entry, 0, max(n, 1), counted=n > 0)
+                named = entry if n == 1 or survey.one_star else entry._replace(source_id=-1)
+                yield Item(named, 0, max(n, 1), counted=n > 0)
+
+
+def first_spectra(entries: Iterator[Entry], survey: Survey, n: int) -> Iterator[Item]:
+    """Yield items of the first `n` spectra; of a container, the first of its spectra."""
+    if n <= 0:
+        next(entries, None)  # what is planned already is looked at on the way there
+        return
+    for item in as_items(entries, survey):
+        yield item._replace(n=min(item.n, n))
+        n -= item.n
+        if n <= 0:
+            return
 
 
 def _count(url: str, count: Callable[[bytes], int], tries: int = TRIES) -> int:
@@ -376,11 +328,30 @@ def _listed(pattern: str, survey: Survey) -> Iterable[Entry]:
     """Yield what one `files` entry names; a listed file that is missing keeps its row."""
     if not pattern.startswith("@"):
         folder = not _is_glob(pattern) and paths.is_folder(pattern)
-        yield from iterate_files(paths.join(pattern, survey.pattern) if folder else pattern)
+        yield from _of_folder(pattern, survey) if folder else iterate_files(pattern)
         return
     lines = sorted(_lines(pattern[1:]))
     for start in range(0, len(lines), BATCH):
         yield from identify(lines[start : start + BATCH])
+
+
+def _of_folder(folder: str, survey: Survey) -> Iterator[Entry]:
+    """Yield a folder's files of the survey's names; say how many FITS files have other names."""
+    name = survey.pattern.removeprefix("**/")
+    if "/" in name or not name.endswith(".fits*"):
+        yield from iterate_files(paths.join(folder, survey.pattern))
+        return
+    others: list[str] = []
+    n_others = 0
+    for entry in iterate_files(paths.join(folder, "**/*.fits*")):
+        if fnmatchcase(found := paths.split(paths.plain(entry.url))[1], name):
+            yield entry
+        else:
+            n_others += 1
+            others += [found] if n_others <= OTHERS_SAID else []
+    if n_others:
+        log.warning("%s: %d FITS files are left out, as %s: of a folder, only %s are taken; a glob "
+                    "takes what it matches", folder, n_others, ", ".join(others), name)  # fmt: skip
 
 
 def _lines(url: str) -> Iterator[str]:

@@ -122,7 +122,7 @@ def star_title(star: Mapping[str, Any], labels: Sequence[str]) -> str:
     return f"obsid {star['obsid']} · S/N {star['snr']:.0f} · {status}\n" + " · ".join(parts)
 
 
-def draw_star(config: RunConfig, obsid: int, out_png: str | Path) -> str:
+def draw_star(config: RunConfig, obsid: int, picture: str | Path) -> str:
     """Draw one spectrum with its best fit, and return what is known of it.
 
     Parameters
@@ -131,8 +131,8 @@ def draw_star(config: RunConfig, obsid: int, out_png: str | Path) -> str:
         A run that has come at least to preprocess.
     obsid : int
         Which spectrum.
-    out_png : path
-        The picture to write.
+    picture : path
+        To write; its ending is one of `figures.PICTURES`.
 
     Raises
     ------
@@ -165,7 +165,8 @@ def draw_star(config: RunConfig, obsid: int, out_png: str | Path) -> str:
         model = fit if np.isfinite(fit).all() else None
     wavelength, flux, ivar = (spectra[name].to_numpy() for name in ("wavelength", "flux", "ivar"))
     figure = figures.spectrum_fit(wavelength, flux[0], ivar[0], model, title=title)
-    Path(out_png).write_bytes(figures.to_png(figure))
+    form = Path(picture).suffix.removeprefix(".").lower()
+    Path(picture).write_bytes(figures.to_picture(figure, form))
     return "\n".join(lines)
 
 

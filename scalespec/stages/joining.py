@@ -88,7 +88,7 @@ def join_block(pieces: Pieces) -> pa.Table:
         {str(name): pa.array(values, from_pandas=True) for name, values in pieces.index.items()},
         *(_matched(name, table, rows) for name, table in pieces.matches.items()),
     ]
-    return _assembled(groups, tuple(pieces.matches))
+    return assembled(groups, tuple(pieces.matches))
 
 
 def as_labels(inferred: pa.Table) -> pa.Table:
@@ -107,7 +107,32 @@ def _first_name(name: str) -> str:
     return "first_model" if name == "model" else name
 
 
-def _assembled(groups: Sequence[Mapping[str, pa.Array]], catalogs: Sequence[str]) -> pa.Table:
+def assembled(groups: Sequence[Mapping[str, pa.Array]], catalogs: Sequence[str] = ()) -> pa.Table:
+    """Put columns into one table as a catalog has it.
+
+    Parameters
+    ----------
+    groups : sequence of mapping of str to (n,) array
+        Columns by name, in order.
+    catalogs : sequence of str
+        Crossmatch tables that columns are named after.
+
+    Returns
+    -------
+    pa.Table
+        Missing floats are null, missing strings empty; fields carry unit, description and UCD.
+
+    Raises
+    ------
+    StageError
+        If two columns would have one name.
+
+    Examples
+    --------
+    >>> table = assembled([{"teff": pa.array([5777.0, np.nan])}])
+    >>> table.schema.field("teff").metadata[b"unit"], table["teff"].null_count
+    (b'K', 1)
+    """
     columns: dict[str, pa.Array] = {}
     for group in groups:
         if twice := sorted(set(group) & set(columns)):

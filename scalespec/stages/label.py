@@ -1,29 +1,49 @@
 """A few survey files -> their labels, with no run file, store or engine."""
 
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 import xarray as xr
 
-from scalespec.config import FitTable, InferTable, PreprocessTable
+from scalespec.config import FitTable, InferTable, IngestTable, PreprocessTable
 from scalespec.errors import ConfigError, ModelError, StoreError
 from scalespec.models.base import Emulator, EmulatorSpec
 from scalespec.optimize.objective import Smoother
+from scalespec.optimize.result import FitStatus
+from scalespec.schema import SpectrumStatus
+from scalespec.stages.columns import NOTES
 from scalespec.stages.emulators import load_starters, make_ready
 from scalespec.stages.fit import best_labels
 from scalespec.stages.infer import first_labels
 from scalespec.stages.ingest import ingest_block
+from scalespec.stages.inputs import list_inputs
+from scalespec.stages.inspect import status_text
+from scalespec.stages.joining import STORE_COLUMNS, assembled
 from scalespec.stages.normalizers import table_of
 from scalespec.stages.preprocess import normalization, preprocess_block
 from scalespec.stages.question import ask
+from scalespec.stages.regrid import correlation_of
+from scalespec.store import formats, paths
 from scalespec.store.fetch import fetch
+from scalespec.store.listing import WILD
 from scalespec.store.model import load_model
 from scalespec.surveys import SURVEYS
+
+WRITERS = {
+    "parquet": lambda url, schema, parts, _: formats.write_parquet(url, schema, parts),
+    "fits": formats.write_fits,
+    "vot": formats.write_votable,
+}
+"""Writers of a table of labels, those of a catalog, by the ending of the file's name."""
+SHOWN = ("file", "teff", "teff_err", "logg", "logg_err", "fe_h", "m_h", "rv", "chi2", "fit_status")
+"""Columns that a terminal has room for."""
+ROWS_SHOWN = 20
+SCALARS = ("obsid", "ra", "dec", "snr", "status")
 
 
 @dataclass(frozen=True)
@@ -54,6 +74,11 @@ class Prepared:
         """(n, P) inverse variance of `flux`, 0 where there is no information."""
         return self.spectra["ivar"].to_numpy()
 
+    @property
+    def noise_correlation(self) -> npt.NDArray[np.float64]:
+        """(n, 2) by what variances of labels and velocity exceed those of white noise."""
+        return correlation_of(self.spectra)
+
 
 def prepare(raw: xr.Dataset, model: Emulator) -> Prepared:
     """Preprocess spectra for a model, and bring the model to their grid and resolution.
@@ -67,7 +92,8 @@ def prepare(raw: xr.Dataset, model: Emulator) -> Prepared:
     Returns
     -------
     Prepared
-        What `fit_labels` takes: ``fit_labels(p.model, p.flux, p.ivar, smoothing=p.smoothing)``.
+        What `fit_labels` takes: ``fit_labels(p.model, p.flux, p.ivar, smoothing=p.smoothing,
+        noise_correlation=p.noise_correlation)``.
 
     Raises
     ------
@@ -92,7 +118,8 @@ def label_files(
     Parameters
     ----------
     files : sequence of str
-        Local paths or URLs; a file that cannot be read is a row whose status says why.
+        Local paths or URLs, globs, folders and ``@list.txt``, as ``[ingest] files`` has them; a
+        file that cannot be read is a row whose status says why.
     models : sequence of str
         Folders of ours, or The Payne's .npz; of several, the best χ² is kept per star.
     survey : str
@@ -103,21 +130,23 @@ def label_files(
     Returns
     -------
     pd.DataFrame
-        One row per spectrum: file, designation, ..., snr, status, and the columns of `best_labels`.
+        One row per spectrum: file, designation, ..., snr, spectrum_status, and the columns of
+        `best_labels`; ``model`` is -1 where there are no labels.
 
     Raises
     ------
     ConfigError
-        If the survey is not known.
+        If the survey is not known, or a glob or folder holds no file of it.
     ModelError
         If a model does not fit the survey's spectra.
     """
     if survey not in SURVEYS:
         raise ConfigError(f"survey '{survey}' is not one of {sorted(SURVEYS)}")
+    urls = [url for name in files for url in _named(name, survey)]
     pieces = SURVEYS[survey].pieces(
         [
             (url, found if isinstance(found, StoreError) else found[0])
-            for url, found in zip(files, fetch(files), strict=True)
+            for url, found in zip(urls, fetch(urls), strict=True)
         ]
     )
     groups, index = ingest_block(pieces, survey)
@@ -138,8 +167,87 @@ def label_files(
     first = first_labels(ask(spectra, np.arange(len(index))), starters, infer)
     ready = [one.ready for one in starters]
     best = best_labels(spectra, first, ready, FitTable()).drop(columns=["obsid", "row"])
-    scalars = {name: spectra[name].to_numpy() for name in ("obsid", "ra", "dec", "snr", "status")}
+    scalars = {STORE_COLUMNS[name]: spectra[name].to_numpy() for name in SCALARS}
     return pd.concat([index.reset_index(drop=True), pd.DataFrame(scalars), best], axis=1)
+
+
+def _named(name: str, survey: str) -> Iterator[str]:
+    """Yield the files that one name stands for; one that no file has stands for itself.
+
+    It keeps its row, which says so: the others are labelled all the same.
+    """
+    if not paths.is_remote(name) and paths.local_path(name).is_file():
+        yield name  # whatever is in its name
+        return
+    several = name.startswith("@") or any(letter in paths.plain(name) for letter in WILD)
+    if not several and not paths.is_folder(name):
+        yield name
+        return
+    pattern = SURVEYS[survey].pattern
+    table = IngestTable(survey=survey, files=name)
+    found = [entry.url for entry in list_inputs(table, SURVEYS[survey])]
+    if found:
+        yield from found
+    elif several or not paths.is_remote(name):
+        raise ConfigError(
+            f"{name}: no file of survey '{survey}' there; of a folder '{pattern}' is taken"
+        )
+    else:  # of a bucket, what is no object is a folder, or nothing
+        yield name
+
+
+def write_labels(table: pd.DataFrame, url: str) -> None:
+    """Write labels as a catalog is written: with units, descriptions and meanings of bits.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        As `label_files` gives it.
+    url : str
+        What is to be written; its ending is a key of `WRITERS`.
+    """
+    columns = {str(name): pa.array(values, from_pandas=True) for name, values in table.items()}
+    made = assembled([columns])
+    notes = {name: codes for name, codes in NOTES.items() if name in columns}
+
+    def parts(names: Sequence[str] | None) -> Iterator[pa.Table]:
+        yield made if names is None else made.select(list(names))
+
+    ending = paths.plain(url).rpartition(".")[2].lower()
+    WRITERS[ending](url, made.schema, parts, notes)
+
+
+def label_text(table: pd.DataFrame) -> str:
+    """Return the first rows of `label_files` as a terminal shows them, bits by their names."""
+    shown = table[[name for name in SHOWN if name in table]].head(ROWS_SHOWN).copy()
+    shown["fit_status"] = [status_text(int(bits), FitStatus) for bits in shown["fit_status"]]
+    return shown.to_string(index=False)
+
+
+def without_labels(table: pd.DataFrame) -> tuple[int, list[str]]:
+    """Return how many rows of `label_files` have no labels; of the first, which and why.
+
+    Examples
+    --------
+    >>> row = {"file": "a.fits", "reason": "missing: StoreError: a.fits: not found"}
+    >>> row |= {"spectrum_status": 1, "fit_status": 512, "model": -1}
+    >>> without_labels(pd.DataFrame([row]))
+    (1, ['a.fits: MISSING, BAD_SPECTRUM: no such file'])
+    """
+    rows = table[table["model"] < 0]
+    lines = [_why(row) for row in rows.head(ROWS_SHOWN).itertuples()]
+    if more := len(rows) - len(lines):
+        lines.append(f"{more:,} more, as their column 'reason' says")
+    return len(rows), lines
+
+
+def _why(row: Any) -> str:
+    """Say why a row has no labels: the bits that are set, by name, and the reader's words."""
+    bits = ((row.spectrum_status, SpectrumStatus), (row.fit_status, FitStatus))
+    names = [status_text(int(value), flags) for value, flags in bits if value]
+    words = str(row.reason).partition(": ")[2].removeprefix(f"StoreError: {row.file}: ")
+    said = {"not found": "no such file"}.get(words, words)
+    return ": ".join(filter(None, [str(row.file), ", ".join(names), said]))
 
 
 def preparation_for(spec: EmulatorSpec, wavelength: npt.NDArray[np.float64]) -> PreprocessTable:
@@ -170,20 +278,3 @@ def preparation_for(spec: EmulatorSpec, wavelength: npt.NDArray[np.float64]) -> 
             "continuum": table_of(spec.normalization),
         }
     )
-
-
-def check_target(path: str) -> None:
-    """Refuse a file that could not be written, before the work that fills it.
-
-    Raises
-    ------
-    ConfigError
-        If its folder is not there, or not ours to write.
-    """
-    target = Path(path)
-    if "://" in path:
-        return
-    if not target.parent.is_dir():
-        raise ConfigError(f"-o {path}: no folder {target.parent}: make it first")
-    if not os.access(target if target.exists() else target.parent, os.W_OK):
-        raise ConfigError(f"-o {path}: no permission to write there")

@@ -13,30 +13,28 @@ from scalespec.errors import ConfigError
 from scalespec.kernels.ids import identifiers, twomass_ids
 from scalespec.kernels.match import splitmix64
 from scalespec.kernels.where import columns_in, where
+from scalespec.stages.label_units import POSITION, as_numbers, in_our_unit, unit_of
 from scalespec.store.batches import Piece, iterate_piece
 
 Array = npt.NDArray[Any]
 
-POSITION = ("ra", "dec", "pmra", "pmdec")
 FASTEST_MAS = 11_000.0
 """No star moves faster, in mas/yr (Barnard's: 10,393, Gaia DR3); what does is no motion."""
-UNITS = {
-    "ra": "deg",
-    "dec": "deg",
-    "pmra": "mas/yr",
-    "pmdec": "mas/yr",
-    "teff": "K",
-    "logg": "dex(cm/s2)",
-    "rv": "km/s",
-    "vsini": "km/s",
-    "vmic": "km/s",
-    "parallax": "mas",
-}
-"""Units we keep columns in, by name; other labels are in dex."""
 
 
-def iterate_catalog(piece: Piece, table: CrossmatchTable, rows: int) -> Iterator[pd.DataFrame]:
+def iterate_catalog(
+    piece: Piece, table: CrossmatchTable, rows: int, numbers: frozenset[str] = frozenset()
+) -> Iterator[pd.DataFrame]:
     """Read what a run takes of a piece of a label catalog, some rows at a time.
+
+    Parameters
+    ----------
+    piece : Piece
+    table : CrossmatchTable
+    rows : int
+        How many at a time.
+    numbers : frozenset of str
+        Labels, by our names, that must be numbers beside those whose names say it.
 
     Yields
     ------
@@ -50,15 +48,16 @@ def iterate_catalog(piece: Piece, table: CrossmatchTable, rows: int) -> Iterator
     StoreError
         If the catalog cannot be read or lacks a column.
     ConfigError
-        If a column holds several numbers a row, or a unit is none.
+        If a column holds several numbers a row, or text for numbers, or a unit is none.
     """
     first = piece.first
-    for source in iterate_piece(piece, _wanted(table), rows):
-        yield catalog_rows(source, table, first)
+    for source in iterate_piece(piece, columns_wanted(table), rows):
+        yield catalog_rows(source, table, first, numbers)
         first += len(next(iter(source.values())))
 
 
-def _wanted(table: CrossmatchTable) -> list[str]:
+def columns_wanted(table: CrossmatchTable) -> list[str]:
+    """Return the columns of a catalog that its table names."""
     named = {getattr(table, ours) for ours in POSITION} | {table.star_id, *table.key.values()}
     named |= {table.magnitude.theirs} if table.magnitude else set()
     named |= {table.epoch} if isinstance(table.epoch, str) else set()
@@ -66,7 +65,12 @@ def _wanted(table: CrossmatchTable) -> list[str]:
     return sorted(named - {""})
 
 
-def catalog_rows(source: dict[str, Array], table: CrossmatchTable, first: int) -> pd.DataFrame:
+def catalog_rows(
+    source: dict[str, Array],
+    table: CrossmatchTable,
+    first: int,
+    numbers: frozenset[str] = frozenset(),
+) -> pd.DataFrame:
     """Put rows of a catalog that begin with row `first` under our names; see `iterate_catalog`."""
     if wide := [name for name, values in source.items() if values.ndim > 1]:
         raise ConfigError(f"{table.catalog}: {wide} hold several numbers a row: choose others")
@@ -76,18 +80,25 @@ def catalog_rows(source: dict[str, Array], table: CrossmatchTable, first: int) -
     made: dict[str, Any] = {"right": right} | {ours: np.zeros(n) for ours in POSITION}
     position = {ours: getattr(table, ours) for ours in POSITION if getattr(table, ours)}
     for ours, theirs in (position | table.columns).items():
-        made[ours] = _in_our_unit(ours, _known(source[theirs], table.missing), table)
+        sexagesimal = ours in ("ra", "dec") and ours in table.units
+        values = source[theirs]
+        if not sexagesimal and (unit_of(ours) or ours.endswith("_err") or ours in numbers):
+            values = as_numbers(ours, theirs, values, keep, table.catalog)
+        made[ours] = in_our_unit(ours, _known(values, table.missing), table)
     too_fast = np.hypot(np.nan_to_num(made["pmra"]), np.nan_to_num(made["pmdec"])) > FASTEST_MAS
     made |= {name: np.where(too_fast, np.nan, made[name]) for name in ("pmra", "pmdec")}
     made["epoch"] = np.full(n, np.nan if isinstance(table.epoch, str) else table.epoch)
     if isinstance(table.epoch, str):
-        made["epoch"] = _known(source[table.epoch], table.missing)
+        epoch = as_numbers("epoch", table.epoch, source[table.epoch], keep, table.catalog)
+        made["epoch"] = _known(epoch, table.missing)
     made["star"] = star_hash(source[table.star_id], right) if table.star_id else star_hash(right)
     for theirs in table.key.values():
         made["id"] = key_values(source[theirs], table)
     made["tie"] = source[table.star_id] if table.star_id else made.get("id", right)
     if table.magnitude:
-        made["magnitude"] = _known(source[table.magnitude.theirs], table.missing)
+        theirs = table.magnitude.theirs
+        magnitude = as_numbers("magnitude", theirs, source[theirs], keep, table.catalog)
+        made["magnitude"] = _known(magnitude, table.missing)
     return pd.DataFrame(made)[keep].reset_index(drop=True)
 
 
@@ -117,29 +128,6 @@ def _known(values: Array, missing: tuple[float, ...]) -> Array:
         # A catalog's float32 -9999.99 is not the float64 one: compare as loosely as float32 does.
         unknown |= np.abs(number - sentinel) <= 1e-8 + 1e-6 * abs(sentinel)
     return np.where(unknown, np.nan, number)
-
-
-def _in_our_unit(name: str, values: Array, table: CrossmatchTable) -> Array:
-    """Convert a column, or read sexagesimal angles."""
-    if name not in table.units:
-        return values
-    from astropy import units
-    from astropy.coordinates import Angle
-
-    ours = UNITS.get(name, "dex")
-    try:
-        theirs = units.Unit(table.units[name])
-        if values.dtype.kind == "U":
-            known = values != ""
-            angles = np.full(len(values), np.nan)
-            angles[known] = Angle(values[known], theirs).deg
-            return angles
-        return np.asarray((values * theirs).to(units.Unit(ours)).value, np.float64)
-    except (ValueError, TypeError, units.UnitsError) as error:
-        raise ConfigError(
-            f"{table.catalog}: units.{name} = '{table.units[name]}' does not become "
-            f"'{ours}': {error}"
-        ) from error
 
 
 def star_hash(ids: Array, row: Array | None = None) -> npt.NDArray[np.int64]:

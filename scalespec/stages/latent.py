@@ -201,8 +201,11 @@ class _CannonLearner(_Learner):
         self._penalty = Penalty(table.l1, censored_by(spec, table))
         self.model: Cannon = Cannon(spec, order=table.order, logarithmic=table.logarithmic)
         flux, ivar = at_rest(stars.flux, stars.ivar, stars.displacement)
+        self._ivar = torch.from_numpy(ivar)  # of each pixel alone
+        # Labels are sought in all pixels together, which moving lines has told nothing new of.
+        together = np.where(ivar > 0, stars.ivar, np.float32(0))
         self.observed = Observed(
-            torch.from_numpy(flux), torch.from_numpy(ivar), torch.zeros(len(flux))
+            torch.from_numpy(flux), torch.from_numpy(together), torch.zeros(len(flux))
         )
         self.history = []
 
@@ -211,7 +214,7 @@ class _CannonLearner(_Learner):
         fit = fit_pixels(
             model.bent(x[:n]),
             seen.flux[:n],
-            seen.ivar[:n],
+            self._ivar[:n],
             order=model.order,
             penalty=self._penalty,
         )
@@ -219,7 +222,7 @@ class _CannonLearner(_Learner):
             model.output.weight.copy_(fit.coefficients)
             model.scatter.copy_(fit.scatter)
             residual = seen.flux[n:] - model.forward_scaled(x[n:].to(model.scatter))
-        ivar = seen.ivar[n:]
+        ivar = self._ivar[n:]
         weight = torch.where(ivar > 0, 1 / (1 / ivar + model.scatter.square()), 0.0)
         square = (weight * residual.square()).sum() / weight.sum().clamp(min=1e-30)
         self.history.append({"step": float(round_), "validation_rms": float(square.sqrt())})

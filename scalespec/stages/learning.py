@@ -119,11 +119,14 @@ def label_columns(
     return scalars[variable].to_numpy().astype(np.float32)[:, columns]
 
 
-def split_of(scalars: xr.Dataset, seed: int) -> npt.NDArray[np.uint8]:
-    """Return each row's part, a number of `PARTS`; a library, which says none, is split by row."""
+def split_of(scalars: xr.Dataset, seed: int, first: int = 0) -> npt.NDArray[np.uint8]:
+    """Return each row's part, a number of `PARTS`; a library, which says none, is split by row.
+
+    `first` is the number in its store of the first row that is given.
+    """
     if "split" in scalars:
         return np.asarray(scalars["split"].to_numpy(), np.uint8)
-    rows = np.arange(scalars.sizes["spectrum"])
+    rows = first + np.arange(scalars.sizes["spectrum"])
     return split_by_star(rows, fractions=LIBRARY_FRACTIONS, seed=seed).astype(np.uint8)
 
 

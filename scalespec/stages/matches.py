@@ -12,7 +12,9 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from scalespec.config import digest
 from scalespec.kernels.match import split_by_star
+from scalespec.stages import matched
 from scalespec.stages.matching import repeats
 from scalespec.store import paths
 from scalespec.store.catalog import iterate_parts
@@ -44,7 +46,8 @@ def combine_matches(url: str, split: Split, nobody: pd.DataFrame) -> None:
 
     Beside ``matches.parquet``, one row per matched spectrum, stand ``pairs.parquet`` with every
     candidate, where the table asked for all, and ``repeats.parquet``, the spectra of stars that
-    have several: the one of highest S/N is each star's number 0.
+    have several: the one of highest S/N is each star's number 0. What stands already, made of the
+    same parts, is left alone.
 
     Parameters
     ----------
@@ -55,11 +58,15 @@ def combine_matches(url: str, split: Split, nobody: pd.DataFrame) -> None:
     nobody : pd.DataFrame
         A table of matches without a row: some catalogs match nothing.
     """
-    seen = np.zeros(SIEVE, np.uint8)
     commits = Ledger(url).commits().values()
+    made_of = digest([result.objects for result in commits])
+    if matched.stands(url, made_of, "repeats.parquet"):
+        return
+    matched.begin(url)
+    seen = np.zeros(SIEVE, np.uint8)
     none = nobody.assign(split=np.zeros(0, np.uint8))
     best = partial(_best, none=none, url=url, split=split)
-    write_tables(paths.join(url, "matches.parquet"), best(seen=seen))
+    write_tables(paths.join(url, matched.TABLE), best(seen=seen))
     if any(result.rows > result.counts["matched"] for result in commits):
         every = partial(_every, none=none, url=url, split=split)
         write_tables(paths.join(url, "pairs.parquet"), every())
@@ -67,6 +74,7 @@ def combine_matches(url: str, split: Split, nobody: pd.DataFrame) -> None:
     grouped = repeats(pd.concat([nobody[list(REPEATED)], *several], ignore_index=True))
     table = pa.Table.from_pandas(grouped, preserve_index=False)
     write_tables(paths.join(url, "repeats.parquet"), [table])
+    matched.finish(url, made_of)
 
 
 def _parts(url: str, columns: tuple[str, ...] | None = None) -> Iterator[pd.DataFrame]:

@@ -44,10 +44,11 @@ class CatalogEntries:
 
     piece: Piece
     table: CrossmatchTable
+    numbers: frozenset[str] = frozenset()
 
     def __iter__(self) -> Iterator[pd.DataFrame]:
         """Yield tables of some hundred thousand rows."""
-        for rows in iterate_catalog(self.piece, self.table, ROWS_PER_PIECE):
+        for rows in iterate_catalog(self.piece, self.table, ROWS_PER_PIECE, self.numbers):
             yield catalog_entries(rows, self.table)
 
 
@@ -101,7 +102,8 @@ def match_partition(
     -------
     pd.DataFrame
         One row per pair: row, obsid, spectrum_snr, right, separation_arcsec (NaN by id), rank,
-        n_candidates, mutual, by_id, star, and the catalog's labels.
+        n_candidates, mutual, by_id, conflicting (its id is that of rows with other labels, too),
+        star, and the catalog's labels.
     """
     # A row near an edge is there once per cell: its own entry goes before those of its guests.
     left = left.sort_values(["row", "own"], ascending=[True, False], kind="stable")
@@ -133,11 +135,26 @@ def match_partition(
         "by_id": by_id,
         "mutual": pairs.mutual[home],
         "right": right["right"].to_numpy()[pairs.right[home]],
+        "conflicting": _conflicting(right, labels, by_id=by_id)[pairs.right[home]],
     }
     beside = labels.iloc[pairs.right[home]].reset_index(drop=True)
     known = places[["row", "obsid", "spectrum_snr"]].assign(**found)
     matched: pd.DataFrame = pd.concat([known, beside], axis=1)
     return matched
+
+
+def _conflicting(
+    right: pd.DataFrame, labels: pd.DataFrame, *, by_id: bool
+) -> npt.NDArray[np.bool_]:
+    """Return which rows of a catalog have the id of others that know another label."""
+    found = np.zeros(len(right), bool)
+    if not by_id:
+        return found
+    twice = np.flatnonzero(right.duplicated("id", keep=False))
+    known = labels.drop(columns="star").iloc[twice].groupby(right["id"].to_numpy()[twice])
+    if known.ngroups and labels.shape[1] > 1:
+        found[twice] = (known.transform("nunique") > 1).any(axis=1)
+    return found
 
 
 def _brightness(
@@ -152,6 +169,9 @@ def choose_matches(pairs: pd.DataFrame) -> pd.DataFrame:
     """Keep the matches by id of rows that have any, else those on the sky; by row, then rank."""
     joined = pairs.loc[pairs["by_id"], "row"]
     chosen: pd.DataFrame = pairs[pairs["by_id"] | ~pairs["row"].isin(joined)]
+    if "conflicting" not in chosen or chosen["conflicting"].dtype != bool:  # of an older version
+        known = chosen.get("conflicting", pd.Series(False, chosen.index))
+        chosen = chosen.assign(conflicting=known.eq(True))
     return chosen.sort_values(["row", "rank"], kind="stable").reset_index(drop=True)
 
 

@@ -14,7 +14,7 @@ from scalespec.errors import ConfigError
 from scalespec.figures.agreement import agreement
 from scalespec.kernels.match import split_by_star
 from scalespec.kernels.selection import first_known
-from scalespec.stages import folders
+from scalespec.stages import folders, matched
 from scalespec.stages.columns import label_facts, label_title
 from scalespec.stages.gather import label_columns, read_matches
 from scalespec.store import paths
@@ -29,7 +29,8 @@ def merge_catalogs(config: RunConfig, name: str) -> None:
     """Write the labels of several matched catalogs as one table of matches.
 
     Beside ``matches.parquet`` (labels, their errors, and ``<label>_from``, the source of each)
-    stand ``agreement.parquet`` and a picture per label, where the table names a reference.
+    stand ``agreement.parquet`` and a picture per label, where the table names a reference. The
+    folder is named by all of these: what stands in it already is left alone.
 
     Raises
     ------
@@ -38,6 +39,9 @@ def merge_catalogs(config: RunConfig, name: str) -> None:
     """
     table = (config.crossmatch or {})[name]
     url = folders.matches_url(config, name)
+    if matched.stands(url, "sources"):
+        return
+    matched.begin(url)
     names = [*table.sources, *([table.reference] if table.reference else [])]
     catalogs = {n: read_matches(folders.matches_url(config, n)).set_index("row") for n in names}
     sources = {n: catalogs[n] for n in table.sources}
@@ -67,7 +71,8 @@ def merge_catalogs(config: RunConfig, name: str) -> None:
     merged["split"] = split_by_star(
         merged["star"].to_numpy(), fractions=table.training.fractions, seed=config.run.seed
     )
-    _write_parquet(paths.join(url, "matches.parquet"), merged)
+    _write_parquet(paths.join(url, matched.TABLE), merged)
+    matched.finish(url, "sources")
 
 
 def agreement_table(

@@ -52,7 +52,8 @@ class Sorted:
         ]
         urls = [paths.join(self.url, key) for key in reach or self.keys[:1]]
         tables = [read_sorted_range(url, column, start, stop) for url in urls]
-        found: pd.DataFrame = pa.concat_tables(tables).to_pandas()
+        # Tables that an older version cut may lack a column.
+        found: pd.DataFrame = pa.concat_tables(tables, promote_options="default").to_pandas()
         return found
 
 

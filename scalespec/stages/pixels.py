@@ -16,7 +16,7 @@ import torch
 
 from scalespec.config import RunConfig, TrainTable
 from scalespec.errors import StageError
-from scalespec.models.base import EmulatorSpec, shift_flux
+from scalespec.models.base import EmulatorSpec, shift_flux, shifted_variance
 from scalespec.models.cannon import Cannon
 from scalespec.models.logarithmic import Logarithmic
 from scalespec.models.regression import Penalty, fit_pixels
@@ -129,9 +129,11 @@ def _require(stage: Stage) -> None:
     """Refuse to go on without a block, or after a stop."""
     done = Ledger(stage.url).done()
     if lacking := [block.index for block in stage.blocks if block.index not in done]:
+        failures = Ledger(stage.url).failures()
+        why = next((f", block {i}: {failures[i]}" for i in lacking if i in failures), "")
         raise StageError(
-            f"{stage.name}: blocks {lacking[:5]} of {len(stage.blocks)} failed: a model lacks no "
-            "pixels; see status, then run again with --retry-failed"
+            f"{stage.name}: blocks {lacking[:5]} of {len(stage.blocks)} failed{why}: a model lacks "
+            "no pixels; see status, then run again with --retry-failed"
         )
 
 
@@ -158,14 +160,15 @@ def at_rest(
     Returns
     -------
     flux, ivar : (n, n_pixel) float32
-        ivar is 0 where bad pixels make more than a tenth of one.
+        ivar is that of each pixel alone, higher than it was by what interpolation averages away;
+        0 where bad pixels make more than a tenth of one.
 
     Examples
     --------
     >>> spectrum = np.ones((1, 30), np.float32)
-    >>> flux, ivar = at_rest(spectrum, spectrum, np.array([0.3], np.float32))
-    >>> float(abs(flux - 1).max()) < 1e-5, float(ivar.min())
-    (True, 1.0)
+    >>> flux, ivar = at_rest(spectrum, spectrum, np.array([0.5], np.float32))
+    >>> float(abs(flux - 1).max()) < 1e-5, round(float(ivar.min()), 3)
+    (True, 1.161)
     """
     good, pixel = ivar > 0, np.arange(flux.shape[1])
     filled = flux.copy()
@@ -177,7 +180,9 @@ def at_rest(
     moved = shift_flux(torch.from_numpy(filled), back).numpy()
     bad = shift_flux(torch.from_numpy((~good).astype(np.float32)), back).numpy()
     kept = good & (np.abs(bad) <= SHARE_OF_BAD)
-    return np.where(kept, moved, np.float32(0)), np.where(kept, ivar, np.float32(0))
+    # Else the scatter that is learned would lack what interpolation took from the noise.
+    alone = (ivar / shifted_variance(back).numpy()[:, np.newaxis]).astype(np.float32)
+    return np.where(kept, moved, np.float32(0)), np.where(kept, alone, np.float32(0))
 
 
 def _cut(

@@ -14,13 +14,15 @@ import xarray as xr
 from scalespec.config import FitTable, PosteriorTable, RunConfig
 from scalespec.errors import ConfigError, StageError
 from scalespec.kernels.wavelength import pixels_to_velocity, velocity_to_pixels
-from scalespec.optimize.posterior import sample_posterior
+from scalespec.optimize.posterior import PosteriorStatus, sample_posterior
 from scalespec.optimize.result import FitResult
 from scalespec.plan import Block, BlockResult, Stage
+from scalespec.schema import status_names
 from scalespec.stages import folders
 from scalespec.stages.emulators import Ready, load_ready, wanted_device
 from scalespec.stages.fit import constraints_of, doubted, symmetric
 from scalespec.stages.ingest import read_index
+from scalespec.stages.regrid import correlation_of
 from scalespec.store import paths
 from scalespec.store.catalog import read_part, read_parts, write_part
 from scalespec.store.ledger import Ledger
@@ -29,6 +31,8 @@ from scalespec.store.spectra import read_rows, read_spectra
 Array = npt.NDArray[Any]
 NOT_SAMPLED = ("polynomial", "vsini_kms", "lsf_kms", "robust")
 """Settings of ``[fit]`` whose posterior would have dimensions that chains here do not walk."""
+FACTS = {"acceptance": pa.float64(), "r_hat": pa.float64(), "posterior_status": pa.uint32()}
+"""What is said of a star's chains."""
 
 
 @dataclass(frozen=True)
@@ -117,18 +121,21 @@ def draw(
     Returns
     -------
     pa.Table
-        n rows: row, obsid, designation; acceptance, r_hat (the worst parameter's); and, for every
-        label and rv [km/s, barycentric], a list of draws, chain after chain.
+        n rows: row, obsid, designation; acceptance, r_hat (the worst parameter's), posterior_status
+        (`PosteriorStatus` bits); and, for every label and rv [km/s, barycentric], a list of draws,
+        chain after chain.
     """
     names = [*ready[0].labels, "rv"]
-    columns: dict[str, list[Any]] = {name: [] for name in ("acceptance", "r_hat", *names)}
+    columns: dict[str, list[Any]] = {name: [] for name in (*FACTS, *names)}
     for place in range(len(chosen.best)):
         star = chosen.best.iloc[place]
         one = ready[int(star["model"])]
+        # Pixels that share noise say less together than each for itself: as in the fit.
+        excess = float(correlation_of(chosen.spectra)[place, 0])
         found = sample_posterior(
-            doubted(one.model, fit.scatter),
+            doubted(one.model, fit.scatter, excess=excess),
             chosen.spectra["flux"].to_numpy()[place : place + 1],
-            chosen.spectra["ivar"].to_numpy()[place : place + 1],
+            chosen.spectra["ivar"].to_numpy()[place : place + 1] / np.float32(excess),
             _result(star, one.labels),
             n_draws=table.draws,
             n_chains=table.chains,
@@ -143,10 +150,11 @@ def draw(
         flat[-1] = pixels_to_velocity(pixels, step)
         columns["acceptance"].append(float(found.acceptance[0]))
         columns["r_hat"].append(float(found.r_hat.max()))
+        columns["posterior_status"].append(int(found.status[0]))
         for name, values in zip(names, flat, strict=True):
             columns[name].append(values.astype(np.float32))
     kinds = dict.fromkeys(names, pa.list_(pa.float32()))
-    kinds |= {"acceptance": pa.float64(), "r_hat": pa.float64()}
+    kinds |= FACTS
     made = {n: pa.array(chosen.best[n].to_numpy()) for n in ("row", "obsid")}
     made["designation"] = pa.array(chosen.best["designation"].tolist(), pa.string())
     return pa.table(made | {n: pa.array(v, kinds[n]) for n, v in columns.items()})
@@ -162,4 +170,6 @@ def _result(star: pd.Series, labels: Sequence[str]) -> FitResult:
 
 
 def _write(block: Block, table: pa.Table, url: str) -> BlockResult:
-    return write_part(url, block, table, counts={"sampled": table.num_rows})
+    counts = status_names(table["posterior_status"].to_numpy(), PosteriorStatus)
+    counts.pop("OK")
+    return write_part(url, block, table, counts={"sampled": table.num_rows} | counts)

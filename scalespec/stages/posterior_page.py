@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from scalespec.config import RunConfig
 from scalespec.figures.posterior import Normal, corner
+from scalespec.optimize.posterior import R_HAT_MAX
 from scalespec.stages import folders
 from scalespec.stages.columns import label_facts, label_title
 from scalespec.stages.fit import symmetric
@@ -23,9 +24,13 @@ CORNER = (
 )
 TRUE = " Green: the truth of a made-up star."
 CHAINS = (
-    "R̂ compares chains with each other: over 1.05 they have not met, and more draws are wanted. "
-    "Errors hold photon noise and the model's scatter, as far as pixels are independent; what is "
-    "wrong in labels learned from is in neither."
+    "R̂ compares chains with each other: over 1.05 more draws are wanted, over 1.1 they have not "
+    "met. Errors hold photon noise and the model's scatter, as far as pixels are independent; what "
+    "is wrong in labels learned from is in neither."
+)
+NOT_MET = (
+    "The chains of this star have not met (posterior_status NOT_MET): its draws say neither a mean "
+    "nor a width. Ask for more draws."
 )
 TRUTH_ROWS = 262_144
 
@@ -66,6 +71,7 @@ def _one(star: dict[str, Any], labels: list[str], fit: Normal, truth: Array) -> 
         + picture(figure, CORNER + TRUE * bool(known), wide=len(labels) > 3)
         + table([*columns, "truth"] if known else columns, rows)
         + paragraph(chains + f"R̂ at most {star['r_hat']:.3f}.")
+        + paragraph(NOT_MET, kind="bad") * (not star["r_hat"] <= R_HAT_MAX)
     )
 
 

@@ -1,6 +1,6 @@
 """Spectra on other pixels: steps "regrid", which joins arms, and "simulate", a space telescope."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,7 +10,8 @@ import numpy.typing as npt
 import xarray as xr
 
 from scalespec.config import GridTable, LibraryTable, PreprocessTable
-from scalespec.kernels.combine import merge, regrid, touched_bits
+from scalespec.kernels.combine import merge, regrid_correlated, touched_bits
+from scalespec.kernels.correlation import noise_correlation, row_means
 from scalespec.kernels.lsf import FWHM, BandOperator, degrade_operator
 from scalespec.kernels.lsf_levels import LevelOperators, own_resolving_power
 from scalespec.kernels.slitless import (
@@ -28,7 +29,7 @@ from scalespec.kernels.wavelength import (
     pixel_edges,
     resolution_edges,
 )
-from scalespec.schema import MaskBit, SpectrumStatus
+from scalespec.schema import NOISE_CORRELATION, MaskBit, SpectrumStatus
 
 FloatArray = npt.NDArray[np.float32]
 MaskArray = npt.NDArray[np.uint32]
@@ -77,11 +78,14 @@ class Regridding:
         Of a line spread that all spectra share, or of each one's own; None: rebinned as they are.
     nominal : (n_out,) float64
         R of spectra whose own line spread is not known.
+    correlation : (n_out, 2) float64, optional
+        `noise_correlation` of an operator that all spectra share.
     """
 
     edges: Wavelength
     operator: BandOperator | LevelOperators | None
     nominal: Wavelength
+    correlation: Values | None = None
 
 
 def regrid_step(head: Spectra, table: PreprocessTable) -> Step:
@@ -145,7 +149,9 @@ def degrading(
         operators = LevelOperators(own, edges, resolving_power)
         return Regridding(edges, operators, np.full(len(wavelength), float(nominal)))
     before = resolution(group, wavelength, table)
-    return Regridding(edges, degrade_operator(own, edges, before, resolving_power), before)
+    operator = degrade_operator(own, edges, before, resolving_power)
+    shared = noise_correlation(operator, edges, resolving_power)
+    return Regridding(edges, operator, before, shared)
 
 
 def _has_own_spread(group: xr.Dataset, table: PreprocessTable) -> bool:
@@ -179,14 +185,15 @@ def resolution(group: xr.Dataset, wavelength: Wavelength, table: PreprocessTable
 def _regridded(
     spectra: Spectra, plans: Mapping[str, Regridding], wavelength: Wavelength, grid: GridTable
 ) -> Spectra:
-    parts, groups = [], [group for name, group in spectra.items() if name in plans]
-    for name, group in spectra.items():
-        if name in plans:
-            parts.append(_one_regridded(group, plans[name]))
-    flux, ivar, mask = merge(parts, match_levels=grid.match_levels)
+    groups = [spectra[name] for name in plans]
+    parts = [
+        _one_regridded(group, plan) for group, plan in zip(groups, plans.values(), strict=True)
+    ]
+    flux, ivar, mask = merge([part[:3] for part in parts], match_levels=grid.match_levels)
     mask = np.where((ivar <= 0) & (mask == 0), np.uint32(MaskBit.OUTSIDE), mask)
     root = spectra[""]
     made = on_grid(root, wavelength, (flux, ivar, mask))
+    made = with_correlation(made, _of_arms([(part[1], part[3]) for part in parts]))
     power = min(float(group.attrs["resolving_power"]) for group in groups)
     shared = {k: v for k, v in groups[0].attrs.items() if k in ("frame", "flux_unit")}
     gone = [name for name in ("lsf_sigma", "lsf_node") if name in made]
@@ -196,19 +203,63 @@ def _regridded(
     return {"": made.assign_attrs(resolving_power=grid.resolving_power or power)}
 
 
-def _one_regridded(group: xr.Dataset, plan: Regridding) -> tuple[FloatArray, FloatArray, MaskArray]:
+def _one_regridded(
+    group: xr.Dataset, plan: Regridding
+) -> tuple[FloatArray, FloatArray, MaskArray, Values]:
+    """Return flux, ivar, mask, and what is to be known of the noise, (n, 2)."""
     flux, ivar = group["flux"].to_numpy(), group["ivar"].to_numpy()
     wavelength, mask = group["wavelength"].to_numpy(), group["mask"].to_numpy()
+    before = correlation_of(group)
     if plan.operator is None:
-        return regrid((wavelength, flux, ivar, mask), plan.edges)
+        power = float(group.attrs.get("resolving_power") or np.nan)
+        made = regrid_correlated((wavelength, flux, ivar, mask), plan.edges, power)
+        return *made[:3], before * made[3]
     bits = touched_bits(mask, pixel_edges(wavelength), plan.edges)
     if isinstance(plan.operator, LevelOperators):
-        flux, ivar, coarse = plan.operator.apply(flux, ivar, _own_resolution(group, plan))
+        power_of_each = _own_resolution(group, plan)
+        flux, ivar, coarse = plan.operator.apply(flux, ivar, power_of_each)
         bits |= np.where(coarse, np.uint32(MaskBit.COARSE), np.uint32(0))
+        shared = plan.operator.noise_correlation(ivar, power_of_each)
     else:
         flux, ivar = plan.operator.apply(flux, ivar)
+        shared = np.ones((len(ivar), 2))
+        if plan.correlation is not None:
+            shared = row_means(plan.correlation, ivar)
     # Thirty pixels went into each: one bad one among them is no reason for anything.
-    return flux, ivar, np.where(ivar > 0, np.uint32(0), bits)
+    return flux, ivar, np.where(ivar > 0, np.uint32(0), bits), before * shared
+
+
+def correlation_of(spectra: xr.Dataset) -> npt.NDArray[np.float64]:
+    """Return the spectra's `NOISE_CORRELATION`, (n, 2); 1 where they say nothing of it."""
+    made = np.ones((spectra.sizes["spectrum"], 2))
+    for column, name in zip(made.T, NOISE_CORRELATION, strict=True):
+        if name in spectra:
+            values = spectra[name].to_numpy()
+            column[:] = np.where(values > 0, values, 1)  # a row that was never written has 0
+    return made
+
+
+def with_correlation(spectra: xr.Dataset, values: Values) -> xr.Dataset:
+    """Return the spectra with their `NOISE_CORRELATION`, (n, 2)."""
+    columns = zip(NOISE_CORRELATION, values.astype(np.float32).T, strict=True)
+    return spectra.assign({name: ("spectrum", column) for name, column in columns})
+
+
+def _of_arms(arms: Sequence[tuple[FloatArray, Values]]) -> Values:
+    """Return the mean of the arms' correlations, (n, 2), each by its good pixels."""
+    count = np.stack([(ivar > 0).sum(axis=1) for ivar, _ in arms])[:, :, np.newaxis]
+    total = (count * np.stack([shared for _, shared in arms])).sum(axis=0)
+    some = count.sum(axis=0)
+    return np.where(some > 0, total / np.maximum(some, 1), 1.0)
+
+
+def _diluted(shared: Values, before: Values, ivar: Values) -> Values:
+    """Return the correlation of noise that white noise was added to, by its share of variance."""
+    good = before > 0
+    part = np.where(good, ivar / np.where(good, before, 1), 0).sum(axis=1)
+    part = part / np.maximum(good.sum(axis=1), 1)
+    diluted: Values = 1 + (shared - 1) * part[:, np.newaxis]
+    return diluted
 
 
 def _own_resolution(group: xr.Dataset, plan: Regridding) -> Wavelength:
@@ -290,7 +341,7 @@ def _simulated(
     seed: int,
     resolving_power: float,
 ) -> xr.Dataset:
-    flux32, ivar32, mask = _one_regridded(spectra, plan)
+    flux32, ivar32, mask, shared = _one_regridded(spectra, plan)
     flux: Values = flux32.astype(np.float64)
     ivar: Values = ivar32.astype(np.float64)
     if orders is not None:
@@ -300,14 +351,16 @@ def _simulated(
         ivar = np.where(known, 1 / np.where(known, noise, 1), 0)
     if variance is not None:
         rng = np.random.default_rng([seed, int(spectra.attrs.get("block", 0)), NOISE])
+        before = ivar
         flux, ivar = observe(flux, ivar, variance(flux), rng)
+        shared = _diluted(shared, before, ivar)
     mask = np.where((ivar <= 0) & (mask == 0), np.uint32(MaskBit.OUTSIDE), mask)
     wavelength = np.sqrt(plan.edges[:-1] * plan.edges[1:])
     made = on_grid(spectra, wavelength, (flux.astype(np.float32), ivar.astype(np.float32), mask))
     gone = [name for name in ("lsf_sigma", "lsf_node") if name in made]
     snr = median_snr(flux, ivar)
     made = made.drop_vars(gone).assign(snr=("spectrum", snr, spectra["snr"].attrs))
-    made = _said_coarse(made)
+    made = with_correlation(_said_coarse(made), shared)
     return made.assign_attrs(resolving_power=resolving_power, instrument="slitless")
 
 

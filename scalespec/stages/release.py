@@ -12,6 +12,7 @@ from scalespec.errors import ConfigError
 from scalespec.kernels.ids import source_ids
 from scalespec.kernels.sky import healpix_nested
 from scalespec.kernels.where import columns_in, where
+from scalespec.stages.known import Seen
 from scalespec.store import paths
 from scalespec.store.batches import column_names, iterate_piece, list_pieces
 from scalespec.store.listing import Entry, identify
@@ -43,14 +44,18 @@ class _Row(Mapping[str, Any]):
 def iterate_release(table: IngestTable, survey: Survey) -> Iterator[Entry]:
     """Yield the files of a release catalog's selected rows, by HEALPix cell, then path.
 
+    A file that several rows name, as a container of many targets, or a row that is there twice, is
+    one file: the first of them says its cell.
+
     What is known of 10^7 files is held in columns meanwhile, about 1 GB; they are put in order
     zone by zone, so that never all of them are copied.
     """
     base = paths.plain(table.root).rstrip("/") + "/"
     query = table.root[len(paths.plain(table.root)) :]
     zones: list[list[pa.Table]] = [[] for _ in range(ZONES)]
+    seen = Seen()
     for columns in _rows(table, survey):
-        _sort_into(zones, _named(columns, table, survey))
+        _sort_into(zones, _named(columns, table, survey, seen))
     for pieces in zones:
         if not pieces:
             continue
@@ -84,14 +89,18 @@ def _rows(table: IngestTable, survey: Survey) -> Iterator[dict[str, npt.NDArray[
         yield from iterate_piece(piece, list(dict.fromkeys(wanted)), BATCH_ROWS)
 
 
-def _named(columns: Mapping[str, npt.NDArray[Any]], table: IngestTable, survey: Survey) -> pa.Table:
-    """Return where the selected rows of a batch of a release catalog lie, as the survey says."""
+def _named(
+    columns: Mapping[str, npt.NDArray[Any]], table: IngestTable, survey: Survey, seen: Seen
+) -> pa.Table:
+    """Return where the files lie that the selected rows of a batch name and none did before."""
     n = len(next(iter(columns.values()), ()))
     rows = np.flatnonzero(where(table.where, columns)) if table.where else np.arange(n)
     row, names = _Row(columns), []
     for place in rows.tolist():
         row.place = place
         names.append(paths.below(survey.catalog_path(row)))
+    first = seen.first(names)  # before files are asked for: of a container once, not per target
+    rows, names = rows[first], [names[i] for i in np.flatnonzero(first)]
     known = identify([paths.join(table.root, name) for name in names])
     cells = np.zeros(len(rows), np.int64)
     if "ra" in columns and "dec" in columns:

@@ -20,7 +20,14 @@ from scalespec.kernels.wavelength import pixels_to_velocity, velocity_to_pixels
 from scalespec.schema import MaskBit, SpectrumStatus
 from scalespec.stages.features import features_step
 from scalespec.stages.normalizers import Normalizer, normalizer
-from scalespec.stages.regrid import PIXELS, Spectra, Step, regrid_step, simulate_step
+from scalespec.stages.regrid import (
+    PIXELS,
+    Spectra,
+    Step,
+    correlation_of,
+    regrid_step,
+    simulate_step,
+)
 from scalespec.stages.templates import load_templates
 
 FloatArray = npt.NDArray[np.float32]
@@ -186,7 +193,8 @@ def _with_velocity(
     step = float(spectra.attrs["log10_wavelength_step"])
     found = cross_correlate(flux, ivar, templates, max_lag=max_lag, step_log10=step)
     sure = np.isfinite(found.rv_err)  # neither nothing matched nor the search ended on its edge
-    rv[rows[sure]], rv_err[rows[sure]] = found.rv[sure], found.rv_err[sure]
+    excess = np.sqrt(correlation_of(spectra)[rows[sure], 1])  # pixels may share noise
+    rv[rows[sure]], rv_err[rows[sure]] = found.rv[sure], found.rv_err[sure] * excess
     status[rows[sure]] &= ~np.uint32(SpectrumStatus.NO_REDSHIFT)
     # A single peak has no second: the ratio is then as good as any.
     quality[rows] = np.minimum(found.quality, 1e6)

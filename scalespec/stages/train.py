@@ -19,6 +19,8 @@ from scalespec.stages.distilling import distill_loop
 from scalespec.stages.gradients import load_references, make_prior
 from scalespec.stages.latent import train_latent
 from scalespec.stages.learning import VALIDATION_SPECTRA, emulator_spec, select
+from scalespec.stages.leeway import learn_leeway
+from scalespec.stages.match_notes import check_matched
 from scalespec.stages.pixels import train_pixels
 from scalespec.stages.preprocess import preprocess_stage
 from scalespec.stages.train_baseline import KINDS, train_baseline
@@ -63,6 +65,8 @@ def train_loop(context: TrainContext, table: TrainTable, source: str, url: str, 
         prior=_prior(table, spec, training.labels, seed),
     )
     if context.rank == 0:
+        if table.leeway:
+            model = learn_leeway(model, training, validation, table.leeway)
         metadata = {
             "source": source.rpartition("/")[2],
             "n_training": len(training.rows),
@@ -103,6 +107,7 @@ def train(config: RunConfig) -> Iterator[Stage | Training]:
         yield preprocess_stage(config, table.library, prepared, name="train library")
         source = paths.join(prepared, "spectra.zarr")
     else:
+        check_matched(config, table.catalog, table.labels)
         source = paths.join(folders.training_url(config, table.catalog), "train.zarr")
     url = folders.model_url(config)
     if paths.exists(paths.join(url, "model.json")):

@@ -68,7 +68,8 @@ def _train_elm(table: TrainTable, source: str, url: str, seed: int) -> Iterator[
         raise ConfigError("train.network.inputs: the elm's sums are of spectra alone")
     head = read_spectra(source, 0, 0)
     blocks = plan_blocks(count_spectra(source), int(head.attrs["shard_rows"]))
-    first = training_sample(read_spectra(source, 0, blocks[0].stop), table.labels, table.snr_min)
+    spectra = read_spectra(source, 0, blocks[0].stop)
+    first = training_sample(spectra, table.labels, table.snr_min, seed=seed)
     if len(first) == 0:
         raise ModelError(f"{source}: no training spectrum of S/N >= {table.snr_min:g} at its start")
     spec = describe(

@@ -14,6 +14,7 @@ from scalespec.errors import ConfigError, StageError
 from scalespec.kernels.match import splitmix64
 from scalespec.kernels.selection import fill_corners, flatten, label_cells, wrong_labels
 from scalespec.plan import Block, BlockResult, Stage, plan_blocks
+from scalespec.schema import NOISE_CORRELATION
 from scalespec.store.catalog import read_parts, write_part
 from scalespec.store.spectra import read_rows, read_spectra
 
@@ -23,7 +24,10 @@ TRAIN, TEST, LEFT_OUT = 0, 2, 3
 Test stars are never left out: a test without the hard ones would say nothing."""
 N_FEATURES = 128
 """Bins of a spectrum that its labels are checked by."""
-COPIED = ("flux", "ivar", "mask", "status", "snr", "rv", "rv_err", "rv_shift", "continuum_median")
+COPIED = (
+    *("flux", "ivar", "mask", "status", "snr", "rv", "rv_err", "rv_shift", "continuum_median"),
+    *NOISE_CORRELATION,
+)
 """What a library's spectrum brings along."""
 
 Matched = tuple[str, pd.DataFrame, int]

@@ -20,10 +20,16 @@ from scalespec.errors import ConfigError, StageError
 from scalespec.kernels.combine import combine_visits
 from scalespec.kernels.repeats import plate_zero_points
 from scalespec.plan import Block, BlockResult, Stage, plan_blocks
-from scalespec.schema import PER_SPECTRUM, UNREADABLE, SpectrumStatus, status_names
+from scalespec.schema import (
+    NOISE_CORRELATION,
+    PER_SPECTRUM,
+    UNREADABLE,
+    SpectrumStatus,
+    status_names,
+)
 from scalespec.stages.ingest import read_index
 from scalespec.stages.label_catalog import star_hash
-from scalespec.stages.regrid import median_snr
+from scalespec.stages.regrid import correlation_of, median_snr, with_correlation
 from scalespec.stages.stores import encoding
 from scalespec.store import paths
 from scalespec.store.batches import read_sorted_range
@@ -234,7 +240,19 @@ def combine_block(spectra: xr.Dataset, visits: pd.DataFrame, table: VisitsTable)
     values["n_visits"] = ("spectrum", np.bincount(group, minlength=len(names)).astype(np.int32))
     dims = ("spectrum", "wavelength")
     pixels = {n: (dims, v) for n, v in zip(PIXELS, (flux, ivar, mask), strict=True)}
-    return kept.assign(values | pixels).assign_coords(wavelength=spectra["wavelength"])
+    made = kept.assign(values | pixels).assign_coords(wavelength=spectra["wavelength"])
+    known = all(name in spectra for name in NOISE_CORRELATION)
+    return _correlated(made, spectra, group) if known else made
+
+
+def _correlated(stars: xr.Dataset, spectra: xr.Dataset, group: npt.NDArray[np.int64]) -> xr.Dataset:
+    """Return the stars with the mean correlation of their visits' noise, by weight."""
+    weight = np.maximum(spectra["snr"].to_numpy().astype(np.float64), 1e-3) ** 2
+    n = stars.sizes["spectrum"]
+    total = np.bincount(group, weight, n)
+    of_visits = correlation_of(spectra)
+    means = [np.bincount(group, weight * column, n) / total for column in of_visits.T]
+    return with_correlation(stars, np.stack(means, axis=1))
 
 
 def _best(group: npt.NDArray[np.int64], snr: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:

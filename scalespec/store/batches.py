@@ -1,5 +1,6 @@
 """Label catalogs piece by piece: Parquet, HATS, FITS, CSV and VOTable in memory that stays flat."""
 
+import gzip
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,13 +18,15 @@ import pyarrow.parquet as pq
 
 from scalespec.errors import StoreError
 from scalespec.store import paths, streams, tables
-from scalespec.store.columns import fits_column
+from scalespec.store.columns import arrow_units, fits_column, fits_units, votable_units
 
 Array = npt.NDArray[Any]
 
 HATS_PROPERTIES = ("hats.properties", "properties")
 COLLECTION_PROPERTIES = "collection.properties"
 CSV_BLOCK_BYTES = 1 << 24
+HEADER_BYTES = 1 << 16
+"""A CSV file's header line is shorter."""
 _KINDS = (pa.int64(), pa.float64(), pa.string())
 """What a CSV column may be, the narrowest first."""
 
@@ -106,7 +109,7 @@ def _count_rows(url: str) -> int | None:
     """Return the rows of a file that is read at any place; None if it is not."""
     head = _first_bytes(url)
     if head.startswith(b"PAR1"):
-        with _opened(url) as source, pq.ParquetFile(source) as file:
+        with opened(url) as source, pq.ParquetFile(source) as file:
             return int(file.metadata.num_rows)
     if head.startswith(b"SIMPLE  =") and not paths.is_remote(url):
         with tables.first_table(paths.local_path(url)) as hdu:
@@ -115,12 +118,13 @@ def _count_rows(url: str) -> int | None:
 
 
 def _first_bytes(url: str) -> bytes:
-    with _opened(url) as source:
+    with opened(url) as source:
         return bytes(source.read(tables.HEAD_BYTES))
 
 
 @contextmanager
-def _opened(url: str) -> Iterator[Any]:
+def opened(url: str) -> Iterator[Any]:
+    """Open a file or an object for reading at any place."""
     if paths.is_remote(url):
         with streams.opened(url) as source:
             yield source
@@ -155,7 +159,7 @@ def iterate_piece(piece: Piece, columns: Sequence[str], rows: int) -> Iterator[d
 
 
 def _parquet_rows(piece: Piece, columns: Sequence[str]) -> dict[str, Array]:
-    with _opened(piece.url) as source, pq.ParquetFile(source) as file:
+    with opened(piece.url) as source, pq.ParquetFile(source) as file:
         chosen = tables.chosen(file.schema_arrow.names, columns)
         sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
         ends = np.cumsum([0, *sizes])
@@ -192,7 +196,7 @@ def _is_csv(url: str, head: bytes) -> bool:
 @contextmanager
 def _csv_stream(url: str) -> Iterator[Any]:
     """Open a text file, or what is in it if it is gzipped."""
-    with _opened(url) as source:
+    with opened(url) as source:
         zipped = source.read(2) == b"\x1f\x8b"
         source.seek(0)
         file = pa.PythonFile(source, mode="r")
@@ -202,7 +206,7 @@ def _csv_stream(url: str) -> Iterator[Any]:
 def _csv_batches(url: str, columns: Sequence[str]) -> Iterator[dict[str, Array]]:
     """Read a CSV file twice: all rows of a column say what it holds, then they are parsed."""
     with _csv_stream(url) as stream:
-        header = stream.read(1 << 16).partition(b"\n")[0]
+        header = stream.read(HEADER_BYTES).partition(b"\n")[0]
     options = tables.csv_options(header)
     raw_names = pacsv.read_csv(io.BytesIO(header + b"\n"), parse_options=options).column_names
     names = dict(zip(tables.csv_names(raw_names), raw_names, strict=True))
@@ -223,7 +227,10 @@ def _parsed(
             read_options=pacsv.ReadOptions(block_size=CSV_BLOCK_BYTES, use_threads=False),
             parse_options=options,
             convert_options=pacsv.ConvertOptions(
-                include_columns=list(kinds), column_types=kinds, strings_can_be_null=nulls
+                include_columns=list(kinds),
+                column_types=kinds,
+                strings_can_be_null=nulls,
+                null_values=tables.UNKNOWN,
             ),
         )
         for batch in reader:
@@ -252,7 +259,7 @@ def read_sorted_range(url: str, column: str, start: int, stop: int) -> pa.Table:
         If the file is missing or damaged.
     """
     wanted = (pads.field(column) >= start) & (pads.field(column) < stop)
-    with paths.explained(url, *tables.DAMAGE), _opened(url) as source:
+    with paths.explained(url, *tables.DAMAGE), opened(url) as source:
         fragment = pads.ParquetFileFormat().make_fragment(source)
         return fragment.to_table(filter=wanted)
 
@@ -265,19 +272,32 @@ def column_names(url: str) -> list[str]:
     StoreError
         If it cannot be read.
     """
+    return list(column_units(url))
+
+
+def column_units(url: str) -> dict[str, str]:
+    """Return a catalog's columns and the unit that its file says of each, "" if it says none.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be read.
+    """
     file = table_files(url)[0]
-    with paths.explained(file, *tables.DAMAGE):
-        head = _first_bytes(file)
+    with paths.explained(file, *tables.DAMAGE), opened(file) as source:
+        zipped = source.read(2) == b"\x1f\x8b"
+        source.seek(0)
+        plain = gzip.GzipFile(fileobj=source) if zipped else source
+        head = plain.read(tables.HEAD_BYTES)
+        plain.seek(0)
         if head.startswith(b"PAR1"):
-            with _opened(file) as source:
-                return list(pq.read_schema(source).names)
-        if head.startswith(b"SIMPLE  =") and not paths.is_remote(file):
-            with tables.first_table(paths.local_path(file)) as hdu:
-                return list(hdu.columns.names)
-        if _is_csv(file, head):
-            with _csv_stream(file) as stream:
-                header = stream.read(1 << 16).partition(b"\n")[0]
-            options = tables.csv_options(header)
-            read = pacsv.read_csv(io.BytesIO(header + b"\n"), parse_options=options)
-            return tables.csv_names(read.column_names)
-        return list(tables.read_table(file))
+            return arrow_units(pq.read_schema(plain))
+        if head.startswith(b"SIMPLE  ="):
+            with tables.first_table(plain) as hdu:
+                return fits_units(hdu)
+        if tables.is_votable(head):
+            return votable_units(plain)
+        header = plain.read(HEADER_BYTES).partition(b"\n")[0]
+        options = tables.csv_options(header)
+        read = pacsv.read_csv(io.BytesIO(header + b"\n"), parse_options=options)
+        return dict.fromkeys(tables.csv_names(read.column_names), "")

@@ -2,8 +2,10 @@
 
 Numbers are in native byte order. Floats have NaN for what is missing, strings ''; an integer column
 with missing values becomes float64, or int64 with -1 where float64 would not hold it exactly.
+Names come with the units that the file says, spelled as it spells them.
 """
 
+import io
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,8 @@ import pyarrow.compute as pc
 
 Array = npt.NDArray[Any]
 
+_VOPARQUET = b"IVOA.VOTable-Parquet.content"
+"""Where a Parquet file keeps a VOTable of its columns (IVOA Note VOParquet 1.0, 2025)."""
 _LARGEST_EXACT = 2**53  # whole numbers up to here survive float64
 
 
@@ -64,6 +68,48 @@ def votable_column(column: Any) -> Array | None:
     if values.dtype.kind == "f":
         return np.where(missing, values.dtype.type(np.nan), values)
     return values if values.dtype.kind in "iub" else None
+
+
+def arrow_units(schema: pa.Schema) -> dict[str, str]:
+    """Return the names of a Parquet file's columns, and the unit of each, "" if it says none.
+
+    Examples
+    --------
+    >>> ra = pa.field("ra", pa.float64(), metadata={"unit": "rad"})
+    >>> arrow_units(pa.schema([ra, pa.field("id", pa.int64())]))
+    {'ra': 'rad', 'id': ''}
+    """
+    described = votable_units((schema.metadata or {}).get(_VOPARQUET, b""))
+    said = {field.name: (field.metadata or {}).get(b"unit", b"").decode() for field in schema}
+    return {name: unit or described.get(name, "") for name, unit in said.items()}
+
+
+def fits_units(hdu: Any) -> dict[str, str]:
+    """Return the names of a FITS table's columns, and the unit (TUNIT) of each."""
+    return {column.name: (column.unit or "").strip() for column in hdu.columns}
+
+
+def votable_units(source: Any) -> dict[str, str]:
+    """Return the names of the columns of a VOTable's first table, and the unit of each.
+
+    Parameters
+    ----------
+    source : bytes or binary stream
+        Read as far as its data.
+    """
+    from astropy.utils.xml.iterparser import get_xml_iterator
+
+    found: dict[str, str] = {}
+    stream = io.BytesIO(source) if isinstance(source, bytes) else source
+    if source == b"":
+        return found
+    with get_xml_iterator(stream) as parts:
+        for starts, tag, facts, _ in parts:
+            if starts and tag == "FIELD":
+                found[facts.get("name", facts.get("ID", ""))] = facts.get("unit", "").strip()
+            if tag == "DATA" or (tag == "TABLE" and not starts):
+                break
+    return found
 
 
 def _with_missing(values: Array, missing: npt.NDArray[np.bool_]) -> Array:

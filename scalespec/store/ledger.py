@@ -33,7 +33,29 @@ def read_json(url: str) -> dict[str, Any]:
     StoreError
         If it is missing or not a JSON object.
     """
-    data = paths.read_bytes(url)
+    return _parsed(url, paths.read_bytes(url))
+
+
+def find_json(url: str) -> dict[str, Any] | None:
+    """Return the JSON object at `url`, or None if nothing is there.
+
+    To ask first whether it exists would be a second request, and a moment in which it may go.
+
+    Raises
+    ------
+    StoreError
+        If it is not a JSON object, or cannot be read.
+
+    Examples
+    --------
+    >>> find_json("/nowhere/current.json") is None
+    True
+    """
+    data = paths.find_bytes(url)
+    return None if data is None else _parsed(url, data)
+
+
+def _parsed(url: str, data: bytes) -> dict[str, Any]:
     try:
         value = json.loads(data)
     except ValueError as error:
@@ -82,7 +104,8 @@ class Ledger:
             If its record is damaged.
         """
         url = self._commit_url(block)
-        return _read_result(url) if paths.exists(url) else None
+        record = find_json(url)
+        return None if record is None else _as_result(url, record)
 
     def commits(self) -> dict[int, BlockResult]:
         """Return every committed block's result by block index.
@@ -92,7 +115,8 @@ class Ledger:
         StoreError
             If a record is damaged.
         """
-        return {index: _read_result(url) for index, url in self._records("commits").items()}
+        found = self._records("commits")
+        return {index: _as_result(url, read_json(url)) for index, url in found.items()}
 
     def done(self) -> set[int]:
         """Return the indices of the committed blocks: a listing, no record is read."""
@@ -131,8 +155,7 @@ class Ledger:
         }
 
 
-def _read_result(url: str) -> BlockResult:
-    record = read_json(url)
+def _as_result(url: str, record: Mapping[str, Any]) -> BlockResult:
     try:
         objects = {paths.below(key): str(value) for key, value in record["objects"].items()}
         counts = dict(record["counts"])
@@ -152,7 +175,7 @@ def set_current(workspace: str, folder: str, digest: str, **facts: Any) -> None:
     """Name the digest in use of a stage's folder, with facts that status and verify need."""
     url = paths.join(workspace, folder, "current.json")
     record = {"digest": digest, **facts}
-    if not paths.exists(url) or read_json(url) != record:
+    if find_json(url) != record:
         write_json(url, record)
 
 
@@ -165,8 +188,7 @@ def current(workspace: str, folder: str) -> dict[str, Any] | None:
         If it is damaged, or the digest it names leads out of the folder.
     """
     url = paths.join(workspace, folder, "current.json")
-    if not paths.exists(url):
-        return None
-    record = read_json(url)
-    paths.below(str(record.get("digest", "none")))
+    record = find_json(url)
+    if record is not None:
+        paths.below(str(record.get("digest", "none")))
     return record

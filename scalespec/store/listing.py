@@ -10,6 +10,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,6 +28,7 @@ FEW = 8
 HEADS_IN_FLIGHT = 64
 ROWS = 8192  # names that become Python objects at a time
 WILD = "*?["
+UNFINISHED = re.compile(r"#\d+$")
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -133,6 +135,25 @@ def _folder(url: str) -> dict[str, Entry]:
         for name, meta in zip(names, found["objects"], strict=True)
     ]
     return {item.url: item for item in made}
+
+
+def list_unfinished(url: str) -> dict[str, float]:
+    """Return what is half-written below a local folder: ``x.parquet#1`` of ``x.parquet``.
+
+    That is what kills left, and what is being written now. `paths.list_modified` leaves these files
+    out; as there, each key has its time. Of a bucket there is none: parts of an upload that ended
+    early are no object and in no listing, yet are kept and paid for until a rule of the bucket
+    removes them (deploy/README.md has one).
+    """
+    found: dict[str, float] = {}
+    if paths.is_remote(url):
+        return found
+    root = paths.local_path(url)
+    for path in root.rglob("*#*"):
+        with suppress(FileNotFoundError):  # it is whole by now
+            if UNFINISHED.search(path.name):
+                found[path.relative_to(root).as_posix()] = path.stat().st_mtime
+    return found
 
 
 def as_entry(url: str, meta: Any) -> Entry:

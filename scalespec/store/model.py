@@ -352,8 +352,10 @@ def export_payne(url: str, model: Payne) -> None:
     Raises
     ------
     ModelError
-        If its activation is not LeakyReLU: the layout knows no other.
+        If its activation is not LeakyReLU, or it has leeway: the layout knows neither.
     """
+    if model.leeway:
+        raise ModelError(f"{model.spec.name}: The Payne's layout knows no leeway")
     if model.activation != "leaky_relu":
         raise ModelError(
             f"{model.spec.name}: activation '{model.activation}'; The Payne's layout knows "

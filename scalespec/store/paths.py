@@ -4,7 +4,8 @@ A URL is a local path or ``s3://bucket/prefix``; options that are no secret may 
 ``s3://bucket/prefix?endpoint=http://127.0.0.1:8333&region=us-east-1``. Secrets come from the
 environment (``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``), a web identity or the machine's role
 in the process that opens the store, never from the URL, so nothing that is pickled or logged holds
-one.
+one. A question mark in an object's key is written ``%3F``, lest a query begin there, and a percent
+sign ``%25`` where it would look like one of these two; every other character is itself.
 """
 
 import hashlib
@@ -12,12 +13,12 @@ import random
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +42,15 @@ HINTS = {
 """What to do about an error, by words of its message."""
 BROKEN = re.compile("response body|body error|error decoding")
 """What a client says of an answer that broke off."""
-UNFINISHED = re.compile(r"#\d+$")
+LEFT_OPEN = re.compile("[?]|%(?=3F|25)")
+"""What of a key is written as its code: what would end the path, and what looks like a code."""
+ONE_PUT = 64 * 2**20
+"""Bytes up to which an object is stored by one request.
+
+A larger one goes in parts of 5 MiB, twelve at a time. That is as many bytes under way, so a slow
+network is asked for no more; but parts are requests, each at its price, and those of a process that
+is killed stay in the bucket, unlisted, until a rule of the bucket's own removes them.
+"""
 TRIES = 6
 PAUSE_S = 0.1  # before the second try, at most; it doubles
 
@@ -73,17 +82,37 @@ def local_path(url: str) -> Path:
 
 
 def join(url: str, *parts: str) -> str:
-    """Append path parts to a URL, before its query.
+    """Append path parts, or an object's key, to a URL, before its query.
 
     Examples
     --------
     >>> join("s3://b/run?region=x", "raw", "current.json")
     's3://b/run/raw/current.json?region=x'
+    >>> join("s3://b/run?region=x", "is it?.fits")
+    's3://b/run/is it%3F.fits?region=x'
     >>> join("run", "raw")
     'run/raw'
     """
-    path, mark, query = url.partition("?") if is_remote(url) else (url, "", "")
-    return "/".join([path.rstrip("/"), *parts]) + mark + query
+    if not is_remote(url):
+        return "/".join([url.rstrip("/"), *parts])
+    path, mark, query = url.partition("?")
+    coded = [LEFT_OPEN.sub(lambda found: f"%{ord(found[0]):02X}", part) for part in parts]
+    return "/".join([path.rstrip("/"), *coded]) + mark + query
+
+
+def _key(path: str) -> str:
+    """Return what a URL's path says, as the bucket spells it: `join` undone.
+
+    Examples
+    --------
+    >>> _key("is it%3F 100%25.fits"), _key("a%20b#1.fits")
+    ('is it? 100%.fits', 'a%20b#1.fits')
+    """
+    return re.sub("%(3F|25)", lambda found: chr(int(found[1], 16)), path)
+
+
+def _parsed(url: str) -> SplitResult:
+    return urlsplit(url, allow_fragments=False)  # a key may hold a #
 
 
 def below(name: str) -> str:
@@ -124,11 +153,12 @@ def open_store(url: str) -> "ObjectStore":
     if not is_remote(url):
         with explained(url):
             return LocalStore(prefix=local_path(url).resolve(), mkdir=True)
-    parts = urlsplit(url)
+    parts = _parsed(url)
     if parts.scheme != "s3":
         raise StoreError(f"{url}: scheme '{parts.scheme}' is not known; use a local path or s3://")
     with explained(url):
-        return s3.open_s3(parts.netloc, parts.path.strip("/"), dict(parse_qsl(parts.query)))
+        prefix = _key(parts.path.strip("/"))
+        return s3.open_s3(parts.netloc, prefix, dict(parse_qsl(parts.query)))
 
 
 def split(url: str) -> tuple[str, str]:
@@ -141,6 +171,7 @@ def split(url: str) -> tuple[str, str]:
     """
     path, mark, query = url.partition("?") if is_remote(url) else (url, "", "")
     folder, _, name = path.rpartition("/")
+    name = _key(name) if is_remote(url) else name
     return (folder or ("/" if path.startswith("/") else ".")) + mark + query, name
 
 
@@ -152,8 +183,8 @@ def opened(url: str) -> tuple["ObjectStore", str]:
     if not is_remote(url):
         folder, name = split(url)
         return open_store(folder), name
-    parts = urlsplit(url)
-    return open_store(parts._replace(path="").geturl()), parts.path.lstrip("/")
+    parts = _parsed(url)
+    return open_store(parts._replace(path="").geturl()), _key(parts.path.lstrip("/"))
 
 
 @contextmanager
@@ -214,6 +245,27 @@ def read_bytes(url: str) -> bytes:
         return bytes(obstore.get(store, name).bytes())
 
 
+def find_bytes(url: str) -> bytes | None:
+    """Return the whole object or file, or None if nothing is there: one request, not two.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be read.
+    """
+    try:
+        return read_bytes(url)
+    except StoreError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
+
+
+def put(store: "ObjectStore", key: str, data: "bytes | npt.NDArray[np.uint8]") -> None:
+    """Store `data` as an object, by one request if it is not large (`ONE_PUT`)."""
+    obstore.put(store, key, data, use_multipart=len(data) > ONE_PUT)
+
+
 def write_bytes(url: str, data: bytes, *, create: bool = False) -> bool:
     """Store `data` at `url` in one atomic step.
 
@@ -238,8 +290,11 @@ def write_bytes(url: str, data: bytes, *, create: bool = False) -> bool:
     """
     with explained(url):
         store, name = opened(url)
+        if not create:
+            put(store, name, data)
+            return True
         try:
-            obstore.put(store, name, data, mode="create" if create else "overwrite")
+            obstore.put(store, name, data, mode="create")
         except AlreadyExistsError:
             return False
     return True
@@ -272,19 +327,22 @@ def head(url: str) -> "ObjectMeta | None":
 
 def list_keys(url: str) -> list[str]:
     """Return the sorted keys of all objects under `url`, relative to it; none if nothing is."""
+    return sorted(list_modified(url))
+
+
+def list_modified(url: str) -> dict[str, float]:
+    """Return when each object under `url` was written, by its key [seconds since 1970, UTC]."""
     with explained(url):
-        if not is_remote(url):
-            if not local_path(url).is_dir():
-                return []
-            return sorted(meta["path"] for batch in obstore.list(open_store(url)) for meta in batch)
-        store, key = opened(url)
+        if not is_remote(url) and not local_path(url).is_dir():
+            return {}
+        store, key = opened(url) if is_remote(url) else (open_store(url), "")
         below = len(key.rstrip("/")) + 1 if key else 0
         return persistent(
-            lambda: sorted(
-                meta["path"][below:]
+            lambda: {
+                meta["path"][below:]: meta["last_modified"].timestamp()
                 for batch in obstore.list(store, key.rstrip("/") or None, chunk_size=1000)
                 for meta in batch
-            )
+            }
         )
 
 
@@ -301,23 +359,23 @@ def delete(url: str) -> None:
             return
 
 
-def list_unfinished(url: str) -> list[str]:
-    """Return what kills left half-written below a local folder: ``x.parquet#1`` of ``x.parquet``.
-
-    A listing leaves them out. Of a bucket there is none: an upload that ends early is no object.
-    """
-    if is_remote(url):
-        return []
-    root = local_path(url)
-    return sorted(str(path) for path in root.rglob("*#*") if UNFINISHED.search(path.name))
+def delete_keys(url: str, keys: Sequence[str]) -> None:
+    """Remove objects under `url`; of a bucket a thousand by each request."""
+    if not is_remote(url):
+        for key in keys:
+            delete(join(url, key))
+        return
+    with explained(url):
+        store, prefix = opened(url)
+        whole = ["/".join(filter(None, [prefix.rstrip("/"), key])) for key in keys]
+        persistent(lambda: obstore.delete(store, whole))
 
 
 def delete_tree(url: str) -> int:
     """Remove every object under `url` and return how many there were."""
     keys = list_keys(url)
     if is_remote(url):
-        for key in keys:
-            delete(join(url, key))
+        delete_keys(url, keys)
     elif local_path(url).is_dir():
         with explained(url):  # the folder too, and half-written files that a listing leaves out
             shutil.rmtree(local_path(url))

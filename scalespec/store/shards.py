@@ -199,7 +199,7 @@ class Shards:
             with contextlib.suppress(FileNotFoundError):
                 paths.persistent(lambda: obstore.delete(store, key))
             return {}
-        paths.persistent(lambda: obstore.put(store, key, data))
+        paths.persistent(lambda: paths.put(store, key, data))
         return {key: paths.sha256(data)}
 
 

@@ -33,6 +33,8 @@ DAMAGE: tuple[Any, ...] = (
 )
 """What readers of tables raise for bytes that are none."""
 HEAD_BYTES = 1024
+UNKNOWN = (*pacsv.ConvertOptions().null_values, "--")
+"""What stands in a CSV column of numbers for one that is not known; the last is astropy's."""
 _DELIMITERS = (",", "|", "\t", ";")
 
 
@@ -230,6 +232,7 @@ def _read_csv(source: Path | bytes, choose: Choice) -> Columns:
         # one block: a column's type is decided by all of its values, not by the first megabyte
         read_options=pacsv.ReadOptions(block_size=min(len(data) + 1, _LARGEST_CSV_BLOCK)),
         parse_options=csv_options(data[: data.find(b"\n")]),
+        convert_options=pacsv.ConvertOptions(null_values=UNKNOWN),
     )
     return csv_table(table, choose)
 
@@ -282,8 +285,8 @@ def _read_fits(source: Path | bytes, choose: Choice) -> Columns:
 
 
 @contextmanager
-def first_table(source: Path | bytes) -> Iterator[Any]:
-    """Open the first table of a FITS file.
+def first_table(source: Any) -> Iterator[Any]:
+    """Open the first table of a FITS file: a path, bytes or a stream; HDUs behind it are not read.
 
     Raises
     ------
@@ -294,10 +297,10 @@ def first_table(source: Path | bytes) -> Iterator[Any]:
 
     opened = io.BytesIO(source) if isinstance(source, bytes) else source
     with fits.open(opened, memmap=isinstance(source, Path)) as hdus:
-        tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)]
-        if not tables:
+        tables = (hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU | fits.TableHDU))
+        if (first := next(tables, None)) is None:
             raise ValueError(f"no table among its {len(hdus)} HDUs")
-        yield tables[0]
+        yield first
 
 
 def _read_votable(source: Path | bytes, choose: Choice) -> dict[str, Array | None]:

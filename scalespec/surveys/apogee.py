@@ -332,7 +332,9 @@ ASPCAP = Survey(
     attrs={**_ATTRS, "frame": "rest", "flux_unit": "pseudo-continuum"},
     read=read_aspcap,
 )
-VISITS = replace(STARS, name="apogee_visits", read=read_visits, count_spectra=count_visits)
+VISITS = replace(
+    STARS, name="apogee_visits", read=read_visits, count_spectra=count_visits, one_star=True
+)
 CHIPS_OF_VISITS = Survey(
     name="apogee_chips",
     pattern="**/a[ps]Visit-*.fits*",

@@ -107,6 +107,8 @@ def parse_fits(data: bytes, *, cards: Cards = None) -> list[HDU]:
     >>> hdu.header, hdu.data
     ({'BITPIX': -32}, array([1.5, 2.5], dtype='>f4'))
     """
+    if not data:
+        raise SurveyFileError("empty file", "not_fits")
     if not data.startswith(b"SIMPLE  ="):
         raise SurveyFileError(f"no FITS file: begins with {data[:20]!r}", "not_fits")
     hdus: list[HDU] = []

@@ -42,6 +42,8 @@ def gunzip(data: bytes, *, limit_bytes: int = LIMIT_BYTES) -> bytes:
     """
     if data.startswith(b"SIMPLE"):
         return data
+    if not data:
+        raise SurveyFileError("empty file", "not_fits")
     if not data.startswith(_MAGIC):
         raise SurveyFileError(f"neither gzip nor FITS: begins with {data[:20]!r}", "not_fits")
     members: list[bytes] = []

@@ -119,7 +119,7 @@ def read_block(
     --------
     >>> spectra, index = read_block([("a.fits.gz", b"")])
     >>> dict(spectra.sizes), index.reason[0]
-    ({'spectrum': 1, 'wavelength': 3909}, "not_fits: neither gzip nor FITS: begins with b''")
+    ({'spectrum': 1, 'wavelength': 3909}, 'not_fits: empty file')
     """
     groups, index = LRS.read_block(files)
     return groups[""], index
@@ -169,8 +169,10 @@ def _read(data: bytes, name: str, first: int, count: int) -> Rows:  # noqa: ARG0
         row, start = LATTICE.resample(flux, ivar, bits, grid), 0
     else:
         row, start = LATTICE.cut(flux, ivar, bits, offset)
-    status = SpectrumStatus.RESAMPLED if offset is None else SpectrumStatus(0)
-    pixels = Pixels(*row, status=status, first=start)
+    pixels = Pixels(*row, status=SpectrumStatus(0), first=start)
+    if offset is None:
+        shared = LATTICE.correlation(row[1], grid, ATTRS["resolving_power"])
+        pixels = pixels._replace(status=SpectrumStatus.RESAMPLED, noise_correlation=shared)
     return Rows({"": pixels}, scalars_of(header, name), strings_of(header), fallback=fallback)
 
 

@@ -80,8 +80,12 @@ def read_coadds(data: bytes, name: str, first: int = 0, count: int = 1) -> Rows:
         if f"COADD_{_LETTER[arm]}" in by_name:
             flux, ivar, wavelength, bits = _columns(by_name[f"COADD_{_LETTER[arm]}"])
             (flux, ivar, mask), resampled = lattice.put(flux, ivar, bits, wavelength)
-            status = _signal(flux, ivar) | (SpectrumStatus.RESAMPLED if resampled else 0)
+            status = _signal(flux, ivar)
             arms[arm] = Pixels(flux, ivar, mask, status=status)
+            if resampled:
+                shared = lattice.correlation(ivar, wavelength, ATTRS["resolving_power"])
+                status |= SpectrumStatus.RESAMPLED
+                arms[arm] = arms[arm]._replace(status=status, noise_correlation=shared)
     if not arms:
         raise SurveyFileError(f"no COADD_B or COADD_R in {sorted(by_name)}", "bad_layout")
     header = hdus[0].header
@@ -226,6 +230,7 @@ EXPOSURES = Survey(
     attrs=ATTRS,
     read=read_exposures,
     count_spectra=count_exposures,
+    one_star=True,
     catalog_path=mrs_path,
     catalog_columns=CATALOG_COLUMNS,
 )

@@ -9,13 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from scalespec.errors import SurveyFileError
-from scalespec.kernels.resample import rebin
+from scalespec.kernels.correlation import noise_correlation, row_means
+from scalespec.kernels.resample import rebin, rebin_operator
 from scalespec.kernels.wavelength import log_grid, pixel_edges
 from scalespec.schema import MaskBit
 
 FloatArray: TypeAlias = npt.NDArray[np.floating[Any]]
 MaskArray: TypeAlias = npt.NDArray[np.uint32]
 Row: TypeAlias = tuple[np.ndarray, np.ndarray, MaskArray]
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,47 @@ class Lattice:
         mask[new_ivar > 0] &= ~np.uint32(MaskBit.NOT_FINITE | MaskBit.NO_IVAR)  # the rest sufficed
         mask[inside & (new_ivar == 0)] |= np.uint32(MaskBit.RESAMPLED_GAP)
         return new_flux, new_ivar, mask
+
+    def correlation(self, ivar: np.ndarray, grid: FloatArray, resolving_power: float) -> FloatArray:
+        """Return the ``noise_correlation`` (2,) of what `resample` made of a file.
+
+        Parameters
+        ----------
+        ivar : (n,) float32
+            Of `resample`.
+        grid : (n_file,) float64 [Å, vacuum]
+        resolving_power : float
+            λ/FWHM of the survey's lines.
+        """
+        edges = pixel_edges(self.wavelength)
+        band = rebin_operator(pixel_edges(grid), edges).band
+        made: FloatArray = row_means(
+            noise_correlation(band, edges, resolving_power), ivar[np.newaxis]
+        )[0]
+        return made
+
+
+def median_snr(flux: FloatArray, ivar: FloatArray) -> float | None:
+    """Return the median of flux·√ivar where ivar > 0, as a finite number; None if it is nowhere.
+
+    Examples
+    --------
+    >>> median_snr(np.array([2.0, 3.0, 9.0]), np.array([4.0, 4.0, 0.0]))
+    5.0
+    """
+    good = ivar > 0
+    if not (n := int(np.count_nonzero(good))):
+        return None
+    snr = np.sqrt(ivar)
+    snr *= flux
+    if n < len(snr):
+        np.copyto(snr, np.inf, where=~good)  # behind all others: faster than to take it out
+    half = n // 2
+    snr.partition(half)  # at one place: two places cost eight times as much
+    high = float(snr[half])
+    low = high if n % 2 else float(snr[:half].max())
+    middle = (low + high) / 2  # of damaged flux near the largest it may be infinite
+    return min(max(middle, -_LARGEST), _LARGEST)
 
 
 @np.errstate(over="ignore", invalid="ignore")  # files hold NaN, and float64 beyond float32

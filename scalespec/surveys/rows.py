@@ -11,7 +11,14 @@ import pandas as pd
 import xarray as xr
 
 from scalespec.errors import SurveyFileError
-from scalespec.schema import PER_SPECTRUM, UNREADABLE, MaskBit, SpectrumStatus
+from scalespec.schema import (
+    NOISE_CORRELATION,
+    PER_SPECTRUM,
+    UNREADABLE,
+    MaskBit,
+    SpectrumStatus,
+)
+from scalespec.surveys.lattice import median_snr
 
 FloatArray: TypeAlias = npt.NDArray[np.floating[Any]]
 MaskArray: TypeAlias = npt.NDArray[np.uint32]
@@ -20,7 +27,6 @@ Groups: TypeAlias = dict[str, xr.Dataset]
 
 INDEX_COLUMNS = ("file", "designation", "class_", "subclass", "release", "snr_g", "reason")
 _STATUS = dict(SpectrumStatus.__members__)
-_LARGEST = float(np.finfo(np.float32).max)
 _NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 
@@ -67,6 +73,8 @@ class Pixels(NamedTuple):
         `schema.SpectrumStatus` of this arm beyond that of the whole.
     first : int
         Where in the arm's rows these pixels begin; the rest of the rows is OUTSIDE.
+    noise_correlation : float or (2,) float
+        As of the schema, where they were rebinned on reading.
     """
 
     flux: npt.NDArray[np.float32]
@@ -76,6 +84,7 @@ class Pixels(NamedTuple):
     lsf_sigma: FloatArray | None = None
     status: Any = 0
     first: int = 0
+    noise_correlation: Any = 1.0
 
 
 class Rows(NamedTuple):
@@ -153,6 +162,9 @@ class Survey:
         (content, name, first, count) -> `Rows`; raises SurveyFileError.
     count_spectra : callable, optional
         A file's content -> how many spectra it holds; None: every file holds one.
+    one_star : bool
+        Whether all spectra of a file are of one star, as its visits: what a release catalog calls
+        the star holds for each.
     catalog_path : callable
         A row of the survey's release catalog -> path of its file below the release's root.
     catalog_columns : tuple of str
@@ -165,6 +177,7 @@ class Survey:
     attrs: Mapping[str, Any]
     read: Callable[[bytes, str, int, int], Rows]
     count_spectra: Callable[[bytes], int] | None = None
+    one_star: bool = False
     catalog_path: Callable[[Mapping[str, Any]], str] = file_column
     catalog_columns: tuple[str, ...] = ("file",)
 
@@ -238,6 +251,7 @@ class _Filled:
         own_lsf = arm.lsf_node is not None and arm.lsf_sigma is None
         self.lsf_sigma = np.zeros((n, len(arm.lsf_node)), np.float32) if own_lsf else None  # type: ignore[arg-type]
         self.snr, self.status = np.zeros(n, np.float32), np.zeros(n, np.uint32)
+        self.noise_correlation = np.ones((2, n), np.float32)
 
     def fill(self, pixels: Pixels | None, rows: slice) -> None:
         """Take the pixels of some rows, and say how good they are."""
@@ -247,12 +261,13 @@ class _Filled:
             self.flux[place], self.ivar[place] = pixels.flux, pixels.ivar
             self.mask[place] = pixels.mask
             self.status[rows] = pixels.status
+            self.noise_correlation.T[rows] = pixels.noise_correlation
             if self.wavelength is not None:
                 self.wavelength[place] = pixels.wavelength
             if self.lsf_sigma is not None and pixels.lsf_sigma is not None:
                 self.lsf_sigma[rows] = pixels.lsf_sigma
         for row in range(rows.start, rows.stop):
-            snr = _median_snr(self.flux[row], self.ivar[row])
+            snr = median_snr(self.flux[row], self.ivar[row])
             if snr is None:
                 self.status[row] |= SpectrumStatus.NO_PIXELS
             else:
@@ -269,6 +284,8 @@ class _Filled:
             "ivar": (dims, self.ivar, {"units": f"({unit})^-2"}),
             "mask": (dims, self.mask, {"units": ""}),
         }
+        for name, column in zip(NOISE_CORRELATION, self.noise_correlation, strict=True):
+            variables[name] = ("spectrum", column, {"units": ""})
         coords: dict[str, Any] = {}
         if self.wavelength is None:
             coords["wavelength"] = ("wavelength", self.arm.wavelength, {"units": "Angstrom"})
@@ -283,23 +300,6 @@ class _Filled:
         return xr.Dataset(
             {**variables, **_per_spectrum(columns)}, coords, {**attrs, **self.arm.attrs}
         )
-
-
-def _median_snr(flux: FloatArray, ivar: FloatArray) -> float | None:
-    """Return the median of flux·√ivar where ivar > 0, as a finite number; None if it is nowhere."""
-    good = ivar > 0
-    if not (n := int(np.count_nonzero(good))):
-        return None
-    snr = np.sqrt(ivar)
-    snr *= flux
-    if n < len(snr):
-        np.copyto(snr, np.inf, where=~good)  # behind all others: faster than to take it out
-    half = n // 2
-    snr.partition(half)  # at one place: two places cost eight times as much
-    high = float(snr[half])
-    low = high if n % 2 else float(snr[:half].max())
-    middle = (low + high) / 2  # of damaged flux near the largest it may be infinite
-    return min(max(middle, -_LARGEST), _LARGEST)
 
 
 class _Block:

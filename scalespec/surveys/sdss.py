@@ -26,6 +26,8 @@ from scalespec.surveys.tables import Table, ids, length, named, numbers, table_o
 
 LATTICE = Lattice(3.5400, 1e-4, 4801, tolerance=0.05)
 """3467-10471 Å: what SEGUE, BOSS and SDSS-V spectra are stretches of."""
+RESOLVING_POWER = 2000.0
+"""1800-2200 in the middle: Smee et al. 2013, AJ 146, 32."""
 LSF_NODES = np.array([3900.0, 4400.0, 5000.0, 5600.0, 6200.0, 7000.0, 8000.0, 9000.0])
 BITS = {
     **dict.fromkeys((0, 1, 2, 3, 17), MaskBit.BAD_TRACE),
@@ -89,8 +91,10 @@ def read_spec(data: bytes, name: str, first: int = 0, count: int = 1) -> Rows:  
         grid = check_increasing(10 ** loglam.astype(np.float64))
     bits = _bits(table, "and_mask") | _bits(table, "or_mask") << np.uint32(8)
     (new_flux, new_ivar, mask), resampled = LATTICE.put(flux, ivar, bits, grid)
-    status = int(SpectrumStatus.RESAMPLED) if resampled else 0
-    pixels = Pixels(new_flux, new_ivar, mask, None, _lsf(table, grid), status)
+    pixels = Pixels(new_flux, new_ivar, mask, None, _lsf(table, grid))
+    if resampled:
+        shared = LATTICE.correlation(new_ivar, grid, RESOLVING_POWER)
+        pixels = pixels._replace(status=int(SpectrumStatus.RESAMPLED), noise_correlation=shared)
     about = _about(hdus)
     scalars, strings = _scalars(header, about, name), _strings(header, about)
     return Rows({"": pixels}, scalars, strings, fallback=fallback)
@@ -194,7 +198,7 @@ SDSS = Survey(
         "wavelength_medium": "vacuum",
         "frame": "observed, heliocentric",
         "flux_unit": "1e-17 erg/s/cm2/Angstrom",
-        "resolving_power": 2000.0,  # 1800-2200 in the middle: Smee et al. 2013, AJ 146, 32
+        "resolving_power": RESOLVING_POWER,
     },
     read=read_spec,
     catalog_path=spec_path,

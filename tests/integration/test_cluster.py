@@ -50,7 +50,7 @@ def started(*commands, env, log):
                     )
                 )
                 time.sleep(5 if "--head" in command else 0)  # the others ask it for the session
-            yield
+            yield daemons
     finally:
         for daemon in daemons:
             with suppress(ProcessLookupError):
@@ -111,6 +111,73 @@ stage = Stage("no-op", "nowhere", plan_blocks(5, 1), nothing, nothing, nothing, 
 print(sum(report.ok for report in engine.map(stage, stage.blocks)))
 engine.close()
 """
+
+
+SLOW_BLOCKS = """
+import sys, time
+from scalespec.config import DaskTable, EngineTable, RunConfig, RunTable
+from scalespec.errors import StageError
+from scalespec.plan import BlockResult, Stage, plan_blocks
+from scalespec.run import Runner
+from scalespec.store.ledger import Ledger
+from scalespec.terminal import Stopping
+
+address, workspace = sys.argv[1:]
+url = f"{workspace}/waits/0123456789abcdef"
+waits = lambda block: time.sleep(0.2)
+passes = lambda value, data: data
+commits = lambda block, made: Ledger(url).commit(block, BlockResult(1, {}))
+engine = EngineTable(dask=DaskTable(address=address, workers=1, wait_seconds=60))
+config = RunConfig(run=RunTable(name="t", workspace=workspace), engine=engine)
+runner = Runner(config, stop=Stopping())
+try:
+    runner.map(Stage("waits", url, plan_blocks(30, 1), waits, passes, commits, "dask"))
+except StageError as error:
+    sys.exit(f"StageError: {error}")
+finally:
+    runner.close()
+"""
+PROMPT_S = 30
+"""Much more than it takes, 0.5 s, and much less than the minutes of a driver that waits."""
+
+
+@pytest.mark.dask
+@pytest.mark.parametrize("hangs", [False, True], ids=["killed", "hung"])
+def test_a_driver_ends_when_its_scheduler_is_gone_and_no_block_has_failed(tmp_path, hangs):
+    """One whose scheduler hangs, which it cannot know, ends at the second Ctrl-C."""
+    port = free_port()
+    address = f"tcp://127.0.0.1:{port}"
+    stage = tmp_path / "waits" / "0123456789abcdef"
+    commands = (
+        ("dask", "scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard"),
+        ("dask", "worker", address, "--nthreads", 1, "--no-dashboard", "--no-nanny"),
+    )
+    with started(*commands, env=dict(os.environ), log=tmp_path / "daemons.log") as (scheduler, _):
+        driver = subprocess.Popen(
+            [sys.executable, "-c", SLOW_BLOCKS, address, str(tmp_path)],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            while len(list(stage.glob("commits/*"))) < 3:
+                assert driver.poll() is None, driver.stderr.read()
+                time.sleep(0.05)
+            scheduler.send_signal(signal.SIGSTOP if hangs else signal.SIGKILL)
+            if hangs:
+                for _ in range(2):
+                    time.sleep(1)
+                    driver.send_signal(signal.SIGINT)
+            said = driver.communicate(timeout=PROMPT_S)[1]
+        finally:
+            driver.kill()
+    assert len(list(stage.glob("commits/*"))) < 30  # it was at work
+    assert list(stage.glob("failed/*")) == []
+    if hangs:
+        assert driver.returncode == -signal.SIGINT
+        assert "once more to leave at once" in said
+    else:
+        assert driver.returncode == 1
+        assert said == "StageError: the Dask scheduler is gone: start it, and run again\n"
 
 
 @pytest.mark.slow

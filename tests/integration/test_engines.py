@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 import uuid
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -289,6 +290,28 @@ def test_a_training_loop_runs_on_every_rank(ray_engine, tmp_path):
 
     ray_engine.train(Training("train", str(tmp_path), loop))
     assert {p.name for p in tmp_path.iterdir()} == {"0-of-2-on-cpu", "1-of-2-on-cpu"}
+
+
+@pytest.mark.slow
+def test_a_training_leaves_signals_to_us(ray_engine, tmp_path):
+    """Ray Train takes Ctrl-C where it can, and answers to it when training is long done."""
+    before = signal.getsignal(signal.SIGINT)
+    during = []
+
+    def loop(context):
+        (tmp_path / str(context.rank)).touch()
+
+    def look():
+        while not any(tmp_path.iterdir()):
+            time.sleep(0.05)
+        during.append(signal.getsignal(signal.SIGINT))
+
+    watch = threading.Thread(target=look)
+    watch.start()
+    ray_engine.train(Training("train", str(tmp_path), loop))
+    watch.join()
+    assert during == [before]
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from scalespec.clean import clean_run
 from scalespec.config import IngestTable, PreprocessTable, RunConfig, RunTable
 from scalespec.errors import StoreError
 from scalespec.plan import BlockResult, plan_blocks
@@ -70,6 +71,48 @@ def test_globs_mean_what_they_mean_on_a_disk(tree, pattern, names):
     assert [entry.size for entry in found] == [len(name) for name in names]
 
 
+ODD = [
+    "a b.fits",
+    "a#1.fits",
+    "a%20b.fits",
+    "a%3Fb.fits",
+    "a%253Fb.fits",
+    "a+b&c=d.fits",
+    "a?b.fits",
+]
+"""Keys of objects that somebody else has named."""
+
+
+@pytest.mark.parametrize("folder", ["in", "in #1 50%?"])
+def test_objects_with_odd_keys_are_listed_read_and_removed(bucket, folder):
+    root = paths.join(bucket, folder)
+    for key in ODD:
+        assert paths.write_bytes(paths.join(root, key), key.encode(), create=True)
+    assert sorted(paths.list_keys(root)) == sorted(ODD)
+    assert paths.list_keys(bucket) == [f"{folder}/{key}" for key in sorted(ODD)]
+    listed = listing.list_files(paths.join(root, "*.fits"))
+    known = listing.identify([paths.join(root, key) for key in sorted(ODD)])  # few
+    assert [entry.url for entry in listed] == [entry.url for entry in known]
+    for entry, key in zip(listed, sorted(ODD), strict=True):
+        assert paths.read_bytes(entry.url) == key.encode()
+        assert entry.size == len(key)
+        assert listing.list_files(entry.url) == [entry]
+        assert paths.split(entry.url) == (root, key)
+        assert paths.join(*paths.split(entry.url)) == entry.url
+    for name in ODD[:2]:
+        paths.delete(paths.join(root, name))
+    assert paths.delete_tree(root) == len(ODD) - 2
+    assert paths.list_keys(bucket) == []
+
+
+def test_many_objects_with_odd_keys_are_identified_by_a_listing(bucket, monkeypatch):
+    monkeypatch.setattr(listing, "FEW", 2)
+    for key in ODD:
+        paths.write_bytes(paths.join(bucket, key), b"x")
+    urls = [paths.join(bucket, key) for key in ODD]
+    assert [(entry.url, entry.size) for entry in listing.identify(urls)] == [(u, 1) for u in urls]
+
+
 def test_a_prefix_is_a_folder_and_an_object_is_not(tree):
     assert paths.is_folder(paths.join(tree, "a"))
     assert not paths.is_folder(paths.join(tree, "a", "spec-2.fits.gz"))
@@ -78,6 +121,41 @@ def test_a_prefix_is_a_folder_and_an_object_is_not(tree):
 def test_delete_tree_takes_what_is_below_and_no_more(tree):
     assert paths.delete_tree(paths.join(tree, "a")) == 3
     assert paths.list_keys(tree) == ["spec-1.fits"]
+
+
+def test_a_bucket_is_asked_once_to_remove_a_thousand_objects(bucket, monkeypatch):
+    for i in range(12):
+        paths.write_bytes(paths.join(bucket, f"a/{i:02d}"), b"x")
+    asked = []
+    delete = paths.obstore.delete
+    monkeypatch.setattr(
+        paths.obstore, "delete", lambda *given: asked.append(given) or delete(*given)
+    )
+    assert paths.delete_tree(paths.join(bucket, "a")) == 12
+    assert len(asked) == 1
+    assert paths.list_keys(bucket) == []
+
+
+def test_an_object_is_one_request_and_leaves_no_parts_when_its_writer_is_killed(bucket):
+    """One that is larger than `ONE_PUT` has parts; S3 itself takes 5 GiB at once."""
+    url = paths.join(bucket, "shard")
+    paths.write_bytes(url, bytes(6 * 2**20))  # two parts, as it was
+    (entry,) = listing.list_files(url)
+    assert "-" not in entry.etag  # the etag of an object made of parts ends in their number
+    store, key = paths.opened(url)
+    paths.obstore.put(store, key, bytes(6 * 2**20), use_multipart=True)
+    assert "-2" in listing.list_files(url)[0].etag
+
+
+def test_what_is_found_or_not_is_one_request(bucket, monkeypatch):
+    monkeypatch.setattr(paths, "head", None)  # nothing asks whether it is there
+    assert current(bucket, "raw") is None
+    set_current(bucket, "raw", "d1")
+    assert current(bucket, "raw") == {"digest": "d1"}
+    block = plan_blocks(1, 1)[0]
+    assert Ledger(bucket).committed(block) is None
+    Ledger(bucket).commit(block, BlockResult(1, {}))
+    assert Ledger(bucket).committed(block) == BlockResult(1, {})
 
 
 def test_of_eight_committing_threads_exactly_one_wins(bucket):
@@ -155,6 +233,19 @@ def test_a_run_in_a_bucket_holds_what_a_run_on_disk_does(config, tmp_path):
         for index, result in Ledger(local).commits().items():
             shards = {k: v for k, v in result.objects.items() if k.startswith("spectra.zarr")}
             assert shards.items() <= Ledger(remote).commits()[index].objects.items()
+
+
+def test_clean_leaves_in_a_bucket_what_is_young_too(config, bucket):
+    workspace, digests = config.run.workspace, ("0" * 16, "f" * 16)
+    unnamed = []
+    for digest in digests:
+        unnamed += [paths.join(workspace, "raw", digest, "parts", "000000-ab?.parquet")]
+        paths.write_bytes(unnamed[-1], b"of an attempt that was killed")
+    set_current(workspace, "raw", digests[0])
+    unnamed[1] = paths.join(workspace, "raw", digests[1])
+    assert clean_run(config, remove=True) == ([], unnamed)
+    assert clean_run(config, remove=True, older_than=0) == (unnamed, [])
+    assert paths.list_keys(workspace) == ["raw/current.json"]
 
 
 def test_a_listed_object_that_is_missing_keeps_its_row(config, bucket):

@@ -80,6 +80,7 @@ def test_shifting_there_and_back_is_the_identity_inside(seed, n_pixel, data):
     np.testing.assert_array_equal(kept.sum(axis=1), np.maximum(n_pixel - np.abs(n), 0))
 
 
+@settings(deadline=None)  # the first call reads compiled code
 @given(edges_in=edges(st.floats(0, 50)), edges_out=edges(st.floats(0, 50)), seed=SEEDS)
 def test_rebin_keeps_constants(edges_in, edges_out, seed):
     ivar = make_spectra(seed, 2, len(edges_in) - 1)[1].astype(np.float64)

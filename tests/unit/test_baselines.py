@@ -177,6 +177,15 @@ def test_a_label_that_no_star_has_is_refused():
         model.fit(empty, HELD, seed=1)
 
 
+@pytest.mark.parametrize("kind", BASELINES, ids=lambda kind: kind.name)
+def test_learning_without_stars_held_back_is_refused(kind):
+    """Residuals of stars learned from would be its errors: none at all, of nearest neighbors."""
+    without = Sample(HELD.flux, HELD.ivar, np.full_like(HELD.labels, np.nan), HELD.label_err)
+    for held in (HELD.take(slice(0, 0)), without):
+        with pytest.raises(ValueError, match=f"{kind.name}: of .* held back none has a label"):
+            fitted(kind, held=held)
+
+
 def test_asking_before_learning_is_refused(learned):
     with pytest.raises(ValueError, match="has not learned yet"):
         type(learned)(spec_of(TRAINING)).predict(TEST.flux, TEST.ivar)
@@ -241,8 +250,8 @@ def test_baselines_are_estimators_by_name():
 
 def test_neighbors_are_never_more_than_the_stars():
     few = TRAINING.take(slice(0, 5))
-    model = NearestNeighbors(spec_of(few), neighbors=8, components=2)
-    model.fit(few, HELD.take(slice(0, 0)), seed=1)
+    model = NearestNeighbors(spec_of(few), neighbors=8, components=2, refit=False)
+    model.fit(few, HELD, seed=1)
     assert np.isfinite(model.predict(TEST.flux, TEST.ivar).labels).all()
 
 

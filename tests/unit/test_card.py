@@ -77,7 +77,7 @@ def test_a_wrong_model_has_its_fault_said(parts):
     with torch.no_grad():  # its lines are made deeper: labels come out elsewhere
         model.output.bias.add_(0.05)
     errors = label_errors(model, parts[1])
-    said = faults(model, 10_000, errors)
+    said = faults(model, model.spec.labels, 10_000, errors)
     assert any("off at S/N over" in one for one in said)
     assert not any("few stars" in one for one in said)
 
@@ -85,7 +85,7 @@ def test_a_wrong_model_has_its_fault_said(parts):
 def test_pixels_that_no_spectrum_showed_are_counted():
     model = truth()
     model.scatter[:7] = 1.0
-    assert faults(model, 10_000, [], "none")[:2] == [
+    assert faults(model, model.spec.labels, 10_000, [], "none")[:2] == [
         f"7 of {N_PIXEL} pixels were shown by no spectrum: they have no say",
         "labels were not validated: none",
     ]

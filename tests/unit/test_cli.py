@@ -14,8 +14,9 @@ from click.testing import CliRunner
 
 from scalespec.cli import main
 from scalespec.config import STAGES, load_config
+from scalespec.plan import Training
 from scalespec.run import Summary
-from scalespec.stages import folders
+from scalespec.stages import VERBS, folders
 from scalespec.store.ledger import Ledger
 
 RUN_FILE = """
@@ -191,7 +192,12 @@ def test_label_refuses_a_file_that_cannot_be_written_before_it_fits(call, tmp_pa
 
     monkeypatch.setattr("scalespec.stages.label.label_files", fit)
     missing = tmp_path / "nowhere" / "labels.parquet"
-    for target, said in [(missing, "make it first"), (tmp_path, "is a directory")]:
+    for target, said in [
+        (missing, "make it first"),
+        (tmp_path, "is a directory"),
+        (tmp_path / "labels.csv", "labels.csv: no form of file we write: end it in .parquet,"),
+        ("s3://bucket/labels.csv?region=x", "no form of file we write"),
+    ]:
         result = call("label", "spec.fits", "--model", "m.npz", "-o", target)
         assert result.exit_code == 2
         assert said in result.stderr.replace("\n", " ")
@@ -240,17 +246,38 @@ def test_status_and_plan_are_tables(call, run_file):
     assert "OK 10" in status.stdout
 
 
+def test_plan_says_when_there_is_nothing_to_read(call, run_file):
+    text = Path(run_file).read_text()
+    Path(run_file).write_text(text.replace("raw/*/*.fits", "raw/*/*.fit"))
+    result = call("plan", run_file)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "ingest: nothing to read in" in result.stderr
+
+
+def test_inspect_refuses_a_picture_that_is_none_before_it_reads(call, run_file):
+    result = call("inspect", run_file, "--obsid", 1, "-o", "star.jpg")
+    assert result.exit_code == 2
+    assert "star.jpg: no form of file we write: end it in .png, .pdf or .svg" in result.stderr
+
+
 def test_clean_says_first_and_removes_when_told(call, run_file):
     call("run", run_file, "--engine", "local")
     old = folders.spectra_url(load_config(run_file))
     text = Path(run_file).read_text()
     Path(run_file).write_text(text + "spike_sigma = 8.0\n")
     call("run", run_file, "--engine", "local")
-    result = call("clean", run_file)
+    young = "1 left, written in the last 24 h: a run at work may be about to commit them"
+    for yes in ([], ["--yes"]):
+        said = call("clean", run_file, *yes).stdout.splitlines()
+        assert said[0] == ("0 removed" if yes else "0 to remove: say --yes")
+        assert said[1].startswith(young)
+    assert Path(old).is_dir()
+    result = call("clean", run_file, "--older-than", "0")
     assert result.exit_code == 0
     assert result.stdout.splitlines() == [old, "1 to remove: say --yes"]
     assert Path(old).is_dir()
-    assert call("clean", run_file, "--yes").stdout.splitlines() == [old, "1 removed"]
+    removed = call("clean", run_file, "--yes", "--older-than", "0")
+    assert removed.stdout.splitlines() == [old, "1 removed"]
     assert not Path(old).exists()
 
 
@@ -274,6 +301,28 @@ def test_a_signal_ends_the_run_after_the_blocks_in_flight_with_1(
     result = call("run", run_file, "--engine", "local")
     assert result.exit_code == 0
     assert "3 blocks were done, 3 done now" in result.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_training_at_once_and_in_order(call, run_file, monkeypatch, number):
+    """It may take an hour, and goes on from its last checkpoint."""
+
+    def loop(context):
+        os.kill(os.getpid(), number)
+        time.sleep(0.05)
+        raise AssertionError("it went on")
+
+    def train(config):
+        yield Training("train", f"{config.run.workspace}/model/0", loop)
+
+    with Path(run_file).open("a") as file:
+        file.write('[train]\nlibrary = "work/made"\nlabels = ["teff"]\n')
+    monkeypatch.setitem(VERBS, "train", train)
+    result = call("train", run_file, "--engine", "local")
+    assert result.exit_code == 1
+    assert "training stops now; it goes on from its last checkpoint" in result.stderr
+    assert "the same command goes on from here" in result.stderr
+    assert "Aborted" not in result.stderr
 
 
 def test_a_second_signal_leaves_at_once(call, run_file, monkeypatch):

@@ -65,7 +65,10 @@ def test_every_wrong_key_is_named_at_once_with_its_value():
         (RUN + "[ingest]\n", "give either files or catalog"),
         (RUN + '[ingest]\nfiles = "a"\ncatalog = "b"\n', "give either files or catalog"),
         (RUN + '[ingest]\nfiles = "a"\nwhere = "snrg > 10"\n', "give catalog, too"),
-        (RUN + INGEST + "[preprocess]\nwavelength_min_angstrom = 9000\n", "must be below"),
+        (
+            RUN + INGEST + "[preprocess]\nwavelength_max_angstrom = 680\n",
+            "min_angstrom = 3750 must be below wavelength_max_angstrom = 680; both are in Å",
+        ),
         (RUN + '[train]\nlabels = ["teff"]\n', "give either library or catalog"),
         (RUN + '[train]\nlabels = ["teff", "teff"]\nlibrary = "l"\n', "different names"),
         (RUN + "[preprocess]\n", r"\[preprocess\] wants a \[ingest\] table"),
@@ -73,7 +76,28 @@ def test_every_wrong_key_is_named_at_once_with_its_value():
         (RUN + INGEST + "[preprocess]\n[infer]\n", "wants models"),
         (RUN + INGEST + FIT + "[report]\n", r"wants a \[publish\] table"),
         (RUN + '[train]\nlabels = ["t"]\ncatalog = "apogee"\n', r"\[crossmatch.apogee\]"),
-        (RUN + INGEST + APOGEE + '[train]\nlabels = ["t"]\ncatalog = "apogee"\n', "matched stars"),
+        (
+            RUN
+            + INGEST
+            + APOGEE
+            + 'columns = { t = "T" }\n[train]\nlabels = ["t"]\ncatalog = "apogee"\n',
+            "matched stars",
+        ),
+        (
+            RUN
+            + INGEST
+            + APOGEE
+            + 'columns = { t = "T" }\n[train]\nlabels = ["t", "g"]\ncatalog = "apogee"\n',
+            r"train\.labels: crossmatch\.apogee\.columns takes over no \['g'\], only \['t'\]",
+        ),
+        (
+            RUN
+            + INGEST
+            + APOGEE
+            + 'columns = { t = "T" }\n[preprocess]\n[compare]\nlabels = ["t"]\nextra = ["k"]\n'
+            + 'catalog = "apogee"\n[compare.models.elm]\ninputs = "both"\n',
+            r"compare\.extra: crossmatch\.apogee\.columns takes over no \['k'\]",
+        ),
         (
             RUN + INGEST + FIT + '[publish]\n[report]\nreferences = ["gaia"]\n',
             r"no \[crossmatch.gaia\]",
@@ -88,6 +112,21 @@ def test_every_wrong_key_is_named_at_once_with_its_value():
     ],
 )
 def test_tables_that_do_not_fit_together_are_refused(text, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_config(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (RUN + INGEST + 'survye = "apogee"\n', "survye = 'apogee': .*: did you mean survey"),
+        (RUN + "[preproces]\n", "preproces: .*: did you mean preprocess"),
+        (RUN + "[preprocess.continuum]\nmethd = 1\n", "methd = 1: .*: did you mean method"),
+        (RUN + APOGEE + "[crossmatch.gaia]\ncolums = 1\n", "colums = 1: .* did you mean columns"),
+        (RUN + INGEST + "color = 1\n", "color = 1: Extra inputs are not permitted$"),
+    ],
+)
+def test_an_unknown_key_is_said_with_those_that_are_like_it(text, message):
     with pytest.raises(ConfigError, match=message):
         parse_config(text)
 
@@ -159,6 +198,7 @@ def test_paths_are_relative_to_the_run_file_and_urls_are_left_alone(tmp_path):
         RUN
         + '[ingest]\nfiles = ["raw/*.gz", "@list.txt", "/abs/x", "s3://b/p", "@s3://b/l"]\n'
         + '[crossmatch.train]\ncatalog = "labels.csv"\n'  # any name will do, also a verb's
+        + 'columns = { teff = "Teff" }\n'
         + '[preprocess]\n[train]\nlabels = ["teff"]\ncatalog = "train"\n'
         + '[infer]\nmodels = ["m.npz"]\nwhere = "teff > 1"\n'
     )

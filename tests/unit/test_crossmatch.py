@@ -2,13 +2,23 @@
 
 import io
 import pickle
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
 
-from scalespec.config import IngestTable, RunConfig, RunTable, parse_config
+from scalespec.config import (
+    IngestTable,
+    PreprocessTable,
+    RunConfig,
+    RunTable,
+    TrainTable,
+    digest,
+    parse_config,
+)
 from scalespec.errors import ConfigError, StageError
 from scalespec.kernels.sky import healpix_nested
 from scalespec.kernels.where import where
@@ -18,10 +28,13 @@ from scalespec.stages import folders, partitions
 from scalespec.stages.crossmatch import CHOSEN_FROM, crossmatch, spectra_rows
 from scalespec.stages.gather import read_matches
 from scalespec.stages.ingest import write_raw
+from scalespec.stages.matches import Split, combine_matches
 from scalespec.stages.partitions import CELL_ORDER
 from scalespec.stages.question import match_columns
 from scalespec.stages.segments import Segment, add_segment
-from scalespec.store import paths
+from scalespec.stages.train import train
+from scalespec.store import paths, streams
+from scalespec.store.catalog import iterate_parts
 from scalespec.store.ledger import Ledger
 from scalespec.store.spectra import create_spectra
 from scalespec.store.tables import write_table
@@ -527,6 +540,99 @@ def test_a_catalog_that_cannot_be_cut_stops_the_verb_before_it_matches_nothing(c
         next(steps)
 
 
+def test_whichever_block_fails_the_verb_stops_before_it_passes_for_no_match(
+    config_of, tiny, monkeypatch
+):
+    config = config_of(CATALOG, **LABELS)
+    config = config.model_copy(update={"preprocess": PreprocessTable()})
+    train = replace(next(crossmatch(config)), name="train.zarr", url=f"{config.run.workspace}/t")
+    monkeypatch.setattr("scalespec.stages.crossmatch.gather", lambda *_: iter([train]))
+    names = [stage.name for stage in _done(crossmatch(config), tiny)]
+    assert len(names) == 5
+    for name in names:
+        broken = config_of(CATALOG, **LABELS).model_copy(update={"preprocess": PreprocessTable()})
+        url = folders.matches_url(broken, "apogee")
+        for folder in (url, train.url):
+            paths.delete_tree(folder)
+        steps = crossmatch(broken)
+        for stage in steps:
+            if stage.name == name:
+                break
+            tiny.run_stage([stage])
+        Ledger(stage.url).record_failure(stage.blocks[0], "OSError: Input/output error")
+        with pytest.raises(StageError, match=r"apogee: 1 blocks of .*Input/output.*--retry-failed"):
+            next(steps)
+        # Nothing says of the rows of a block that failed that they have no match.
+        assert paths.exists(f"{url}/matches.parquet") == (name == "train.zarr"), name
+
+
+def _done(steps, tiny):
+    """Run stages one by one, as they come; return them."""
+    stages = []
+    for stage in steps:
+        tiny.run_stage([stage])
+        stages.append(stage)
+    return stages
+
+
+def test_what_names_later_folders_is_the_table_and_nobody_reads_it_for_that(
+    config_of, tiny, monkeypatch
+):
+    config = config_of(CATALOG, **LABELS)
+    matched(tiny, config)
+    url = folders.matches_url(config, "apogee")
+    table = paths.read_bytes(f"{url}/matches.parquet")
+    named = folders._matched(config, "apogee")
+    assert named == digest(url.rpartition("/")[2], paths.sha256(table))  # as ever
+    before = Path(f"{url}/matches.parquet").stat().st_mtime_ns
+    read = []
+    monkeypatch.setattr(streams, "sha256", lambda name: read.append(name) or paths.sha256(table))
+    assert folders._matched(config, "apogee") == named
+    _done(crossmatch(config), tiny)  # nothing is new: what stands is left alone
+    assert Path(f"{url}/matches.parquet").stat().st_mtime_ns == before
+    assert read == []
+    paths.delete(f"{url}/matches.json")  # as older versions left it
+    assert [folders._matched(config, "apogee") for _ in range(3)] == [named] * 3
+    assert read == [f"{url}/matches.parquet"]
+    _done(crossmatch(config), tiny)
+    assert paths.exists(f"{url}/matches.json")
+    assert folders._matched(config, "apogee") == named
+
+
+def test_a_table_of_matches_that_was_lost_is_made_again(config_of, tiny):
+    config = config_of(CATALOG, **LABELS)
+    first = matched(tiny, config)
+    url = folders.matches_url(config, "apogee")
+    for name in ("matches", "repeats"):
+        paths.delete(f"{url}/{name}.parquet")
+        pd.testing.assert_frame_equal(matched(tiny, config), first)
+        assert paths.exists(f"{url}/{name}.parquet")
+
+
+def test_a_kill_between_table_and_record_leaves_no_record_of_another_table(
+    config_of, tiny, monkeypatch
+):
+    config = config_of(CATALOG, **LABELS)
+    matched(tiny, config)
+    named = folders._matched(config, "apogee")
+    url = folders.matches_url(config, "apogee")
+    paths.delete(f"{url}/commits/000000.json")  # a block's matches go
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("scalespec.stages.matches.repeats", killed)
+    with pytest.raises(KeyboardInterrupt):
+        combine_matches(url, Split((0.8, 0.1, 0.1), 1), matched_nobody(url))
+    assert not paths.exists(f"{url}/matches.json")
+    assert folders._matched(config, "apogee") != named
+
+
+def matched_nobody(url):
+    """A table of matches without a row, as one of the parts has it."""
+    return next(iterate_parts(url)).to_pandas().iloc[:0]
+
+
 def test_stages_travel_to_other_processes_and_a_block_that_stands_is_not_written_again(config_of):
     steps = crossmatch(config_of(CATALOG, **LABELS))
     names = []
@@ -569,3 +675,75 @@ training = { flatten = 100, outlier_sigma = 5 }
 """
     table = parse_config(text).crossmatch["galah"]
     assert (table.mode, table.magnitude.tolerance, table.training.flatten) == ("mutual", 2.0, 100)
+
+
+def test_a_catalog_that_matches_nothing_is_said_with_both_ranges(tiny, config_of, caplog):
+    radians = np.radians(SPECTRA["ra"][1:4])
+    catalog = {"ra": radians, "dec": np.full(3, 0.1), "TEFF": np.full(3, 5e3)}
+    config = config_of(catalog, columns={"teff": "TEFF"})
+    found = matched(tiny, config)
+    assert len(found) == 0
+    (said,) = [one for one in caplog.messages if "matched nothing" in one]
+    assert said.startswith(
+        "crossmatch.apogee matched nothing: the spectra have RA 0 to 110, Dec 0 "
+    )
+    assert "labels.parquet has RA 0.17453 to 0.5236, Dec 0.1 to 0.1 deg" in said
+    table = TrainTable(catalog="apogee", labels=("teff",))
+    config = config.model_copy(update={"train": table, "preprocess": PreprocessTable()})
+    with pytest.raises(StageError, match=r"crossmatch\.apogee matched nothing"):
+        next(train(config))
+
+
+def test_ids_that_match_nothing_are_said_by_example(tiny, config_of, caplog):
+    catalog = {"name": np.array(["spec-0.fit"]), "TEFF": np.full(1, 5e3)}
+    table = {"ra": "", "dec": "", "key": {"name": "name"}, "columns": {"teff": "TEFF"}}
+    matched(tiny, config_of(catalog, **table))
+    assert "the spectra have ids as 'spec-" in caplog.text
+    assert "has ids as 'spec-0.fit'" in caplog.text
+
+
+def test_units_that_the_file_says_are_converted(tiny, config_of, tmp_path):
+    catalog = {"ra": np.radians(SPECTRA["ra"]), "dec": np.zeros(N), "TEFF": np.full(N, 3.7)}
+    config = config_of(catalog, columns={"teff": "TEFF"})
+    units = {"ra": "rad", "TEFF": "[K]"}
+    write_table(str(tmp_path / "labels.parquet"), catalog, units=units)
+    found = matched(tiny, config)
+    assert len(found) == N
+    np.testing.assert_allclose(found["teff"], 10**3.7)
+
+
+def test_ids_with_several_labels_are_counted_and_said(tiny, config_of, caplog):
+    """Of the spectra 500 to 503: one label, two that are alike, two that are not, one of two."""
+    catalog = {
+        "id": np.array([500, 501, 501, 502, 502, 503, 503, 999, 999]),
+        "TEFF": np.array([1.0, 2, 2, 3, 4, 5, np.nan, 6, 7]),
+        "name": np.array(list("abcdefghi")),
+    }
+    table = {"ra": "", "dec": "", "key": {"obsid": "id"}, "columns": {"teff": "TEFF"}}
+    config = config_of(catalog, **table)
+    found = matched(tiny, config)
+    assert found["obsid"].tolist() == [500, 501, 502, 503]
+    assert "conflicting" not in found
+    commits = Ledger(folders.matches_url(config, "apogee")).commits().values()
+    assert sum(result.counts.get("conflicting", 0) for result in commits) == 1
+    (said,) = [one for one in caplog.messages if "several rows" in one]
+    assert said.startswith("crossmatch.apogee: 1 spectra are joined by an id that ")
+
+
+def test_catalogs_without_such_ids_are_not_spoken_of(tiny, config_of, caplog):
+    catalog = {"ra": SPECTRA["ra"], "dec": SPECTRA["dec"], "TEFF": np.arange(N)}
+    config = config_of(catalog, columns={"teff": "TEFF"})
+    matched(tiny, config)
+    counts = [r.counts for r in Ledger(folders.matches_url(config, "apogee")).commits().values()]
+    assert all(set(one) == {"matched", "by_id", "unmatched"} for one in counts)
+    assert caplog.messages == []
+
+
+def test_a_label_that_was_taken_over_as_text_is_not_learned(tiny, config_of):
+    catalog = {"ra": SPECTRA["ra"], "dec": SPECTRA["dec"], "KIND": np.array(["a"] * N)}
+    config = config_of(catalog, columns={"kind": "KIND"})
+    matched(tiny, config)
+    table = TrainTable(catalog="apogee", labels=("kind",))
+    config = config.model_copy(update={"train": table, "preprocess": PreprocessTable()})
+    with pytest.raises(StageError, match=r"crossmatch\.apogee: \['kind'\] hold text"):
+        next(train(config))

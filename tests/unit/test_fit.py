@@ -165,6 +165,22 @@ def test_scatter_widens_errors_as_it_adds_to_the_noise(scatter):
     np.testing.assert_allclose(wide["chi2"] * factor**2, plain["chi2"], rtol=1e-3)
 
 
+def test_stars_whose_pixels_share_noise_have_its_errors():
+    spectra, first = stars(labels_of(6))
+    plain = best_labels(spectra, first, [ONE], FitTable())
+    excess = np.float32([1, 1, 1.8, 1.8, 2.2, 0])  # 0: a row that nothing was written in
+    shared = spectra.assign(noise_correlation=("spectrum", excess))
+    wide = best_labels(shared, first, [ONE], FitTable())
+    factor = np.sqrt(np.where(excess > 0, excess, 1))
+    ratio = values(wide, "_err") / values(plain, "_err")
+    np.testing.assert_allclose(ratio, np.tile(factor, (3, 1)).T, rtol=0.01)
+    np.testing.assert_allclose(
+        wide["rv_err"], plain["rv_err"], rtol=0.01
+    )  # of which nothing is said
+    np.testing.assert_allclose(wide["chi2"], plain["chi2"], rtol=1e-4)
+    np.testing.assert_array_equal(wide["fit_status"], plain["fit_status"])
+
+
 def test_scatter_adds_to_what_the_model_says_of_itself_and_leaves_it_alone():
     model = lines()
     model.scatter.fill_(0.03)
@@ -172,6 +188,7 @@ def test_scatter_adds_to_what_the_model_says_of_itself_and_leaves_it_alone():
     np.testing.assert_allclose(wide.scatter, 0.05, rtol=1e-6)
     np.testing.assert_allclose(model.scatter, 0.03, rtol=1e-6)
     assert doubted(model, 0.0) is model
+    np.testing.assert_allclose(doubted(model, 0.04, excess=4.0).scatter, 0.1, rtol=1e-6)
 
 
 def test_the_velocity_is_barycentric_as_relativity_has_it():

@@ -240,6 +240,12 @@ def _flip(data: bytes, at: int) -> bytes:
     return bytes(changed)
 
 
+@pytest.mark.parametrize("reader", [gunzip, parse_fits])
+def test_a_file_of_no_bytes_is_called_empty(reader):
+    with pytest.raises(SurveyFileError, match=r"^empty file$"):
+        reader(b"")
+
+
 GZ = gzip.compress(IMAGE, mtime=0)
 
 

@@ -1,11 +1,25 @@
 """Where a run's things lie: a folder's name changes with all that its content depends on."""
 
-import pytest
+import io
 
-from scalespec.config import CalibrateTable, PreprocessTable, VelocityTable, parse_config
+import numpy as np
+import pandas as pd
+import pytest
+from pydantic import ValidationError
+
+from scalespec.config import (
+    CalibrateTable,
+    PreprocessTable,
+    TrainTable,
+    VelocityTable,
+    digest,
+    parse_config,
+)
 from scalespec.errors import ConfigError, StoreError
 from scalespec.plan import BlockResult, plan_blocks
+from scalespec.schema import FORMAT_VERSION
 from scalespec.stages import folders
+from scalespec.stages.identities import checksums, identities, identity
 from scalespec.stages.segments import Segment, add_segment
 from scalespec.store import paths
 from scalespec.store.ledger import Ledger
@@ -19,6 +33,7 @@ files = "{folder}/*.fits"
 [preprocess]
 [crossmatch.apogee]
 catalog = "{folder}/labels.csv"
+columns = {{ teff = "teff" }}
 [train]
 labels = ["teff"]
 catalog = "apogee"
@@ -132,6 +147,36 @@ def test_a_block_that_is_matched_or_preprocessed_later_makes_another_training_st
     assert changed(middle, names(config)) == {"train.zarr", "model"}
 
 
+def table_of(rows):
+    buffer = io.BytesIO()
+    pd.DataFrame({"row": rows, "teff": 5000.0 + np.asarray(rows)}).to_parquet(buffer, index=False)
+    return buffer.getvalue()
+
+
+def test_a_pinned_training_set_stays_when_the_run_grows_and_moves_when_it_changes(config):
+    before = names(updated(config, "train", segments=0))["model"]
+    assert before == folders.model_url(config)
+    dumped = config.train.model_dump(mode="json", exclude={"segments"})  # as it was before the key
+    source = folders.training_url(config, "apogee").rpartition("/")[2]
+    assert before.endswith(f"/{digest(dumped, 1, source, FORMAT_VERSION)}")
+    pinned = updated(config, "train", segments=1)
+    match(pinned, table_of([0, 2]))
+    was, loose = names(pinned), names(config)
+    plan(config, "2", number=1, start=8)
+    match(pinned, table_of([0, 2, 8, 9]))
+    assert changed(was, names(pinned)) == set()
+    assert changed(loose, names(config)) == {"train.zarr", "model"}
+    assert folders.learned_until(pinned, "apogee") == 3
+    assert folders.learned_until(pinned, "another") is None
+    match(pinned, table_of([0, 1, 2, 8, 9]))  # a block of the first segment is matched late
+    assert changed(was, names(pinned)) == {"train.zarr", "model"}
+
+
+def test_a_library_has_no_segments():
+    with pytest.raises(ValidationError, match="segments asks which matched stars"):
+        TrainTable(library="x", labels=("teff",), segments=1)
+
+
 def test_a_missing_catalog_is_named(config, tmp_path):
     (tmp_path / "labels.csv").unlink()
     with pytest.raises(StoreError, match=r"labels\.csv: no such file"):
@@ -151,9 +196,9 @@ def test_a_name_that_looks_like_a_glob_is_a_name(tmp_path, name):
     else:
         target.mkdir()
         (target / "0.parquet").write_text("teff")
-    before = folders.identity(str(target))
+    before = identity(str(target))
     (target if target.suffix else target / "0.parquet").write_text("teff,logg")
-    assert folders.identity(str(target)) != before
+    assert identity(str(target)) != before
 
 
 def updated(config, stage, **changes):
@@ -213,7 +258,7 @@ def test_other_spectra_of_broken_correlations_make_another_comparison(tmp_path):
 
 
 def test_files_that_are_not_named_are_no_part_of_a_digest():
-    assert folders._identities("") == folders._checksums("") == []
+    assert identities("") == checksums("") == []
     assert folders._templates(PreprocessTable()) == []
 
 

@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scalespec.config import TrainTable
 from scalespec.plan import plan_blocks
 from scalespec.stages import folders
 from scalespec.stages.gather import gather, label_columns, read_matches, training_block
 from scalespec.store import paths
-from scalespec.store.ledger import Ledger
+from scalespec.store.ledger import Ledger, read_json, write_json
 from scalespec.store.spectra import read_spectra
 
 
@@ -103,6 +104,30 @@ def test_without_a_preprocessed_block_labels_stay_with_their_spectra(tiny, tiny_
     assert made["row"].to_numpy().tolist() == [0, 6, 18]
     np.testing.assert_array_equal(made["obsid"], 2**55 + made["row"])
     np.testing.assert_allclose(made["labels"][:, 0], tiny_run.labels[[0, 6, 18], 0] - 50, rtol=1e-6)
+
+
+def test_a_store_that_stands_is_not_chosen_again(tiny, tiny_run, monkeypatch):
+    config = tiny_run.config
+    made = gathered(tiny, config)
+    monkeypatch.setattr("scalespec.stages.gather.read_matches", None)  # gigabytes of a survey
+    (stage,) = gather(config, "apogee")
+    assert sum(block.size for block in stage.blocks) == made.sizes["spectrum"]
+
+
+def test_a_training_set_may_be_of_the_first_segments_only(tiny, tiny_run):
+    config = tiny_run.config
+    train = TrainTable(catalog="apogee", labels=("teff",), segments=1)
+    pinned = config.model_copy(update={"train": train})
+    rows = np.arange(20)
+    write_matches(config, matches_of(rows, teff=rows * 1.0))
+    assert gathered(tiny, pinned)["row"].to_numpy().tolist() == rows.tolist()
+    record = f"{folders.plan_url(config)}/segments/000000.json"
+    first = read_json(record)
+    write_json(record, first | {"stop": 8})  # as if the rest had come later
+    write_json(record.replace("000000", "000001"), first | {"start": 8})
+    made = gathered(tiny, pinned)
+    assert made["row"].to_numpy().tolist() == rows[:8].tolist()
+    np.testing.assert_array_equal(made["labels"][:, 0], rows[:8])
 
 
 def test_a_block_preprocessed_later_makes_another_store(tiny, tiny_run):

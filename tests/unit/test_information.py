@@ -131,6 +131,40 @@ def test_the_verb_prints_and_draws(saved: str, tmp_path: Path):
     assert target.read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--snr", "0"], "snr = 0: give a finite number above 0"),
+        (["--snr", "50", "--snr", "-5"], "snr = -5: give a finite number above 0"),
+        (["--snr", "nan"], "snr = nan: give"),
+        (["--snr", "inf"], "snr = inf: give"),
+        (["--resolving-power", "-1"], "resolving_power = -1: give"),
+        (["--wavelength", "9000", "4000"], "turn them around: 4000 9000"),
+        (["--wavelength", "nan", "4000"], "wavelength = nan 4000: give the lower end first"),
+        (["--wavelength", "900", "950"], "lies in 900 to 950 Å: it covers 5012 to 5753 Å"),
+        (["-o", "bounds.jpg"], "-o bounds.jpg: no form of file we write: end it in .png, .pdf or"),
+        (["-o", "nowhere/bounds.pdf"], "make it first"),
+    ],
+)
+def test_what_is_no_survey_is_refused_with_the_value_and_the_cure(saved: str, given, said):
+    result = CliRunner().invoke(main, ["information", saved, *given])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert said in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("ending", "begins"), [("PNG", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")]
+)
+def test_a_picture_is_what_its_name_says(saved: str, tmp_path: Path, ending, begins):
+    twice = []
+    for name in ("a", "b"):
+        target = tmp_path / f"{name}.{ending}"
+        assert CliRunner().invoke(main, ["information", saved, "-o", str(target)]).exit_code == 0
+        twice.append(target.read_bytes())
+    assert twice[0].startswith(begins)
+    assert twice[0] == twice[1]
+
+
 @pytest.mark.parametrize("sigma", [[1.0, 0.0, 1.0], [1.0, -1.0, 1.0], [1.0, 1.0], 1.0])
 def test_a_prior_that_is_none_is_refused(sigma):
     model = small_payne(n_label=3)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from astropy.table import Table
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from scalespec.config import IngestTable, RunConfig, RunTable
@@ -16,6 +19,7 @@ from scalespec.errors import ConfigError, StoreError, SurveyFileError
 from scalespec.kernels.sky import healpix_nested
 from scalespec.plan import Block
 from scalespec.stages import folders, inputs
+from scalespec.stages import release as release_stage
 from scalespec.stages.ingest import ingest
 from scalespec.stages.inputs import (
     Item,
@@ -25,15 +29,17 @@ from scalespec.stages.inputs import (
     common_root,
     count_inputs,
     cut_items,
-    differs,
     list_inputs,
     plan_inputs,
     read_items,
 )
+from scalespec.stages.known import Seen, differs
 from scalespec.stages.reader import survey_of
 from scalespec.stages.segments import find_part
 from scalespec.store import paths
 from scalespec.store.listing import Entry
+from scalespec.surveys import SURVEYS
+from scalespec.surveys.rows import file_column
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +93,50 @@ def test_several_entries_are_put_together_and_each_file_is_planned_once(survey):
     assert names(files=files) == [ALL[0], *ALL[7:14]]
 
 
-def test_limit_takes_the_first(survey):
-    assert names(files=str(survey), limit=3) == ALL[:3]
+def test_limit_takes_the_first(config_of, survey):
+    config = config_of(files=str(survey), limit=3)
+    assert count_inputs(config) == (3, 1 + 4 + 7)
+    assert plan_inputs(config)["n"] == 3
+    assert [name for part in planned(config) for name in part] == [f"0/{n}" for n in ALL[:3]]
+
+
+def test_a_limit_is_of_the_run_whatever_sorts_first_later(config_of, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in "fgh":
+        (folder / f"spec-{name}.fits").write_bytes(b"old")
+    config = config_of(size=2, files=str(folder), limit=5)
+    assert plan_inputs(config)["n"] == 3
+    for name in "abc":
+        (folder / f"spec-{name}.fits").write_bytes(b"new")
+    (folder / "spec-g.fits").write_bytes(b"another")
+    plan = plan_inputs(config)
+    assert (plan["n"], plan["added"], plan["changed"]) == (5, 2, [f"{folder}/spec-g.fits"])
+    again = plan_inputs(config)  # full: nothing is added, changes are told all the same
+    assert (again["n"], again["added"], again["changed"]) == (5, 0, plan["changed"])
+
+
+def counting(monkeypatch, **facts):
+    """Let every byte of a file be a spectrum of its own, of any survey."""
+    made = replace(SURVEYS["lamost_lrs"], count_spectra=len, **facts)
+    monkeypatch.setattr(inputs, "survey_of", lambda _: made)
+
+
+def test_a_limit_counts_the_spectra_of_containers_and_cuts_the_last(
+    config_of, tmp_path, monkeypatch
+):
+    counting(monkeypatch)
+    for i in range(5):
+        (tmp_path / f"spec-{i}.fits").write_bytes(b"12345")
+    config = config_of(size=4, files=f"{tmp_path}/spec-*", limit=12)
+    assert count_inputs(config) == (12, 15)
+    assert plan_inputs(config)["n"] == 12
+    blocks = folders.planned_blocks(config)
+    table = pd.concat([read_items(folders.plan_url(config), block) for block in blocks])
+    found = [(Path(row.file).name, row.first, row.count) for row in table.itertuples()]
+    names = [f"spec-{i}.fits" for i in (0, 0, 1, 1, 2)]
+    assert found == [*zip(names, (0, 4, 0, 3, 0), (4, 1, 3, 2, 2), strict=True)]
+    assert plan_inputs(config)["added"] == 0
 
 
 def test_a_list_names_files_relative_to_itself_and_the_missing_keep_their_row(survey, tmp_path):
@@ -338,6 +386,69 @@ def test_rows_that_a_catalog_gains_become_a_segment(release, tmp_path, config_of
     assert len({name for part in planned(config) for name in part}) == 6
 
 
+@pytest.mark.parametrize("batch", [65_536, 3])
+def test_a_row_that_is_there_twice_is_one_file(release, tmp_path, config_of, monkeypatch, batch):
+    monkeypatch.setattr("scalespec.stages.release.BATCH_ROWS", batch)  # twice in one, and in two
+    catalog, root = release
+    once = f"{tmp_path}/once.csv"
+    catalog.to_csv(once, index=False)
+    twice = pd.concat([catalog, catalog[::2], catalog[4:].assign(ra=7.0, dec=8.0)])
+    twice.to_csv(tmp_path / "twice.csv", index=False)
+    table = {"catalog": f"{tmp_path}/twice.csv", "root": str(root)}
+    assert listed(**table) == listed(**table | {"catalog": once})
+    assert plan_inputs(config_of(**table))["n"] == 6
+
+
+def test_a_container_that_many_rows_name_is_read_once_and_lies_where_the_first_says(
+    tmp_path, config_of, monkeypatch
+):
+    counting(monkeypatch, catalog_path=file_column, catalog_columns=("file",))
+    for name, content in (("a", b"12345"), ("b", b"123"), ("c", b"1")):
+        (tmp_path / name).write_bytes(content)
+    rows = {
+        "file": list("aabbac"),
+        "ra": [10.0, 200, 90, 10, 10, 250],
+        "dec": [41.0, 5, 89, 1, 1, 2],
+    }
+    rows["source_id"] = [7, 8, 9, 10, 11, 12]
+    pd.DataFrame(rows).to_csv(tmp_path / "targets.csv", index=False)
+    asked, identify = [], release_stage.identify
+    monkeypatch.setattr(
+        release_stage, "identify", lambda urls: asked.extend(urls) or identify(urls)
+    )
+    table = {"catalog": f"{tmp_path}/targets.csv", "root": str(tmp_path), "source_id": "source_id"}
+    config = config_of(size=4, **table)
+    assert plan_inputs(config)["n"] == 9
+    assert len(asked) == 3  # once a file, not once a target
+    blocks = folders.planned_blocks(config)
+    items = pd.concat([read_items(folders.plan_url(config), block) for block in blocks])
+    cells = healpix_nested([10.0, 90, 250], [41.0, 89, 2], 6)
+    order = [name for _, name in sorted(zip(cells, "abc", strict=True))]
+    assert list(dict.fromkeys(items["file"])) == order
+    # A row names one star of many, and not which; the only spectrum of a file is that star's.
+    ids = items.groupby("file")["source_id"].unique()
+    assert {name: list(ids[name]) for name in "abc"} == {"a": [-1], "b": [-1], "c": [12]}
+
+
+def test_what_a_catalog_calls_a_star_is_said_of_all_its_visits(tmp_path):
+    (tmp_path / "a").write_bytes(b"123")
+    found = [Entry(str(tmp_path / "a"), 3, 0.0, "", 7)]
+    for name, expected in (("apogee_visits", 7), ("lamost_mrs_exposures", 7), ("desi", -1)):
+        survey = replace(SURVEYS[name], count_spectra=len)
+        assert [item.entry.source_id for item in as_items(iter(found), survey)] == [expected], name
+
+
+@given(st.lists(st.lists(st.sampled_from([f"n{i}" for i in range(40)]), max_size=30)))
+def test_names_that_came_before_are_told_from_new_ones(batches):
+    seen, before = Seen(), set()
+    for batch in batches:
+        expected = []
+        for name in batch:
+            expected.append(name not in before)
+            before.add(name)
+        assert seen.first(batch).tolist() == expected
+
+
 SOURCES = [4295806720, 2**60 + 1, -1, 34361129088, -1, 38655544960]
 
 
@@ -412,7 +523,7 @@ def test_a_container_that_cannot_be_counted_is_one_row(tmp_path):
         if content is not None:
             path.write_bytes(content)
         found.append(Entry(str(path), 1, 0.0))
-    items = as_items(iter(found), SimpleNamespace(count_spectra=count))
+    items = as_items(iter(found), SimpleNamespace(count_spectra=count, one_star=False))
     assert [(item.n, item.counted) for item in items] == [
         (4, True),
         *[(1, False)] * 3,  # one row, of which nothing was counted
@@ -436,7 +547,9 @@ def stale(tmp_path, monkeypatch):
         monkeypatch.setattr(paths, "read_bytes", lambda url: shaky(url, times))
         monkeypatch.setattr(inputs, "PAUSE_S", 0.0)
         found = iter([Entry(str(tmp_path / "a"), 4, 0.0)])
-        return [item.n for item in as_items(found, SimpleNamespace(count_spectra=len))]
+        return [
+            item.n for item in as_items(found, SimpleNamespace(count_spectra=len, one_star=False))
+        ]
 
     return counted
 
@@ -500,3 +613,20 @@ def test_planning_streams(config_of, monkeypatch, tmp_path):
     plan_inputs(config_of(size=10, files=f"{tmp_path}/*"))
     assert written[:10] == list(range(10, 101, 10))
     assert len(written) == 11  # ten parts and their record
+
+
+def test_fits_files_of_other_names_in_a_folder_are_said(tmp_path, caplog):
+    names = ["spec-1.fits.gz", "deep/spec-2.fits", "a.fits", "b.fits.gz", "c.fits", "deep/d.fits"]
+    (tmp_path / "deep").mkdir()
+    for name in [*names, "notes.txt"]:
+        (tmp_path / name).write_bytes(b"x")
+    table = IngestTable(files=str(tmp_path))
+    found = [Path(entry.url).name for entry in list_inputs(table, SURVEYS["lamost_lrs"])]
+    assert found == ["spec-2.fits", "spec-1.fits.gz"]
+    (said,) = caplog.messages
+    assert said.startswith(f"{tmp_path}: 4 FITS files are left out, as a.fits, b.fits.gz, c.fits: ")
+    assert "only spec-*.fits* are taken" in said
+    caplog.clear()
+    whole = IngestTable(files=f"{tmp_path}/**/spec-*.fits*")
+    assert len(list(list_inputs(whole, SURVEYS["lamost_lrs"]))) == 2
+    assert caplog.messages == []

@@ -7,17 +7,23 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
+from astropy.io import fits
+from astropy.table import Table
+from click.testing import CliRunner
 
 import scalespec
 from scalespec import fit_labels, label_files, load_model, prepare, read_survey
+from scalespec.cli import main
 from scalespec.config import PreprocessTable
 from scalespec.errors import ConfigError, ModelError
 from scalespec.models.base import EmulatorSpec
 from scalespec.models.payne import Payne
 from scalespec.optimize.result import FitStatus
 from scalespec.schema import SpectrumStatus
-from scalespec.stages.label import preparation_for
+from scalespec.stages import label
+from scalespec.stages.label import preparation_for, without_labels, write_labels
 from scalespec.stages.mock import MockSurvey, mock_block
 from scalespec.store.model import save_model
 from scalespec.surveys.lamost import WAVELENGTH
@@ -77,7 +83,9 @@ def test_a_file_that_cannot_be_read_says_why(labelled):
     for reason, begins in zip(table["reason"], wanted, strict=True):
         assert reason.startswith(begins)
         assert bool(reason) == bool(begins)
-    status = [SpectrumStatus(int(value)) & SpectrumStatus(0x7F) for value in table["status"]]
+    status = [
+        SpectrumStatus(int(value)) & SpectrumStatus(0x7F) for value in table["spectrum_status"]
+    ]
     assert status[1::2] == [SpectrumStatus.NOT_FITS, SpectrumStatus.MISSING]
     broken = np.array([1, 3, 4])
     assert table["fit_status"][broken].tolist() == [FitStatus.BAD_SPECTRUM] * 3
@@ -98,6 +106,85 @@ def test_a_file_that_can_be_read_has_labels_near_the_truth(labelled, survey):
 
 def test_no_column_is_there_twice(labelled):
     assert not labelled[1].columns.duplicated().any()
+
+
+def test_folders_globs_and_lists_stand_for_their_files(survey, tmp_path, monkeypatch):
+    folder, _ = survey
+    every = sorted(str(path) for path in (folder / "files").rglob("*.fits.gz"))
+    odd = tmp_path / "spec-[1].fits"
+    odd.touch()
+    (tmp_path / "list.txt").write_text(f"{every[1]}\n{every[0]}\n")
+    asked = []
+
+    def fetch(urls):
+        asked.extend(urls)
+        raise ConfigError("seen")
+
+    monkeypatch.setattr(label, "fetch", fetch)
+    files = [str(odd), f"{folder}/files/**/*.fits.gz", str(folder / "files")]
+    files += ["none.fits", f"@{tmp_path}/list.txt"]
+    with pytest.raises(ConfigError, match="seen"):
+        label_files(files, models=["m"])
+    assert asked == [str(odd), *every, *every, "none.fits", *every[:2]]
+
+
+@pytest.mark.parametrize("name", ["", "/*.fits.gz"])
+def test_a_folder_or_glob_without_files_is_refused(name, tmp_path):
+    with pytest.raises(ConfigError, match="no file of survey 'lamost_lrs' there; of a folder"):
+        label_files([f"{tmp_path}{name}"], models=["m"])
+
+
+@pytest.mark.parametrize("ending", ["parquet", "fits", "vot"])
+def test_labels_are_written_with_units_and_meanings(labelled, tmp_path, ending):
+    files, table = labelled
+    target = str(tmp_path / f"labels.{ending}")
+    write_labels(table, target)
+    if ending == "parquet":
+        schema = pq.read_schema(target)
+        assert schema.field("teff").metadata[b"unit"] == b"K"
+        assert schema.field("teff").metadata[b"description"] == b"effective temperature"
+        read = pq.read_table(target).to_pandas()
+    else:
+        read = Table.read(target)
+        assert read["teff"].unit == "K"
+        assert read.colnames == list(table)
+        read = pd.DataFrame({name: list(read[name]) for name in ("file", "teff")})
+    if ending == "fits":
+        assert "spectrum_status 1 MISSING: no such file" in str(
+            fits.getheader(target, 1)["COMMENT"]
+        )
+    assert read["file"].tolist() == files
+    known = table["model"] >= 0
+    assert np.array_equal(read["teff"][known].astype(np.float32), table["teff"][known])
+
+
+def test_the_verb_names_what_has_no_labels_and_ends_with_3(labelled, monkeypatch, tmp_path):
+    files, table = labelled
+    monkeypatch.setattr(label, "label_files", lambda *_, **__: table)
+    target = str(tmp_path / "labels.fits")
+    result = CliRunner().invoke(main, ["label", *files, "--model", "m", "-o", target])
+    assert result.exit_code == 3
+    said = result.stderr.splitlines()
+    assert len(said) == 3
+    assert said[0].startswith(f"{files[1]}: NOT_FITS, BAD_SPECTRUM: neither gzip nor FITS")
+    assert said[1] == f"{files[3]}: MISSING, BAD_SPECTRUM: no such file"
+    assert said[2].startswith(f"{files[4]}: TRUNCATED, BAD_SPECTRUM: ")
+    assert "5 rows, 3 without labels: " in result.stdout
+    assert "512" not in result.stdout.replace(str(tmp_path), "").replace(files[0], "").split()
+
+
+def test_the_verb_ends_with_0_where_all_have_labels(labelled, monkeypatch, tmp_path):
+    _, table = labelled
+    monkeypatch.setattr(label, "label_files", lambda *_, **__: table.iloc[[0, 2]])
+    target = str(tmp_path / "labels.fits")
+    result = CliRunner().invoke(main, ["label", "a", "--model", "m", "-o", target])
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+def test_of_many_files_without_labels_the_first_are_named(labelled):
+    _, table = labelled
+    n, lines = without_labels(pd.concat([table.iloc[[3]]] * 30))
+    assert (n, len(lines), lines[-1]) == (30, 21, "10 more, as their column 'reason' says")
 
 
 def test_of_several_models_the_best_is_kept_per_star(survey):

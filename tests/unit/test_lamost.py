@@ -119,6 +119,17 @@ def test_wavelengths_a_fiftieth_of_a_pixel_off_are_on_the_lattice():
         assert _status(_image(rows)) == status
 
 
+@pytest.mark.parametrize(("shift", "shared"), [(0.0, 1.0), (0.1, 1.18), (0.5, 1.8)])
+def test_a_rebinned_file_says_what_noise_its_pixels_share(shift, shared):
+    rows = _pixels()
+    rows[2] *= 10 ** (1e-4 * shift)
+    image = _image(rows, COEFF0=3.5682 + 1e-4 * shift)
+    spectra, _ = read_block([("a", image), ("b", b"")])
+    check_spectra(spectra)
+    assert spectra["noise_correlation"].values == pytest.approx([shared, 1], abs=0.01)
+    assert 1 <= spectra["noise_correlation_rv"].values[0] <= shared
+
+
 def test_a_file_is_placed_by_its_own_wavelengths_whatever_came_before():
     images = {start: _image(_pixels(3900, start), COEFF0=3.5682 + 1e-4 * start) for start in (3, 9)}
     alone = {start: read_lrs(data, "x") for start, data in images.items()}

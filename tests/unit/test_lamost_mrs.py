@@ -72,6 +72,14 @@ def test_coadds_of_many_files_share_a_grid_though_starts_and_lengths_differ():
         assert groups[arm].attrs["log10_wavelength_step"] == 1e-5
 
 
+def test_an_arm_off_the_grid_is_rebinned_and_says_what_noise_its_pixels_share():
+    groups, _ = SURVEYS["lamost_mrs"].read_block([("a", mrs(starts=(368960.5, 379730)))])
+    assert groups["blue"].status.item() & SpectrumStatus.RESAMPLED
+    # Half a pixel off, lines many pixels wide: 1 + 2 * 1/2, less what ends there.
+    assert groups["blue"].noise_correlation.item() == pytest.approx(1.96, abs=0.03)
+    assert groups["red"].noise_correlation.item() == 1
+
+
 def test_an_arm_that_is_missing_costs_that_arm_alone():
     groups, index = SURVEYS["lamost_mrs"].read_block([("a", mrs(n=(4100, 0)))])
     assert groups["red"].status.item() & SpectrumStatus.NO_PIXELS

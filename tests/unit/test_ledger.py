@@ -6,7 +6,15 @@ import pytest
 
 from scalespec.errors import StoreError
 from scalespec.plan import BlockResult, plan_blocks
-from scalespec.store.ledger import Ledger, current, read_json, set_current, stage_url, write_json
+from scalespec.store.ledger import (
+    Ledger,
+    current,
+    find_json,
+    read_json,
+    set_current,
+    stage_url,
+    write_json,
+)
 
 FIRST, SECOND, THIRD = plan_blocks(20, 8)
 RESULT = BlockResult(8, {"parts/000000-a.parquet": "00ff"}, {"OK": 7, "MISSING": 1}, "a")
@@ -94,8 +102,27 @@ def test_current_is_not_rewritten_when_nothing_changed(tmp_path):
 )
 def test_json_that_is_not_ours_is_refused_by_name(tmp_path, content, message):
     (tmp_path / "x.json").write_bytes(content)
-    with pytest.raises(StoreError, match=rf"x\.json: {message}"):
+    for read in (read_json, find_json):
+        with pytest.raises(StoreError, match=rf"x\.json: {message}"):
+            read(f"{tmp_path}/x.json")
+
+
+def test_what_is_not_there_is_no_record_to_one_and_an_error_to_the_other(tmp_path):
+    assert find_json(f"{tmp_path}/x.json") is None
+    with pytest.raises(StoreError, match=r"x\.json: not found"):
         read_json(f"{tmp_path}/x.json")
+    (tmp_path / "x.json").mkdir()
+    with pytest.raises(StoreError, match="Is a directory"):
+        find_json(f"{tmp_path}/x.json")
+
+
+def test_a_record_that_goes_while_it_is_asked_for_is_none(ledger, tmp_path, monkeypatch):
+    """As `clean` or another driver may remove it between a question and a read."""
+    monkeypatch.setattr("scalespec.store.paths.exists", lambda _: True)
+    assert ledger.committed(FIRST) is None
+    assert current(str(tmp_path), "raw") is None
+    set_current(str(tmp_path), "raw", "d1")
+    assert current(str(tmp_path), "raw") == {"digest": "d1"}
 
 
 def test_json_is_the_same_bytes_for_the_same_record(tmp_path):

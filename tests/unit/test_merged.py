@@ -149,7 +149,7 @@ def test_the_source_of_carbon_is_chosen_as_the_run_file_says(stored, choose, sou
 
 def test_without_a_reference_there_is_no_table_of_agreement(stored):
     url = stored(reference="")
-    assert paths.list_keys(url) == ["matches.parquet"]
+    assert paths.list_keys(url) == ["matches.json", "matches.parquet"]
 
 
 def test_sources_without_labels_are_refused(stored, three):

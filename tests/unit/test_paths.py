@@ -20,10 +20,23 @@ S3 = "s3://bucket/run?region=x"
         ("what?.d", ("raw",), "what?.d/raw"),  # a local name may hold a question mark
         (S3, ("raw", "a"), "s3://bucket/run/raw/a?region=x"),
         ("s3://bucket", ("a",), "s3://bucket/a"),
+        (S3, ("a#1 50%.fits",), "s3://bucket/run/a#1 50%.fits?region=x"),  # as it always was
+        (S3, ("a?b", "50%3F"), "s3://bucket/run/a%3Fb/50%253F?region=x"),
     ],
 )
 def test_join_keeps_the_query_behind_the_path(url, parts, joined):
     assert paths.join(url, *parts) == joined
+
+
+@pytest.mark.parametrize(
+    "key", ["a?b", "a%3Fb", "a%253Fb", "%%3F", "%2?", "?%25", "a%20#1", "%3?F"]
+)
+def test_a_key_comes_back_from_its_url(key):
+    url = paths.join(S3, "deep", key)
+    assert paths.split(url) == ("s3://bucket/run/deep?region=x", key)
+    assert paths.opened(url)[1] == f"run/deep/{key}"
+    assert paths.join(paths.split(url)[0], key) == url
+    assert paths.open_store(url).prefix == f"run/deep/{key}"
 
 
 def test_local_path_refuses_an_object_store():

@@ -15,6 +15,7 @@ from scalespec.run import Runner
 from scalespec.stages import folders, pixels
 from scalespec.stages.pixels import at_rest, censored_by, choose, train_pixels
 from scalespec.store import paths
+from scalespec.store.ledger import Ledger
 from scalespec.store.model import load_model, model_record
 
 
@@ -97,6 +98,41 @@ def test_lines_are_brought_to_rest():
     assert ivar.all()
 
 
+def noisy_spectra(displaced):
+    """Spectra whose pixels scatter by 0.02 beside noise of 0.04, lines off rest or at it."""
+    rng = np.random.default_rng(5)
+    spectra = spectra_with_labels()
+    dims = ("spectrum", "wavelength")
+    shape = spectra["flux"].shape
+    flux = 1 + np.hypot(0.02, 0.04) * rng.standard_normal(shape)
+    rv = spectra["rv"].to_numpy()
+    columns = {"rv": ("spectrum", rv if displaced else spectra["rv_shift"].to_numpy())}
+    pixels = {"flux": (dims, flux.astype("f4")), "ivar": (dims, np.full(shape, 0.04**-2, "f4"))}
+    return spectra.assign(columns | pixels)
+
+
+def test_lines_brought_to_rest_leave_the_learned_scatter(urls, tmp_path):
+    scatter = {}
+    for displaced in (False, True):
+        folder = tmp_path / str(displaced)
+        source = store_spectra(str(folder / "train.zarr"), noisy_spectra(displaced))
+        model = train(folder, f"{urls}-{displaced}", source, order=1)
+        scatter[displaced] = float(model.scatter.square().mean().sqrt())
+        for part in folders.PIXEL_PARTS:
+            paths.delete_tree(folders.pixels_url(None, part))
+    assert scatter[False] == pytest.approx(0.02, rel=0.1)  # 160 spectra, 120 pixels: 4 %
+    assert scatter[True] == pytest.approx(scatter[False], rel=0.1)
+
+
+def test_ivar_at_rest_is_that_of_noise_at_rest():
+    rng = np.random.default_rng(2)
+    ivar = np.full((300, 200), 400.0, np.float32)
+    flux = (1 + rng.standard_normal(ivar.shape) / 20).astype(np.float32)
+    moved, kept = at_rest(flux, ivar, np.linspace(-0.5, 0.5, 300).astype(np.float32))
+    pull = ((moved - 1) * np.sqrt(kept))[:, 9:-9]  # the last pixel repeats beyond the ends
+    assert pull.std() == pytest.approx(1.0, abs=0.01)  # of 54,600 pixels: 0.003
+
+
 def test_a_bad_pixel_taints_its_neighbors_by_its_share():
     flux, ivar = np.ones((3, 40), np.float32), np.ones((3, 40), np.float32)
     flux[:, 20], ivar[:, 20] = 1e6, 0.0
@@ -130,6 +166,14 @@ def test_a_block_that_failed_ends_training_with_its_name(source, urls, tmp_path,
     stages = train_pixels(config_of(tmp_path, table_of()), source, urls)
     next(stages)  # and none of its blocks is done
     with pytest.raises(StageError, match=r"train pieces: blocks \[0, 1\] of 2 failed"):
+        next(stages)
+
+
+def test_the_reason_of_a_failed_block_is_said(source, urls, tmp_path):
+    stages = train_pixels(config_of(tmp_path, table_of()), source, urls)
+    cut = next(stages)
+    Ledger(cut.url).record_failure(cut.blocks[1], "ModelError: no label 'mg_fe'")
+    with pytest.raises(StageError, match=r"failed, block 1: ModelError: no label 'mg_fe': a model"):
         next(stages)
 
 

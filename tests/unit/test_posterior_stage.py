@@ -9,11 +9,14 @@ from own_blocks import run_blocks_of_their_own
 from scalespec.config import FitTable, PosteriorTable, parse_config
 from scalespec.errors import ConfigError, StageError
 from scalespec.figures.posterior import Normal, corner, ellipse
-from scalespec.stages import folders
+from scalespec.optimize import posterior as chains
+from scalespec.optimize.posterior import PosteriorStatus
+from scalespec.stages import folders, posterior_page
 from scalespec.stages.fit import fit
 from scalespec.stages.posterior import posterior
 from scalespec.stages.posterior_page import posteriors
 from scalespec.store.catalog import read_parts
+from scalespec.store.ledger import Ledger
 
 OBSID = 2**55
 
@@ -42,10 +45,24 @@ def test_chosen_stars_are_drawn_around_their_fits(tiny, fitted):
         found = best[star["row"]]
         assert len(star["teff"]) == 480
         assert star["r_hat"] < 1.1
+        assert star["posterior_status"] == 0
         for name in ("teff", "logg", "fe_h", "rv"):
             sigma = found[f"{name}_err"]
             assert abs(np.mean(star[name]) - found[name]) < 0.5 * sigma
             assert abs(np.std(star[name]) / sigma - 1) < 0.35  # 480 draws, and bounds nearby
+
+
+def test_a_star_whose_pixels_share_noise_is_known_less(fitted):
+    stage = next(iter(posterior(fitted.config)))
+    ready, chosen = stage.setup(), stage.read(stage.blocks[0])
+    n = chosen.spectra.sizes["spectrum"]
+    shared = chosen.spectra.assign(noise_correlation=("spectrum", np.full(n, 2.0, np.float32)))
+    plain, wide = (
+        stage.compute(ready, replace(chosen, spectra=spectra)).to_pylist()[0]
+        for spectra in (chosen.spectra, shared)
+    )
+    ratio = np.std(wide["rv"]) / np.std(plain["rv"])
+    assert 1.2 < ratio < 1.7  # the root of 2, of 480 draws
 
 
 def test_a_block_reads_no_more_than_its_own_rows(fitted, monkeypatch):
@@ -60,10 +77,23 @@ def test_draws_are_the_same_whoever_else_is_chosen(tiny, fitted):
     assert read_parts(folders.posterior_url(one.config)).to_pylist() == both[1:]
 
 
+def test_chains_that_have_not_met_are_flagged(tiny, fitted, monkeypatch):
+    monkeypatch.setattr(chains, "R_HAT_MAX", 0.5)
+    monkeypatch.setattr(posterior_page, "R_HAT_MAX", 0.5)
+    tiny.run_stage(posterior(fitted.config))
+    url = folders.posterior_url(fitted.config)
+    drawn = read_parts(url)["posterior_status"].to_pylist()
+    assert drawn == [PosteriorStatus.NOT_MET] * 2
+    commits = Ledger(url).commits().values()
+    assert sum(result.counts.get("NOT_MET", 0) for result in commits) == 2
+    assert posteriors(fitted.config).count("have not met (posterior_status NOT_MET)") == 2
+
+
 def test_a_page_shows_draws_beside_the_fit_and_the_truth(tiny, fitted):
     tiny.run_stage(posterior(fitted.config))
     page = posteriors(fitted.config)
     assert page.count("<img") == 2
+    assert "NOT_MET" not in page
     assert page.count("truth</th>") == 2
     assert f"{fitted.labels[12, 0]:,.1f}" in page
     assert f"obsid {OBSID + 12}" in page

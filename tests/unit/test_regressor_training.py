@@ -65,6 +65,25 @@ def test_missing_labels_count_as_if_they_were_not_there(kind):
     assert torch.allclose(label_loss(made, labels, errors, kind), dense)
 
 
+@pytest.mark.parametrize("kind", ["gaussian", "mae"])
+@pytest.mark.parametrize("error", [np.inf, 1e20])  # its square is infinite in float32
+def test_a_label_of_infinite_error_is_a_missing_one(kind, error):
+    made = torch.randn(5, 2, 2, generator=generator()).requires_grad_()
+    labels, errors = torch.randn(5, 2, generator=generator(1)), torch.full((5, 2), 0.1)
+    errors[3, 1] = error
+    labels[2, 0] = torch.nan
+    errors[2, 0] = torch.inf
+    missing = torch.where(errors < 1, labels, torch.nan)
+    losses = [
+        label_loss(made, labels, errors, kind),
+        label_loss(made, missing, errors * 0 + 0.1, kind),
+    ]
+    slopes = [torch.autograd.grad(loss, made)[0] for loss in losses]
+    assert torch.equal(*losses)
+    assert torch.equal(*slopes)
+    assert torch.isfinite(slopes[0]).all()
+
+
 def test_the_loss_is_the_normal_distributions_when_nothing_is_missing():
     made = torch.randn(6, 2, 3, generator=generator()).double()
     labels = torch.randn(6, 3, generator=generator(1)).double()

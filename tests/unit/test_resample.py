@@ -52,6 +52,23 @@ def test_rebin_agrees_with_loops(spectra, edges_out):
         np.testing.assert_allclose(ivar[row], expected[1], rtol=1e-10)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("junk", [np.nan, np.inf, -np.inf])
+def test_a_pixel_whose_ivar_is_no_number_is_lost_alone(spectra, junk, dtype):
+    edges_in = pixel_edges(np.linspace(4000.0, 4158.0, 80))
+    flux, ivar = (values.astype(dtype) for values in spectra)
+    ivar[0, 50] = ivar[2, 3] = 0
+    edges = edges_in, np.linspace(4010.0, 4150.0, 41)
+    expected = rebin(flux, ivar, *edges)
+    ivar[0, 50] = ivar[2, 3] = junk
+    made = rebin(flux, ivar, *edges)
+    np.testing.assert_array_equal(made[0], expected[0])
+    np.testing.assert_array_equal(made[1], expected[1])
+    assert np.all(np.sum(made[1] > 0, axis=1)[[0, 2]] > 20)
+    ivar[4] = junk
+    assert not np.any(rebin(flux, ivar, *edges)[1][4])
+
+
 def test_rebin_keeps_a_constant_on_lamost_grids():
     edges_in = pixel_edges(log_grid(3.5682, 1e-4, 3909))
     edges_out = pixel_edges(log_grid(3.60, 1.1e-3, 300))

@@ -117,6 +117,7 @@ def test_off_the_lattice_is_rebinned_and_said():
     groups, _ = SURVEYS["sdss"].read_block([("a", file.getvalue())])
     check_spectra(groups[""])
     assert groups[""].status.item() == SpectrumStatus.RESAMPLED
+    assert groups[""].noise_correlation.item() > 1.05
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,14 @@ from scalespec.config import (
 from scalespec.errors import ConfigError
 from scalespec.kernels.wavelength import linear_grid, log_grid, pixel_edges
 from scalespec.plan import Block
-from scalespec.schema import C_KMS, PER_SPECTRUM, MaskBit, SpectrumStatus, check_spectra
+from scalespec.schema import (
+    C_KMS,
+    NOISE_CORRELATION,
+    PER_SPECTRUM,
+    MaskBit,
+    SpectrumStatus,
+    check_spectra,
+)
 from scalespec.stages.preprocess import prepare, preprocess_block
 from scalespec.stages.steps import policy_bits
 from scalespec.store.spectra import create_spectra, write_spectra
@@ -93,6 +100,14 @@ def test_velocities_are_measured_where_the_survey_has_none(templates):
     kept = made["status"].to_numpy() & SpectrumStatus.NO_REDSHIFT > 0
     assert kept.tolist() == [False, False, True, False, False]
     assert np.all(np.abs(made["rv_shift"].to_numpy() - made["rv"].to_numpy()) < 35)
+
+
+def test_velocities_of_pixels_that_share_noise_are_known_less(templates):
+    table = PreprocessTable(steps=("velocity",), velocity=VelocityTable(templates=templates))
+    spectra = raw(rv=(50.0,))
+    shared = spectra.assign(noise_correlation_rv=("spectrum", np.float32([1.44])))
+    plain, wide = (preprocess_block(one, table)["rv_err"].item() for one in (spectra, shared))
+    assert wide == pytest.approx(1.2 * plain, rel=1e-5)
 
 
 def test_every_velocity_may_be_measured_anew_and_one_that_cannot_be_stays_unknown(templates):
@@ -241,6 +256,64 @@ def test_the_run_files_r_goes_before_each_spectrums_own():
     table = PreprocessTable(steps=("regrid",), grid=grid, resolving_power=1800.0)
     made = preprocess_block(own_spread([500.0]), table)
     xr.testing.assert_equal(made["flux"], preprocess_block(raw(snr=1e4), table)["flux"])
+
+
+def shared(made):
+    """What spectra say of noise that their pixels share: of depths, of velocities."""
+    return np.stack([made[name].to_numpy() for name in NOISE_CORRELATION], axis=1)
+
+
+def test_regridded_spectra_say_what_noise_their_pixels_share():
+    found = {}
+    for per_fwhm in (1.0, 2.0):
+        grid = GridTable(
+            min_angstrom=4000, max_angstrom=8177, resolving_power=500, pixels_per_fwhm=per_fwhm
+        )
+        found[per_fwhm] = shared(
+            preprocess_block(raw(), PreprocessTable(steps=("regrid",), grid=grid))
+        )
+    assert np.sqrt(found[1.0][0, 0]) == pytest.approx(1.13, abs=0.02)  # widths of pulls of labels
+    assert np.sqrt(found[2.0][0, 0]) == pytest.approx(1.48, abs=0.02)  # measured with fits
+    assert np.sqrt(found[2.0][0, 1]) == pytest.approx(1.07, abs=0.02)
+    same = PreprocessTable(
+        steps=("regrid",), grid=GridTable(min_angstrom=4000, max_angstrom=8000, step_log10=1e-4)
+    )
+    spectra = raw()
+    spectra["noise_correlation"] = ("spectrum", np.float32([1.8]))
+    half = raw(wavelength=GRID * 10**0.37e-4)
+    assert shared(preprocess_block(half, same))[0, 0] > 1.4
+    # What pixels shared before is not forgotten.
+    again = shared(preprocess_block(spectra, same))
+    np.testing.assert_allclose(again, shared(preprocess_block(raw(), same)) * [1.8, 1], rtol=1e-6)
+
+
+def test_arms_share_noise_by_their_pixels_and_rows_by_their_own(arms):
+    grid = GridTable(min_angstrom=3750, max_angstrom=8700, step_log10=1e-4)
+    table = PreprocessTable(steps=("regrid",), grid=grid)
+    both, blue = shared(preprocess_block(arms, table))  # the second has no red
+    ones = [shared(preprocess_block({"": arms[name]}, table))[0, 0] for name in ("b", "r")]
+    assert blue[0] == pytest.approx(ones[0], rel=1e-6)
+    assert min(ones) < both[0] < max(ones)
+
+
+def test_noise_that_a_telescope_adds_is_white():
+    simulate = [SimulateTable(bands=("GV",), snr=snr) for snr in (None, 100, 3)]
+    made = [
+        shared(preprocess_block(raw(snr=50.0), PreprocessTable(steps=("simulate",), simulate=one)))
+        for one in simulate
+    ]
+    assert made[0][0, 0] > made[1][0, 0] > made[2][0, 0] >= 1
+    assert made[2][0, 0] < 1.02
+
+
+def test_spectra_of_own_line_spread_share_noise_as_those_of_one():
+    grid = GridTable(min_angstrom=4000, max_angstrom=8177, resolving_power=200)
+    table = PreprocessTable(steps=("regrid",), grid=grid)
+    made = shared(preprocess_block(own_spread([500.0, 1800.0, 150.0]), table))
+    for row, power in enumerate([500.0, 1800.0]):
+        alone = shared(preprocess_block(raw(resolving_power=power), table))
+        np.testing.assert_allclose(made[row], alone[0], rtol=1e-3)
+    assert made[2].tolist() == [1, 1]  # coarse: nothing of it
 
 
 def test_one_bad_pixel_among_thirty_is_no_reason():

@@ -133,7 +133,7 @@ def test_what_line_synthesis_does_not_know_is_refused(changed, message):
 
 
 def test_a_range_must_not_be_empty_and_one_thing_is_preprocessed(tmp_path):
-    with pytest.raises(ValueError, match="min_angstrom must be below max_angstrom"):
+    with pytest.raises(ValueError, match="min_angstrom = 5000 must be below max_angstrom = 4000"):
         LibraryTable(n_spectra=1, min_angstrom=5000, max_angstrom=4000)
     text = RUN_FILE.format(folder=tmp_path).replace("[preprocess]", '[preprocess]\nsource = "x"')
     (tmp_path / "run.toml").write_text(text)

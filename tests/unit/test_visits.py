@@ -10,7 +10,7 @@ import xarray as xr
 from scalespec.config import IngestTable, PreprocessTable, RunConfig, RunTable, VisitsTable
 from scalespec.errors import ConfigError
 from scalespec.run import run
-from scalespec.schema import C_KMS, SpectrumStatus, check_spectra
+from scalespec.schema import C_KMS, NOISE_CORRELATION, SpectrumStatus, check_spectra
 from scalespec.stages import folders
 from scalespec.stages.visits import combine_block, find_stars, repeat_rows
 from scalespec.store.ledger import Ledger
@@ -101,6 +101,18 @@ def test_each_star_is_the_weighted_mean_of_its_visits(stars, visits):
         assert close.mean() > 0.999
         assert np.isclose(one["ivar"].to_numpy()[whole], total[whole], rtol=1e-5).mean() > 0.999
         assert float(one["snr"]) > 0.9 * np.sqrt(len(own["snr"])) * float(own["snr"].mean())
+
+
+def test_stars_share_noise_as_their_visits_do_by_weight(visits):
+    two = visits.isel(spectrum=[0, 0]).assign(
+        noise_correlation=("spectrum", np.float32([1, 2])), snr=("spectrum", np.float32([10, 20]))
+    )
+    rows = pd.DataFrame({"star": [0, 0], "zero_point": 0.0, "zero_point_err": 0.0})
+    made = combine_block(two, rows, VisitsTable())
+    assert made["noise_correlation"].item() == pytest.approx(1.8)  # weights of 1 and 4
+    assert made["noise_correlation_rv"].item() == 1
+    silent = combine_block(two.drop_vars(NOISE_CORRELATION), rows, VisitsTable())
+    assert not set(NOISE_CORRELATION) & set(silent)
 
 
 def test_zero_points_come_back_and_leave_the_velocities(config, stars):
