@@ -1,20 +1,17 @@
 """What nothing names: found, removed when it is old, left where a run may be about to name it."""
 
 import os
-import shutil
 import time
 from pathlib import Path
 
 import pytest
+from small_run import config_for, copied, done
 
 from scalespec.clean import clean_run
 from scalespec.config import (
     CompareTable,
     InferTable,
     IngestTable,
-    PreprocessTable,
-    RunConfig,
-    RunTable,
 )
 from scalespec.run import run
 from scalespec.stages import folders, segments
@@ -30,26 +27,15 @@ def survey(write_survey, tmp_path_factory):
     return folder
 
 
-def config_for(survey, workspace, **changed):
-    return RunConfig(
-        run=RunTable(name="t", workspace=str(workspace), spectra_per_block=4),
-        ingest=IngestTable(files=str(survey)),
-        preprocess=PreprocessTable(**changed),
-    )
-
-
 @pytest.fixture(scope="module")
 def _whole(survey, tmp_path_factory):
-    workspace = tmp_path_factory.mktemp("whole")
-    assert run(config_for(survey, workspace), engine="local").exit_code == 0
-    return workspace
+    return done(survey, tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture
 def config(survey, tmp_path, _whole):
     """The run file of a run that is done."""
-    shutil.copytree(_whole, tmp_path / "work")
-    return config_for(survey, tmp_path / "work")
+    return copied(survey, _whole, tmp_path / "work")
 
 
 def files(workspace):

@@ -5,18 +5,17 @@ import shutil
 from pathlib import Path
 
 import pytest
+from small_run import config_for, copied, done
 
 from scalespec import status
 from scalespec.config import (
     DeriveTable,
-    IngestTable,
     PreprocessTable,
     RunConfig,
     RunTable,
     parse_config,
 )
 from scalespec.plan import plan_blocks
-from scalespec.run import run
 from scalespec.stages import folders
 from scalespec.status import plan_run, run_folders, stage_states, verify_run
 from scalespec.store.ledger import Ledger
@@ -51,26 +50,15 @@ def survey(write_survey, tmp_path_factory):
     return folder
 
 
-def config_for(survey, workspace, **changed):
-    return RunConfig(
-        run=RunTable(name="t", workspace=str(workspace), spectra_per_block=4),
-        ingest=IngestTable(files=str(survey)),
-        preprocess=PreprocessTable(**changed),
-    )
-
-
 @pytest.fixture(scope="module")
 def _whole(survey, tmp_path_factory):
-    workspace = tmp_path_factory.mktemp("whole")
-    assert run(config_for(survey, workspace), engine="local").exit_code == 0
-    return workspace
+    return done(survey, tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture
 def config(survey, tmp_path, _whole):
     """The run file of a run that is done."""
-    shutil.copytree(_whole, tmp_path / "work")
-    return config_for(survey, tmp_path / "work")
+    return copied(survey, _whole, tmp_path / "work")
 
 
 def state_of(config, stage):
