@@ -45,6 +45,7 @@ def test_a_run_survives_a_killed_dask_worker(line, tmp_path):
     kill_worker(line, line.workspace(tmp_path, "spectra"), "dask", "spectra", 2)
 
 
+@pytest.mark.slow  # actors end in test_ray_places every day
 @pytest.mark.ray
 def test_a_run_survives_a_killed_ray_actor(line, tmp_path):
     kill_worker(line, line.workspace(tmp_path, "first"), "ray", "first", 2)

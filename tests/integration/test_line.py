@@ -53,7 +53,7 @@ def test_how_many_stars_are_fitted_together_changes_nothing(line, tmp_path):
 
 
 INTERRUPTS = [
-    pytest.param("dask", "spectra", "interrupt", marks=pytest.mark.dask),
+    pytest.param("dask", "spectra", "interrupt", marks=[pytest.mark.dask, pytest.mark.slow]),
     pytest.param("ray", "first", "terminate", marks=[pytest.mark.ray, pytest.mark.slow]),
     pytest.param("dask", "raw", "terminate", marks=[pytest.mark.dask, pytest.mark.slow]),
     pytest.param("ray", "best", "interrupt", marks=[pytest.mark.ray, pytest.mark.slow]),
