@@ -196,6 +196,17 @@ class BinaryEmulator(Emulator):
         -------
         low, high : (n, K + 2) float64
             The box, but for teff and q.
+
+        Examples
+        --------
+        >>> from scalespec.models.base import EmulatorSpec
+        >>> from scalespec.models.payne import Payne
+        >>> wavelength = 5000 * 10 ** (1e-4 * np.arange(20))
+        >>> single = Payne(EmulatorSpec("s", ("teff", "logg"), [4e3, 4], [6e3, 5], wavelength))
+        >>> stars = MainSequence(np.array([0.5, 1.0]), np.array([4e3, 6e3]), np.array([4.7, 4.4]))
+        >>> low, high = BinaryEmulator(single, stars).limits(np.array([[5000.0, 4.5]]))
+        >>> round(low[0, 2].item(), 3), high[0, 2].item()  # of .75 suns, beside .5 or more
+        (0.667, 1.0)
         """
         stars, t = self.sequence, self.single.spec.labels.index("teff")
         low, high = (

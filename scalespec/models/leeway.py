@@ -77,7 +77,8 @@ def with_leeway(
         raise ValueError(f"leeway wants more spectra than labels, got {len(residual)} for {n}")
     used = ivar > 0
     left = torch.where(used, residual, 0.0).double()
-    limit = _CLIP * 1.4826 * left.abs().median(dim=0).values
+    usual = torch.where(used, left.abs(), torch.nan).nanmedian(dim=0).values.nan_to_num()
+    limit = _CLIP * 1.4826 * usual
     left = left.clamp(-limit, limit)
     u, s, vt = torch.linalg.svd(left, full_matrices=False)
     noise = torch.where(used, 1 / ivar, 0.0).double().sum(dim=0)

@@ -124,6 +124,17 @@ class _Part:
         return self.labels[which], self.flux[which], self.ivar[which], nothing
 
 
+def test_pixels_that_most_spectra_lack_have_leeway_too():
+    model = small_payne()
+    wave = torch.tensor(templates()[:1]).float()
+    residual = torch.randn(60, 1, generator=torch.Generator().manual_seed(2)) * wave
+    ivar = torch.full(residual.shape, torch.inf)
+    ivar[:40, :100] = 0.0  # a median over all of them is 0
+    made = with_leeway(model, residual, ivar, 1)
+    column = made.output.weight[:, -1].detach()[:100].abs() / (2 * REACH)
+    assert float(column.max()) > 0.002
+
+
 def test_components_are_as_large_as_errors_of_stars_not_learned_from():
     model = small_payne()
     labels, flux, residual = stars(model, 200, 3)
