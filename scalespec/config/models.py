@@ -39,6 +39,13 @@ class TrainTable(Table):
     at ``gradient_references`` of them are matched with ``gradient_strength``."""
     teacher_spectra: int = Field(default=4096, ge=1)
     """Spectra that a teacher makes per epoch."""
+    adapt: str = ""
+    """Beside a catalog: an emulator of theory (a folder of ours or The Payne's npz) that is not
+    trained but corrected by what it leaves of the matched stars (`models/adapt.py`). `labels` are
+    those of its labels that the catalog knows; stars outside its range are not learned from."""
+    prior: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    """Of `adapt`: mean and sigma of labels that the catalog does not know, as abundances; fits with
+    the adapted model have these priors, too, unless ``[fit.prior]`` says otherwise."""
     snr_min: float = Field(default=0.0, ge=0)
     """Observed spectra below this S/N are not learned from."""
     segments: int = Field(default=0, ge=0)
@@ -117,6 +124,18 @@ class TrainTable(Table):
             raise ValueError("leeway is for model = 'payne' or 'hotpayne', without latent_rounds")
         if both := sorted(set(self.network.inputs) & set(self.labels)):
             raise ValueError(f"network.inputs name {both}, which are labels")
+        return self
+
+    @model_validator(mode="after")
+    def _can_adapt(self) -> "TrainTable":
+        if self.adapt and (not self.catalog or self.model != "payne" or self.latent_rounds):
+            raise ValueError("adapt wants a catalog, and model = 'payne' without latent_rounds")
+        if self.adapt and self.search:
+            raise ValueError("search tries settings of training, of which adapt has none")
+        if self.prior and not self.adapt:
+            raise ValueError("prior is of labels that an emulator to adapt has: set adapt")
+        if both := sorted(set(self.prior) & set(self.labels)):
+            raise ValueError(f"prior names {both}, which the catalog knows: they are in labels")
         return self
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ from scalespec.models.regressor import Prediction, RegressorSpec, Sample
 from scalespec.models.scatter import UNLEARNED
 from scalespec.optimize.constraints import Domain
 from scalespec.optimize.fit import FitOptions, fit_labels
+from scalespec.optimize.normalization import Smoother
 from scalespec.optimize.start import ridge_start
 from scalespec.store.training import Batch
 
@@ -39,12 +40,15 @@ BIASED = 0.5
 """A median residual over this part of the scatter is said to be a fault."""
 
 
+NO_DISTANCE = {"no_mahalanobis": "some labels of the training stars are not known"}
+
+
 class Stars(Protocol):
     """Spectra with labels; `scalespec.store.training.TrainingData` is such."""
 
     @property
     def labels(self) -> FloatArray:
-        """(n, n_label), NaN where missing."""
+        """(n, n_label), NaN where missing; those a model has beside these, as leeway, follow."""
 
     @property
     def rows(self) -> npt.NDArray[np.int64]:
@@ -65,7 +69,13 @@ class Reads(Protocol):
         """Estimate labels."""
 
 
-def make_card(model: Emulator, training: Stars, validation: Stars, source: str) -> dict[str, Any]:
+def make_card(
+    model: Emulator,
+    training: Stars,
+    validation: Stars,
+    source: str,
+    smoothing: Smoother | None = None,
+) -> dict[str, Any]:
     """Return the card of a trained emulator; plain JSON types.
 
     Parameters
@@ -75,6 +85,8 @@ def make_card(model: Emulator, training: Stars, validation: Stars, source: str) 
         What it learned from and is measured with; stars of one are none of the other.
     source : str
         What the spectra are called.
+    smoothing : Smoother, optional
+        Their normalization, if the model's flux has yet to pass through it.
 
     Returns
     -------
@@ -82,23 +94,21 @@ def make_card(model: Emulator, training: Stars, validation: Stars, source: str) 
         ``data``, ``domain`` (``box`` and, for Mahalanobis distances, ``mean`` and ``whitening``),
         ``lsf``, ``normalization``, ``n_training``, ``errors_by_snr`` and ``known_faults``.
     """
-    spec, labels = model.spec, training.labels  # leeway is no label of a star
+    spec, given = model.spec, told(training.labels)
+    labels = training.labels[:, given]
     complete = labels[np.isfinite(labels).all(axis=1)].astype(np.float64)
     box = {
         name: [float(spec.minimum[k]), float(spec.maximum[k])] for k, name in enumerate(spec.labels)
     }
-    domain: dict[str, Any] = {"box": box}
+    unknown = len(given) < training.labels.shape[1]
+    domain = {"box": box} | (NO_DISTANCE if unknown else _spread(complete))
     try:
-        known = Domain.of(complete)
-        domain |= {"mean": known.mean.tolist(), "whitening": known.whitening.tolist()}
-    except ValueError as error:
-        domain["no_mahalanobis"] = str(error)
-    try:
-        errors, reason = label_errors(model, validation), "too few validation spectra"
+        errors, reason = label_errors(model, validation, smoothing), "too few validation spectra"
     except ValueError as error:
         errors, reason = [], str(error)
     card = _made_of(spec, source, (len(training.rows), len(validation.rows)), errors)
-    known_faults = faults(model, spec.labels[: labels.shape[1]], len(complete), errors, reason)
+    names = tuple(spec.labels[k] for k in given)
+    known_faults = faults(model, names, len(complete), errors, reason)
     return card | {"domain": domain, "known_faults": known_faults}
 
 
@@ -151,7 +161,9 @@ def _made_of(
     }
 
 
-def label_errors(model: Emulator, validation: Stars) -> list[dict[str, Any]]:
+def label_errors(
+    model: Emulator, validation: Stars, smoothing: Smoother | None = None
+) -> list[dict[str, Any]]:
     """Fit validation spectra, and return bias and scatter of labels by S/N.
 
     Spectra without noise are given some, `NOISE` in turn.
@@ -171,12 +183,27 @@ def label_errors(model: Emulator, validation: Stars) -> list[dict[str, Any]]:
     most = affordable(model)
     if most < min(FEWEST, VALIDATED):
         raise ValueError(f"fits of {FEWEST} stars take over {FLOP_OF_FITS:.0e} FLOP: distil it")
-    known = np.flatnonzero(np.isfinite(validation.labels).all(axis=1))
+    given = told(validation.labels)
+    known = np.flatnonzero(np.isfinite(validation.labels[:, given]).all(axis=1))
     # Evenly over the rows: a store may be sorted by anything.
     which = known[np.linspace(0, len(known) - 1, min(len(known), most)).astype(int)]
     if not len(which):
         return []
-    return _by_snr(model, validation.read(which))
+    return _by_snr(model, validation.read(which), smoothing)
+
+
+def _spread(labels: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """Return the mean and the whitening of stars' labels, or why there are none."""
+    try:
+        known = Domain.of(labels)
+    except ValueError as error:
+        return {"no_mahalanobis": str(error)}
+    return {"mean": known.mean.tolist(), "whitening": known.whitening.tolist()}
+
+
+def told(labels: FloatArray) -> npt.NDArray[np.intp]:
+    """Return which columns of `labels` (n, n_label) hold any."""
+    return np.flatnonzero(np.isfinite(labels).any(axis=0))
 
 
 def affordable(model: Emulator) -> int:
@@ -202,24 +229,26 @@ def with_noise(flux: FloatArray, ivar: FloatArray) -> tuple[FloatArray, FloatArr
     return flux + np.where(good, sigma * noise, 0), np.where(good, sigma**-2, 0), True
 
 
-def _by_snr(model: Emulator, batch: Batch) -> list[dict[str, Any]]:
+def _by_snr(model: Emulator, batch: Batch, smoothing: Smoother | None) -> list[dict[str, Any]]:
     labels, flux, ivar, displacement = batch
     wavelength = model.spec.wavelength
     step = float(np.log10(wavelength[-1] / wavelength[0])) / (len(wavelength) - 1)
     rv = pixels_to_velocity(displacement.astype(np.float64), step).astype(np.float32)
     flux, ivar, added = with_noise(flux, ivar)
-    start = ridge_start(model, n_draws=STARTS).apply(flux, ivar)
+    start = ridge_start(model, n_draws=STARTS, smoothing=smoothing).apply(flux, ivar)
     fit = fit_labels(
         model,
         flux,
         ivar,
         start=start,
         rv_start=rv,
+        smoothing=smoothing,
         options=FitOptions(rv_range=50.0, stars_per_batch=64),
     )
-    n_known = labels.shape[1]  # what follows is leeway
-    residual = fit.labels[:, :n_known].astype(np.float64) - labels
-    return _binned(residual, _median_snr(flux, ivar), model.spec.labels[:n_known], added=added)
+    given = told(labels)
+    residual = fit.labels[:, given].astype(np.float64) - labels[:, given]
+    names = tuple(model.spec.labels[k] for k in given)
+    return _binned(residual, _median_snr(flux, ivar), names, added=added)
 
 
 def _binned(

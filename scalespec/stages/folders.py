@@ -230,9 +230,10 @@ def model_url(config: RunConfig) -> str:
         source = _name(
             training_url(config, table.catalog) if table.catalog else library_url(config)
         )
-    gradients = checksums(table.gradients)  # a file of them by its bytes, as The Payne's npz
+    # Files by their bytes, as The Payne's npz.
+    files = (*checksums(table.gradients), *checksums(table.adapt))
     settings = table.model_dump(mode="json", exclude={"segments"})  # `source` knows of them
-    name = digest(settings, config.run.seed, source, *gradients, FORMAT_VERSION)
+    name = digest(settings, config.run.seed, source, *files, FORMAT_VERSION)
     return stage_url(config.run.workspace, "model", name)
 
 

@@ -96,6 +96,7 @@ def _train(config: RunConfig) -> Named:
     labels = (*table.labels, *table.network.inputs)
     yield "train.library", table.library, _spectra(labels)
     yield "train.teacher", table.teacher, _model
+    yield "train.adapt", table.adapt, _model
     yield "train.gradients", table.gradients, _gradients
 
 

@@ -14,6 +14,7 @@ from scalespec.models.prior import GradientPrior
 from scalespec.models.training import train_emulator
 from scalespec.plan import Stage, TrainContext, Training
 from scalespec.stages import folders
+from scalespec.stages.adapting import adapt_loop
 from scalespec.stages.card import make_card
 from scalespec.stages.distilling import distill_loop
 from scalespec.stages.gradients import load_references, make_prior
@@ -114,6 +115,9 @@ def train(config: RunConfig) -> Iterator[Stage | Training]:
         return
     if table.model == "cannon" and not table.latent_rounds:
         yield from train_pixels(config, source, url)
+    elif table.adapt:
+        loop = partial(adapt_loop, table=table, source=source, url=url, seed=config.run.seed)
+        yield Training("train", url, loop)
     elif table.model in KINDS:
         yield from train_baseline(config, source, url)
     else:
