@@ -1,6 +1,6 @@
 """``[publish]``, ``[report]`` and ``[engine]``: what comes out, and who works."""
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from scalespec.config.table import Table
 
@@ -49,7 +49,14 @@ class RayTable(Table):
     wait_seconds: float = Field(default=0.0, ge=0)
     """How long to wait at an address until the nodes that have joined hold so many workers."""
     gpus_per_worker: float = Field(default=0.0, ge=0)
-    """GPUs each actor or training worker holds."""
+    """GPUs each actor or training worker holds: a part of one, or a whole number."""
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _whole_or_part(cls, value: float) -> float:
+        if value > 1 and value != round(value):
+            raise ValueError(f"{value:g}: Ray shares one GPU, or gives whole ones: take 0.5 or 2")
+        return value
 
 
 class EngineTable(Table):

@@ -90,7 +90,7 @@ def load_references(
     ModelError
         If it is neither, or lacks a label.
     """
-    if url.endswith(".npz"):
+    if paths.plain(url).endswith(".npz"):
         arrays = unpack(paths.read_bytes(url), url)
         if "w_array_0" not in arrays:
             return _from_arrays(arrays, url)

@@ -194,13 +194,15 @@ def inspect_url(url: str) -> str:
     StoreError
         If it is none of these.
     """
-    if url.endswith(".toml"):
+    if paths.plain(url).endswith(".toml"):
         url = load_config(url).run.workspace
     if paths.exists(paths.join(url, MANIFEST)):
         return _catalog_text(url)
     if paths.exists(paths.join(url, "zarr.json")):
         return _spectra_text(url)
-    if url.endswith(".npz") or paths.exists(paths.join(standing_model(url), "model.json")):
+    if paths.plain(url).endswith(".npz") or paths.exists(
+        paths.join(standing_model(url), "model.json")
+    ):
         return _model_text(url)
     if paths.exists(paths.join(url, "run.json")):
         return _workspace_text(url)
@@ -273,7 +275,7 @@ def _model_text(url: str) -> str:
 
 def _card_lines(url: str) -> list[str]:
     """Return a model's card, if it has one, as lines."""
-    card = None if url.endswith(".npz") else model_record(url)["metadata"].get("card")
+    card = None if paths.plain(url).endswith(".npz") else model_record(url)["metadata"].get("card")
     return card_text(card) if card else []
 
 

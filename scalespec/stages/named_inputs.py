@@ -212,7 +212,7 @@ def _templates(url: str) -> Iterator[str]:
 
 
 def _model(url: str) -> Iterator[str]:
-    if not url.endswith(".npz"):
+    if not paths.plain(url).endswith(".npz"):
         from scalespec.store.model import model_record  # with torch, which other inputs do without
 
         model_record(url)
@@ -221,7 +221,7 @@ def _model(url: str) -> Iterator[str]:
 
 
 def _gradients(url: str) -> Iterator[str]:
-    if not url.endswith(".npz") or "w_array_0" in _arrays(url):
+    if not paths.plain(url).endswith(".npz") or "w_array_0" in _arrays(url):
         yield from _model(url)
 
 

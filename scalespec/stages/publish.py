@@ -4,7 +4,10 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from scalespec.config import PublishTable, RunConfig
@@ -31,6 +34,7 @@ from scalespec.store import paths
 from scalespec.store.catalog import (
     PARQUET,
     SINGLE_FILES,
+    iterate_parts,
     read_part,
     read_row_range,
     read_schema,
@@ -258,7 +262,12 @@ def combine(
     }
     files = [PARQUET, *(SINGLE_FILES[one][0] for one in wanted)]
     files += ["hats"] if "hats" in table.formats else []
-    facts = {"nulls": NULLS, "cuts": cuts, "products": products}
+    facts = {
+        "nulls": NULLS,
+        "cuts": cuts,
+        "products": products,
+        "shared_obsids": shared_obsids(url),
+    }
     said = facts | {"rows": rows, "files": files, "provenance": provenance(config)}
     made |= write_data_model(config, url, schema, said)
     write_catalog(
@@ -270,3 +279,29 @@ def combine(
         objects={**objects, **made},
         facts=facts,
     )
+
+
+def shared_obsids(url: str) -> int:
+    """Return how many rows of the committed blocks share their obsid, and say so if any do."""
+    parts = [part["obsid"].to_numpy() for part in iterate_parts(url, ("obsid",))]
+    n = shared_values(np.concatenate(parts))
+    if n:
+        log.warning(
+            "%s: %d rows share their obsid with another: the same spectrum under two names, or "
+            "several of one target where the survey gives targets numbers, not spectra",
+            url,
+            n,
+        )
+    return n
+
+
+def shared_values(values: npt.NDArray[np.integer[Any]]) -> int:
+    """Return how many of `values` are there more than once.
+
+    Examples
+    --------
+    >>> shared_values(np.array([7, 3, 7, 5, 3, 3]))
+    5
+    """
+    counts = np.unique(values, return_counts=True)[1]
+    return int(counts[counts > 1].sum())

@@ -159,7 +159,7 @@ def checksum(url: str) -> str:
     StoreError
         If there is no model at `url`.
     """
-    if url.endswith(".npz"):
+    if paths.plain(url).endswith(".npz"):
         return paths.sha256(paths.read_bytes(url))
     record = model_record(url)
     meaning = {key: record[key] for key in ("model", "spec", "options", "weights_sha256")}
@@ -233,7 +233,7 @@ def load_model(url: str) -> Emulator:
     >>> again.spec.labels, torch.equal(again(sun), model(sun))
     (('teff',), True)
     """
-    if url.endswith(".npz"):
+    if paths.plain(url).endswith(".npz"):
         return import_payne(url)
     url = standing_model(url)
     record = model_record(url)

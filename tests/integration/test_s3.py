@@ -9,10 +9,14 @@ import cloudpickle
 import numpy as np
 import pytest
 import xarray as xr
+from click.testing import CliRunner
 
 from scalespec.clean import clean_run
+from scalespec.cli import main
 from scalespec.config import IngestTable, PreprocessTable, RunConfig, RunTable
 from scalespec.errors import StoreError
+from scalespec.models.base import EmulatorSpec
+from scalespec.models.payne import Payne
 from scalespec.plan import BlockResult, plan_blocks
 from scalespec.run import run
 from scalespec.stages import folders
@@ -20,6 +24,8 @@ from scalespec.stages.ingest import ingest
 from scalespec.status import verify_run
 from scalespec.store import listing, paths
 from scalespec.store.ledger import Ledger, current, set_current
+from scalespec.store.model import checksum, export_payne, load_model
+from scalespec.store.regressor import is_regressor
 from scalespec.store.spectra import create_spectra, open_spectra, read_spectra, write_spectra
 
 pytestmark = pytest.mark.s3
@@ -298,3 +304,15 @@ def test_a_bucket_that_is_not_there_is_named(bucket):
         listing.list_files(url)
     with pytest.raises(StoreError, match=r"s3://nonesuch/.*not found"):
         paths.read_bytes(paths.join(url, "x"))
+
+
+def test_the_paynes_file_is_a_model_in_a_bucket_too(bucket, tmp_path):
+    spec = EmulatorSpec("toy", ("teff",), [4e3], [6e3], 5000.0 + np.arange(5))
+    model = Payne(spec, hidden=(3, 3), activation="leaky_relu")
+    export_payne(str(tmp_path / "toy.npz"), model)
+    url = paths.join(bucket, "toy.npz")
+    paths.write_bytes(url, (tmp_path / "toy.npz").read_bytes())
+    assert load_model(url).spec.labels == ("teff",)
+    assert checksum(url) == checksum(str(tmp_path / "toy.npz"))
+    assert not is_regressor(url)
+    assert CliRunner().invoke(main, ["inspect", url]).exit_code == 0

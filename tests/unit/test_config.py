@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalespec.config import STAGES, PreprocessTable, digest, load_config, parse_config
+from scalespec.config import STAGES, PreprocessTable, RayTable, digest, load_config, parse_config
 from scalespec.errors import ConfigError
 from scalespec.store.listing import list_files
 
@@ -384,3 +384,9 @@ def test_a_url_with_a_secret_is_refused_and_not_repeated():
     with pytest.raises(ConfigError, match="s3://other/x: unknown options") as caught:
         parse_config(text)
     assert "hush" not in str(caught.value)
+
+
+def test_a_worker_holds_a_part_of_a_gpu_or_whole_ones():
+    assert [RayTable(gpus_per_worker=n).gpus_per_worker for n in (0, 0.25, 1, 2)] == [0, 0.25, 1, 2]
+    with pytest.raises(ValueError, match=r"1\.5: Ray shares one GPU, or gives whole ones"):
+        RayTable(gpus_per_worker=1.5)

@@ -12,7 +12,7 @@ from scalespec.optimize.result import FitStatus
 from scalespec.plan import plan_blocks
 from scalespec.schema import SpectrumStatus
 from scalespec.stages import columns, folders
-from scalespec.stages.publish import join_block, publish, read_pieces, select_columns
+from scalespec.stages.publish import join_block, publish, read_pieces, select_columns, shared_obsids
 from scalespec.store import paths
 from scalespec.store.catalog import open_catalog, verify_catalog
 from scalespec.store.ledger import Ledger
@@ -103,6 +103,15 @@ def test_two_builds_give_the_same_bytes(tiny, tmp_path):
             [paths.read_bytes(paths.join(url, n)) for n in ("catalog.parquet", "catalog.fits")]
         )
     assert made[0] == made[1]
+
+
+def test_rows_that_share_an_obsid_are_counted_and_said(catalog, tiny_run, caplog, monkeypatch):
+    url = folders.catalog_url(tiny_run.config)
+    assert manifest_of(tiny_run.config)["shared_obsids"] == 0
+    table = pa.table({"obsid": [5, 6, 5]})
+    monkeypatch.setattr("scalespec.stages.publish.iterate_parts", lambda *_: iter([table, table]))
+    assert shared_obsids(url) == 6
+    assert "6 rows share their obsid with another" in caplog.text
 
 
 def test_publishing_again_does_nothing(catalog, tiny, tiny_run):
