@@ -110,6 +110,8 @@ def adapt_loop(context: TrainContext, table: TrainTable, source: str, url: str, 
     ready = make_ready(load_model(table.adapt), wavelength, dict(head.attrs), table.adapt)
     if not isinstance(ready.model, LinearEmulator):
         raise ModelError(f"{table.adapt}: only models whose last layer is linear can be adapted")
+    if table.leeway and not isinstance(ready.model, Payne):
+        raise ModelError(f"{table.adapt}: leeway is for perceptrons, this is no Payne")
     ready.model.spec = spec = described(ready.model.spec, table)
     for part in (training, validation):
         _keep_within(part, table, spec)
