@@ -6,12 +6,15 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Ray Train hears its workers every two seconds, and an epoch waits for that: tests' last far less.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pages
 import pytest
 from astropy.io import fits
 from scripts import load
@@ -31,6 +34,13 @@ def shared() -> Path:
 def write_survey() -> Callable[..., list[Path]]:
     """A function that writes `n` made-up LAMOST files of the old image layout below a folder."""
     return _write_survey
+
+
+@pytest.fixture
+def undrawn() -> Iterator[None]:
+    """Pages hold one pixel for every picture, for a test of what they say."""
+    with pages.undrawn():
+        yield
 
 
 @pytest.fixture(scope="session")

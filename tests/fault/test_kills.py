@@ -40,12 +40,13 @@ def kill_driver(line, workspace, args, stage, after):
     assert workspace.problems() == []
 
 
+@pytest.mark.slow  # workers of both engines are killed in test_engines, every day
 @pytest.mark.dask
 def test_a_run_survives_a_killed_dask_worker(line, tmp_path):
     kill_worker(line, line.workspace(tmp_path, "spectra"), "dask", "spectra", 2)
 
 
-@pytest.mark.slow  # actors end in test_ray_places every day
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_run_survives_a_killed_ray_actor(line, tmp_path):
     kill_worker(line, line.workspace(tmp_path, "first"), "ray", "first", 2)

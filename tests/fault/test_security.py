@@ -382,7 +382,7 @@ def test_no_text_becomes_a_script_in_any_dress(html):
     assert "alert" in html
 
 
-def test_no_text_of_a_run_becomes_a_script_of_its_page(tmp_path, monkeypatch):
+def test_no_text_of_a_run_becomes_a_script_of_its_page(tmp_path, undrawn, monkeypatch):
     stars = {"teff": np.full(8, 5000.0), "logg": np.full(8, 4.0), "fe_h": np.zeros(8)}
     stars |= {f"{name}_err": np.ones(8) for name in list(stars)}
     index = {"designation": np.array([SCRIPT] * 8, object)}

@@ -172,14 +172,14 @@ class Back(BaseHTTPRequestHandler):
 
 
 def test_a_server_that_restarts_is_waited_for(monkeypatch):
-    """Three seconds in which connections are refused: SeaweedFS is back after four to eight."""
+    """Two seconds in which connections are refused; the nightly SeaweedFS is back after four."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Back, bind_and_activate=False)
     server.server_bind()
 
     def come_back():
-        time.sleep(3)
+        time.sleep(2)
         server.server_activate()
         server.handle_request()
 
@@ -187,7 +187,7 @@ def test_a_server_that_restarts_is_waited_for(monkeypatch):
     started = time.monotonic()
     url = f"s3://bucket/object?endpoint=http://127.0.0.1:{server.server_port}"
     assert paths.read_bytes(url) == b"back"
-    assert time.monotonic() - started > 3
+    assert time.monotonic() - started > 2
     server.server_close()
 
 

@@ -135,7 +135,7 @@ def _fuzz(kind: str, n: int, seed: int, *, slowest: float) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.timeout(120)
 def test_no_mutant_raises_hangs_or_is_lost(kind):
-    _fuzz(kind, 36, seed=0, slowest=10)  # 15 kinds: 540 mutants
+    _fuzz(kind, 18, seed=0, slowest=10)  # 15 kinds: 270 mutants; thousands each night
 
 
 @pytest.mark.slow
@@ -149,7 +149,7 @@ def test_mutants_do_not_ask_for_memory():
     tracemalloc.start()
     try:
         for kind in KINDS:
-            _fuzz(kind, 3, seed=2, slowest=60)
+            _fuzz(kind, 2, seed=2, slowest=60)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

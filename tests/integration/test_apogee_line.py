@@ -78,7 +78,7 @@ def config_of(folder: Path, mystery: str) -> RunConfig:
         "degree": 2,  # of chips so short
     }
     tables["crossmatch"]["allstar"]["training"] = {"fractions": [0.75, 0.05, 0.2]}
-    tables["posterior"]["stars"] = [mystery]
+    tables["posterior"] = {"stars": [mystery], "draws": 100, "chains": 20}  # side by side
     tables["report"] = {"truth": tables["report"]["truth"]}
     return RunConfig.model_validate(tables)
 
@@ -150,7 +150,7 @@ def test_the_posterior_of_a_mystery_star_has_the_fits_covariance(made):
     assert best["rv"] - 5 < np.mean(star["rv"]) < best["rv"] + 5
 
 
-def test_pages_show_the_model_and_the_posterior(made):
+def test_pages_show_the_model_and_the_posterior(made, undrawn):
     shown = model_spectra(made)
     for said in ("Scatter", "Lines at large", "Along [Fe/H]", "Up the giant branch"):
         assert f"<h3>{said}</h3>" in shown

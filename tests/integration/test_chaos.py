@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits
 from buckets import upload
+from drivers import Drivers
 
 from scalespec.config import load_config
 from scalespec.stages import folders
@@ -80,11 +81,21 @@ def killed_once(line, tmp_path, engine, moment, before):
     return victim, kill
 
 
-@pytest.mark.parametrize("name", ["after shard 1 of 3", "while publishing"])
-def test_a_driver_that_dies_there_goes_on(line, tmp_path, name):
-    moment, _, before = MOMENTS[name]
-    victim, kill = killed_once(line, tmp_path, "local", moment, before)
-    assert kill.startswith("driver")
+def test_a_driver_that_dies_twice_goes_on(line, tmp_path):
+    """After a shard and, when it was started again, while publishing; see the kit for its start."""
+    victim = Victim(line.workspace(tmp_path, "spectra"), tmp_path, "")
+    deaths = [MOMENTS[name][0].split() for name in ("after shard 1 of 3", "while publishing")]
+    most = [f"^driver {moment} {doing} .*{where}=1" for moment, doing, where in deaths]
+    env = {k: v for k, v in victim.env.items() if k != "CHAOS_AT"}
+    env |= {"CHAOS_RATE": "1", "CHAOS_MOST": "\n".join(most)}
+    command = ("run", victim.workspace.run_file, "--engine", "local")
+    with Drivers(env, "local", 240.0) as drivers:
+        ends = [drivers.call(tmp_path / f"{number}.log", *command) for number in range(3)]
+    assert [code for code, _ in ends] == [-9, -9, 0], ends
+    assert [kill.split()[:3] for kill in victim.kills] == [
+        ["driver", "after", "put"],
+        ["driver", "before", "close"],
+    ]
     same(line, victim.workspace.config)
 
 

@@ -54,6 +54,7 @@ def test_a_process_dies_at_the_moment_that_was_chosen(tmp_path):
     assert subprocess.run(command, env=env, check=False).returncode == 0  # one kill is all
 
 
+@pytest.mark.slow  # test_chaos kills and revives such drivers every day
 def test_forked_drivers_are_drivers(tmp_path):
     (tmp_path / "run.toml").write_text('[run]\nname = "t"\n')
     env = surrounded(tmp_path, CHAOS_AT="before put run.json")

@@ -20,7 +20,7 @@ RUN_FILE = """
 name = "grown"
 workspace = "work"
 seed = 3
-spectra_per_block = 8
+spectra_per_block = 16
 [ingest]
 files = "files"
 [preprocess]
@@ -104,7 +104,7 @@ def grow(line, tmp_path, caplog):
 def test_more_matched_stars_train_and_fit_anew_and_the_log_says_so(grow):
     grown = grow("")
     assert not set(grown.before.values()) & set(places(grown.config).values())
-    assert sorted(grown.worked["fit"]) == list(range(11))
+    assert sorted(grown.worked["fit"]) == list(range(6))
     now = learned(grown.config)
     assert now > grown.learned
     wanted = f"the training set grew from {grown.learned} to {now} spectra: the model is trained "
@@ -116,7 +116,7 @@ def test_a_training_set_of_the_first_segment_keeps_model_and_fits(grow, monkeypa
     assert places(grown.config) == grown.before
     assert learned(grown.config) == grown.learned
     for stage in ("ingest", "preprocess", "match apogee", "infer", "fit"):
-        assert sorted(grown.worked[stage]) == [8, 9, 10], stage  # 60 files left half of block 7
+        assert sorted(grown.worked[stage]) == [4, 5], stage  # 60 files left a quarter of block 3
     assert not [name for name in grown.worked if "train" in name]
     assert "training set grew" not in grown.said
     matches = read_matches(folders.matches_url(grown.config, "apogee"))

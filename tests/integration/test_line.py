@@ -15,7 +15,7 @@ def test_every_planned_spectrum_has_its_row(line):
 
 
 def test_verify_reads_a_run_back_and_ends_with_0(line):
-    code, said = line.undisturbed.call("verify")
+    code, said = line.undisturbed.typed("verify")
     assert code == 0, said
     assert "0 problems" in said
 
@@ -35,7 +35,7 @@ def test_dask_workers_and_ray_actors_make_the_same_catalog(line, tmp_path, monke
 def test_a_changed_fit_redoes_fit_and_publish_alone(line, tmp_path):
     workspace = line.workspace(tmp_path, before="catalog")
     workspace.change("[fit]", "[fit]\nmax_steps = 1")
-    code, said = workspace.call("run", "--engine", "local")
+    code, said = workspace.typed("run", "--engine", "local")
     assert code == 0, said
     assert f"{2 * N_BLOCKS} done now" in said
     assert workspace.digest() != line.digest
@@ -45,7 +45,7 @@ def test_a_changed_fit_redoes_fit_and_publish_alone(line, tmp_path):
 def test_how_many_stars_are_fitted_together_changes_nothing(line, tmp_path):
     workspace = line.workspace(tmp_path, before="best")
     workspace.change("[fit]", "[fit]\nstars_per_batch = 3")
-    code, said = workspace.call("run", "--engine", "local")
+    code, said = workspace.typed("run", "--engine", "local")
     assert code == 0, said
     one, other = (pd.read_parquet(io.BytesIO(w.catalog())) for w in (line.undisturbed, workspace))
     for name in one.columns.drop("label_cov"):

@@ -25,7 +25,7 @@ def catalog(line, tmp_path_factory):
     """Folder of the line's catalog in every form, and its manifest."""
     workspace = line.workspace(tmp_path_factory.mktemp("openers"), before="catalog")
     workspace.change("[publish]\n", FORMATS)
-    code, said = workspace.call("run", "--engine", "local")
+    code, said = workspace.typed("run", "--engine", "local")
     assert code == 0, said
     folder = Path(folders.catalog_url(workspace.config))
     return folder, json.loads((folder / "manifest.json").read_text())

@@ -107,14 +107,14 @@ def test_the_pages_show_it_as_text(planted):
     assert "This cannot be shown" not in html
 
 
-def test_the_published_catalog_of_stars_with_such_names_is_text_too(line, tmp_path):
+def test_the_published_catalog_of_stars_with_such_names_is_text_too(line, tmp_path, undrawn):
     workspace = line.workspace(tmp_path, before="catalog")
     product = (
         f'[publish]\n[publish.products.hot]\nwhere = "teff > 5000"\ndescription = "{SCRIPT}"\n'
     )
     workspace.change("[publish]\n", f"{product}[report]\n")
     workspace.change('name = "line"', f"name = {json.dumps(BREAKOUT)}")
-    code, said = workspace.call("run", "--engine", "local")
+    code, said = workspace.typed("run", "--engine", "local")
     assert code == 0, said
     made = pages(workspace.config)
     assert {Path(name).name for name in made} == {"index.html", "data_model.html"}

@@ -44,19 +44,22 @@ def stage_of(store, model, url):
     )
 
 
-def test_two_workers_train_what_two_actors_ask(tmp_path):
+@pytest.fixture(scope="module")
+def two_actors():
+    engine = RayEngine(RayTable(workers=2))
+    yield engine
+    engine.close()
+
+
+def test_two_workers_train_what_two_actors_ask(two_actors, tmp_path):
     store = store_spectra(str(tmp_path / "train.zarr"), spectra_with_labels())
-    network = {"options": {"hidden": [32]}, "epochs": 40, "batch_size": 16, "patience": 0}
+    network = {"options": {"hidden": [32]}, "epochs": 15, "batch_size": 16, "patience": 0}
     table = TrainTable(model="mlp", labels=LABELS, catalog="apogee", network=network)
     model = str(tmp_path / "model")
     loop = partial(train_regressor_loop, table=table, source=store, url=model, seed=1)
-    engine = RayEngine(RayTable(workers=2))
-    try:
-        engine.train(Training("train", model, loop))
-        stage = stage_of(store, model, str(tmp_path / "ray"))
-        reports = list(engine.map(stage, stage.blocks))
-    finally:
-        engine.close()
+    two_actors.train(Training("train", model, loop))
+    stage = stage_of(store, model, str(tmp_path / "ray"))
+    reports = list(two_actors.map(stage, stage.blocks))
     record = model_record(model)["metadata"]
     assert record["workers"] == 2
     history = record["history"]
@@ -88,13 +91,6 @@ def prepared(tmp_path_factory):
     parts = flux + rng.normal(0, 0.004, flux.shape), np.full(flux.shape, 250.0**2), labels
     sample = Sample(*(part.astype(np.float32) for part in (*parts, 0 * labels)))
     return run.config, sample
-
-
-@pytest.fixture(scope="module")
-def two_actors():
-    engine = RayEngine(RayTable(workers=2))
-    yield engine
-    engine.close()
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def config(bucket, tmp_path, write_survey):
 def test_stores_logs_and_requests_of_a_run_hold_no_secret(config, secret, caplog, bucket):
     """Everything is logged that any library says, and every request's headers are looked at."""
     endpoint = bucket.partition("endpoint=")[2]
-    with faulty(endpoint, {"error": 0.1}) as proxy, caplog.at_level(logging.DEBUG, logger=""):
+    with faulty(endpoint, {"error": 0.03}) as proxy, caplog.at_level(logging.DEBUG, logger=""):
         proxy.record = True
         there = config.model_copy(
             update={

@@ -1,6 +1,12 @@
 """Reading pages that stages write: their tags, pictures and words."""
 
+import io
+from contextlib import contextmanager
 from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from matplotlib.image import imsave
 
 
 class Reader(HTMLParser):
@@ -29,3 +35,14 @@ class Reader(HTMLParser):
     @property
     def text(self):
         return " ".join(" ".join(self.words).split())
+
+
+@contextmanager
+def undrawn():
+    """Let pages hold one pixel for every picture: drawing takes seconds, and words are asked."""
+    buffer = io.BytesIO()
+    imsave(buffer, np.zeros((1, 1, 3)), format="png")
+    with pytest.MonkeyPatch.context() as patch:
+        for page in ("page", "verdict_page"):
+            patch.setattr(f"scalespec.stages.{page}.to_png", lambda *_, **__: buffer.getvalue())
+        yield

@@ -21,13 +21,23 @@ def _one_tiny_run(tiny, tmp_path_factory):
     return tiny.write_run(tmp_path_factory.mktemp("tiny"))
 
 
+@pytest.fixture(scope="session")
+def moved_run():
+    """A function that copies a tiny run, not yet published, to a workspace in a folder."""
+
+    def move(run, folder):
+        made_later = shutil.ignore_patterns("catalog", "report")
+        shutil.copytree(run.config.run.workspace, folder / "work", ignore=made_later)
+        table = run.config.run.model_copy(update={"workspace": str(folder / "work")})
+        return replace(run, config=run.config.model_copy(update={"run": table}))
+
+    return move
+
+
 @pytest.fixture
-def tiny_run(_one_tiny_run, tmp_path):
+def tiny_run(_one_tiny_run, moved_run, tmp_path):
     """A run of 20 spectra in 3 blocks, fitted and not yet published, in its own workspace."""
-    made_later = shutil.ignore_patterns("catalog", "report")
-    shutil.copytree(_one_tiny_run.config.run.workspace, tmp_path / "work", ignore=made_later)
-    table = _one_tiny_run.config.run.model_copy(update={"workspace": str(tmp_path / "work")})
-    return replace(_one_tiny_run, config=_one_tiny_run.config.model_copy(update={"run": table}))
+    return moved_run(_one_tiny_run, tmp_path)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from scalespec.optimize.shift import C_KMS
 
 _networks = runpy.run_path(str(Path(__file__).with_name("networks.py")))
 small_payne = _networks["small_payne"]
-STARTS = partial(composite_starts, q=(0.6, 0.9), dv=(-120.0, 0.0, 120.0))
+STARTS = partial(composite_starts, q=(0.75,), dv=(-120.0, 120.0))
 
 
 def models() -> tuple[torch.nn.Module, BinaryEmulator]:

@@ -343,9 +343,8 @@ def test_a_second_signal_leaves_at_once(call, run_file, monkeypatch):
 def test_ctrl_c_in_a_terminal_lets_dask_workers_finish(write_survey, tmp_path):
     """A terminal sends it to every process: workers that died of it would hang the run."""
     write_survey(tmp_path / "raw", 40)
-    (tmp_path / "run.toml").write_text(
-        RUN_FILE.replace("spectra_per_block = 4", "spectra_per_block = 1")
-    )
+    text = RUN_FILE.replace("spectra_per_block = 4", "spectra_per_block = 1")
+    (tmp_path / "run.toml").write_text(f"{text}[engine.dask]\nworkers = 1\n")
     command = [sys.executable, "-m", "scalespec.cli", "ingest", str(tmp_path / "run.toml")]
     quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     run = subprocess.Popen(command, start_new_session=True, text=True, **quiet)

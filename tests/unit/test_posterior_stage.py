@@ -23,25 +23,33 @@ OBSID = 2**55
 
 def asked(run, *stars, **fit_settings):
     """The tiny run, asking for the posteriors of some stars."""
-    table = PosteriorTable(stars=stars, draws=120, chains=4)
+    table = PosteriorTable(stars=stars, draws=60, chains=8)
     update = {"posterior": table, "fit": FitTable(**fit_settings)}
     return replace(run, config=run.config.model_copy(update=update))
 
 
-@pytest.fixture
-def fitted(tiny, tiny_run):
-    """A run whose stars are truly fitted."""
-    run = asked(tiny_run, OBSID + 1, OBSID + 12, tolerance=0.009)  # other settings, other folder
+@pytest.fixture(scope="module")
+def fitted(tiny, _one_tiny_run, moved_run, tmp_path_factory):
+    """A run whose stars are truly fitted; who draws from it asks for other stars, or moves it."""
+    run = moved_run(_one_tiny_run, tmp_path_factory.mktemp("fitted"))
+    run = asked(run, OBSID + 1, OBSID + 12, tolerance=0.009)  # other settings, other folder
     tiny.run_stage(fit(run.config))
     return run
 
 
-def test_chosen_stars_are_drawn_around_their_fits(tiny, fitted):
-    tiny.run_stage(posterior(fitted.config))
-    drawn = read_parts(folders.posterior_url(fitted.config)).to_pylist()
-    assert [one["row"] for one in drawn] == [1, 12]
-    best = read_parts(folders.best_url(fitted.config)).to_pylist()
-    for star in drawn:
+@pytest.fixture(scope="module")
+def drawn(tiny, fitted, moved_run, tmp_path_factory):
+    """The same run with the draws of its two stars."""
+    run = moved_run(fitted, tmp_path_factory.mktemp("drawn"))
+    tiny.run_stage(posterior(run.config))
+    return run
+
+
+def test_chosen_stars_are_drawn_around_their_fits(drawn):
+    stars = read_parts(folders.posterior_url(drawn.config)).to_pylist()
+    assert [one["row"] for one in stars] == [1, 12]
+    best = read_parts(folders.best_url(drawn.config)).to_pylist()
+    for star in stars:
         found = best[star["row"]]
         assert len(star["teff"]) == 480
         assert star["r_hat"] < 1.1
@@ -65,37 +73,33 @@ def test_a_star_whose_pixels_share_noise_is_known_less(fitted):
     assert 1.2 < ratio < 1.7  # the root of 2, of 480 draws
 
 
-def test_a_block_reads_no_more_than_its_own_rows(fitted, monkeypatch):
-    assert run_blocks_of_their_own(posterior(fitted.config), monkeypatch) == ["posterior"]
-
-
-def test_draws_are_the_same_whoever_else_is_chosen(tiny, fitted):
-    tiny.run_stage(posterior(fitted.config))
-    both = read_parts(folders.posterior_url(fitted.config)).to_pylist()
-    one = asked(fitted, OBSID + 12, tolerance=0.009)
-    tiny.run_stage(posterior(one.config))
+def test_draws_are_the_same_whoever_else_is_chosen_and_a_block_reads_no_more_than_its_own(
+    drawn, monkeypatch
+):
+    both = read_parts(folders.posterior_url(drawn.config)).to_pylist()
+    one = asked(drawn, OBSID + 12, tolerance=0.009)
+    assert run_blocks_of_their_own(posterior(one.config), monkeypatch) == ["posterior"]
     assert read_parts(folders.posterior_url(one.config)).to_pylist() == both[1:]
 
 
-def test_chains_that_have_not_met_are_flagged(tiny, fitted, monkeypatch):
+def test_chains_that_have_not_met_are_flagged(tiny, fitted, moved_run, tmp_path, monkeypatch):
     monkeypatch.setattr(chains, "R_HAT_MAX", 0.5)
     monkeypatch.setattr(posterior_page, "R_HAT_MAX", 0.5)
-    tiny.run_stage(posterior(fitted.config))
-    url = folders.posterior_url(fitted.config)
-    drawn = read_parts(url)["posterior_status"].to_pylist()
-    assert drawn == [PosteriorStatus.NOT_MET] * 2
+    config = moved_run(fitted, tmp_path).config
+    tiny.run_stage(posterior(config))
+    url = folders.posterior_url(config)
+    assert read_parts(url)["posterior_status"].to_pylist() == [PosteriorStatus.NOT_MET] * 2
     commits = Ledger(url).commits().values()
     assert sum(result.counts.get("NOT_MET", 0) for result in commits) == 2
-    assert posteriors(fitted.config).count("have not met (posterior_status NOT_MET)") == 2
+    assert posteriors(config).count("have not met (posterior_status NOT_MET)") == 2
 
 
-def test_a_page_shows_draws_beside_the_fit_and_the_truth(tiny, fitted):
-    tiny.run_stage(posterior(fitted.config))
-    page = posteriors(fitted.config)
+def test_a_page_shows_draws_beside_the_fit_and_the_truth(drawn):
+    page = posteriors(drawn.config)
     assert page.count("<img") == 2
     assert "NOT_MET" not in page
     assert page.count("truth</th>") == 2
-    assert f"{fitted.labels[12, 0]:,.1f}" in page
+    assert f"{drawn.labels[12, 0]:,.1f}" in page
     assert f"obsid {OBSID + 12}" in page
 
 

@@ -55,7 +55,7 @@ def test_history_says_how_far_the_gradients_are_off(with_and_without):
 
 
 def test_epochs_of_adam_keep_to_the_prior():
-    options = TrainOptions(rounds=(), epochs=60, batch_size=32, learning_rate=3e-3, patience=0)
+    options = TrainOptions(rounds=(), epochs=20, batch_size=32, learning_rate=3e-3, patience=0)
     _, history = train(gradient_prior(Truth(), references()), options=options)
     assert history[-1]["gradient_error"] < 0.4 * history[0]["gradient_error"]
 

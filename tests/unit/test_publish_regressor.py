@@ -75,7 +75,7 @@ def test_its_columns_have_units_and_a_recommended_cut(published):
     assert "not isnan(teff) and (fit_status" in text
 
 
-def test_its_page_says_how_right_the_labels_are_and_shows_no_fit(published):
+def test_its_page_says_how_right_the_labels_are_and_shows_no_fit(published, undrawn):
     config, _ = published
     html = paths.read_bytes(write_report(config)).decode()
     assert "This cannot be shown" not in html

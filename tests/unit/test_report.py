@@ -57,12 +57,12 @@ def built(tiny, _one_tiny_run):
 
 
 @pytest.fixture
-def evidence(config):
+def evidence(config, undrawn):
     return read_evidence(config)
 
 
 @pytest.fixture
-def columns(config):
+def columns(config, undrawn):
     """All numeric columns of the catalog."""
     table = read_parts(folders.catalog_url(config))
     kinds = {name: table[name].to_numpy() for name in table.column_names if name != "label_cov"}
@@ -127,6 +127,13 @@ def test_a_script_stays_text_wherever_it_stands(made):
     assert "<script" not in html
 
 
+@pytest.mark.parametrize("name", ["Kiel diagram", "Mean residual"])
+def test_a_section_that_is_drawn_again_is_the_same(built, name):
+    config, html = built
+    assert report_stage.OF_CATALOG[name](read_evidence(config)) in html
+
+
+@pytest.mark.slow  # some sections are drawn again every day
 def test_reporting_again_gives_the_same_page(built):
     config, html = built
     assert list(report(config)) == []
@@ -140,6 +147,8 @@ def test_a_section_that_cannot_be_made_says_so_and_the_others_stand(config, monk
 
     # Not key by key: what is put back into a dict stands at its end, for all tests that follow.
     monkeypatch.setattr(report_stage, "OF_CATALOG", {"Summary": summary, "A": broken})
+    monkeypatch.setattr(report_stage, "OF_SPECTRA", {})
+    monkeypatch.setattr(report_stage, "OF_RUN", {"Provenance": report_stage.provenance})
     read = Reader(paths.read_bytes(write_report(config)).decode())
     assert "This cannot be shown: spectra.zarr: no <space> left" in read.text
     assert "20 spectra planned" in read.text

@@ -3,15 +3,13 @@
 import importlib
 import json
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from scalespec.config import IngestTable, PreprocessTable, RunConfig, RunTable, load_config
+from scalespec.config import IngestTable, PreprocessTable, RunConfig, RunTable
 from scalespec.engines.worker import run_blocks
 from scalespec.errors import StageError
 from scalespec.plan import BlockResult, Stage, Training, plan_blocks
@@ -44,22 +42,22 @@ def config(survey, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def _whole(survey, tmp_path_factory):
+def whole(survey, tmp_path_factory):
     workspace = tmp_path_factory.mktemp("undisturbed")
     here(config_for(survey, workspace))
     return workspace
 
 
 @pytest.fixture(scope="module")
-def undisturbed(_whole):
+def undisturbed(whole):
     """What a run stores that nothing disturbs."""
-    return contents(_whole)
+    return contents(whole)
 
 
 @pytest.fixture
-def finished(config, _whole):
+def finished(config, whole):
     """The run file of a run that is done: a workspace may be moved."""
-    shutil.copytree(_whole, config.run.workspace)
+    shutil.copytree(whole, config.run.workspace)
     return config
 
 
@@ -194,19 +192,12 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bytes(config, undisturbed, mon
 
 
 @pytest.mark.dask
-def test_local_and_dask_store_the_same_bytes(config, survey, tmp_path):
+def test_local_and_dask_store_the_same_bytes(config, survey, whole, undisturbed):
+    """All have one thread: a matrix product's last bit depends on their number."""
     summary = run(config)  # Dask is what the stages name
     assert (summary.done, summary.exit_code) == (12, 0)
-    run_file = tmp_path / "local.toml"
-    run_file.write_text(
-        '[run]\nname = "local"\nworkspace = "local"\nspectra_per_block = 3\n'
-        f'[ingest]\nfiles = "{survey}"\n[preprocess]\n'
-    )
-    # The command, for it sees to one thread: a matrix product's last bit depends on their number.
-    command = [sys.executable, "-m", "scalespec.cli", "run", str(run_file), "--engine", "local"]
-    subprocess.run(command, check=True, capture_output=True)
-    assert contents(config.run.workspace) == contents(tmp_path / "local")
-    mine, theirs = load_config(run_file), config
+    assert contents(config.run.workspace) == undisturbed
+    mine, theirs = config_for(survey, whole), config
     for folder in (folders.raw_url, folders.spectra_url):
         one, other = Ledger(folder(mine)).commits(), Ledger(folder(theirs)).commits()
         assert {i: r.counts for i, r in one.items()} == {i: r.counts for i, r in other.items()}

@@ -115,14 +115,14 @@ def test_a_run_of_spectra_alone_ends_in_a_page(made):
     assert html.count("<img") == 3 + 1 + 1 + 1  # examples, S/N, means, components
 
 
-def test_a_script_in_a_header_stays_text(made):
+def test_a_script_in_a_header_stays_text(made, undrawn):
     config = made('steps = ["mask"]', flux_unit=SCRIPT)
     html = survey_pages.spectra_summary(config) + survey_pages.before_and_after(config)
     assert SCRIPT not in html
     assert "&lt;script&gt;" in html
 
 
-def test_examples_are_of_high_median_and_low_snr(made):
+def test_examples_are_of_high_median_and_low_snr(made, undrawn):
     config = made('steps = ["mask"]')
     found = survey_pages.pick_rows(config)
     assert found == {"High S/N": 11, "Median S/N": 6, "Low S/N": 0}
@@ -131,7 +131,7 @@ def test_examples_are_of_high_median_and_low_snr(made):
     assert text.count("<img") == 3
 
 
-def test_statistics_without_a_summary_are_of_a_sample(made, monkeypatch):
+def test_statistics_without_a_summary_are_of_a_sample(made, undrawn, monkeypatch):
     monkeypatch.setattr(survey_pages, "STATISTICS_ROWS", 2)
     text = survey_pages.survey_statistics(made('steps = ["mask"]'))
     assert "Of 6 spectra in places spread over the run" in text
@@ -176,7 +176,7 @@ def test_a_survey_with_arms_is_drawn_arm_by_arm(tmp_path):
     np.testing.assert_array_equal(curves[1].wavelength, WAVELENGTH[:-5] + 100)
 
 
-def test_a_whole_run_has_the_same_sections(tiny_run):
+def test_a_whole_run_has_the_same_sections(tiny_run, undrawn):
     text = survey_pages.before_and_after(tiny_run.config)
     assert text.count("<img") == 3
     assert "<b>19</b><span>spectra with information" in survey_pages.survey_statistics(

@@ -7,7 +7,15 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from scalespec.config import IngestTable, PreprocessTable, RunConfig, RunTable, VisitsTable
+from scalespec.config import (
+    DaskTable,
+    EngineTable,
+    IngestTable,
+    PreprocessTable,
+    RunConfig,
+    RunTable,
+    VisitsTable,
+)
 from scalespec.errors import ConfigError
 from scalespec.run import run
 from scalespec.schema import C_KMS, NOISE_CORRELATION, SpectrumStatus, check_spectra
@@ -137,9 +145,9 @@ def test_what_is_done_is_not_done_again(config):
 
 @pytest.mark.parametrize("engine", ["local", pytest.param("dask", marks=pytest.mark.dask)])
 def test_stars_come_out_the_same_to_the_byte_on_any_engine(config, tmp_path, engine):
-    elsewhere = config.model_copy(
-        update={"run": config.run.model_copy(update={"workspace": f"{tmp_path}/work"})}
-    )
+    table = EngineTable(dask=DaskTable(workers=1))
+    run_table = config.run.model_copy(update={"workspace": f"{tmp_path}/work"})
+    elsewhere = config.model_copy(update={"run": run_table, "engine": table})
     assert run(elsewhere, engine=engine).exit_code == 0
     first, second = (
         {i: c.objects for i, c in Ledger(made_in(one)).commits().items()}
