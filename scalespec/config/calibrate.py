@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from scalespec.config.table import Table
+from scalespec.config.table import Range, Table
 
 
 class PairsTable(Table):
@@ -64,7 +64,7 @@ class CalibrateTable(Table):
     """Members of clusters: never fitted, their scatter before and after is stated."""
     logg_edges: tuple[float, ...] = (3.5,)
     """Luminosity classes: each star's class is the number of edges above its log g."""
-    teff_range: tuple[float, float] = (4000.0, 7000.0)
+    teff_range: Range = (4000.0, 7000.0)
     """Where the splines live [K]; beyond it the correction is that of the end, and flagged."""
     knots: int = Field(default=5, ge=0, le=30)
     """Inner knots of the splines."""
@@ -83,8 +83,6 @@ class CalibrateTable(Table):
     def _can_be_meant(self) -> "CalibrateTable":
         if self.pairs is None and not self.references:
             raise ValueError("give pairs or references: there is nothing to calibrate by")
-        if not self.teff_range[0] < self.teff_range[1]:
-            raise ValueError(f"teff_range: {self.teff_range[0]} is not below {self.teff_range[1]}")
         for name in ("logg_edges", "snr_edges"):
             edges = getattr(self, name)
             if list(edges) != sorted(set(edges)):

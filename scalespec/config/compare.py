@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from scalespec.config.table import Table
+from scalespec.config.table import Range, Table
 
 
 class CompareModel(Table):
@@ -23,7 +23,7 @@ class CompareModel(Table):
     """Noise is added to all spectra, to this S/N per pixel: of theory, or of much better data."""
     inputs: Literal["spectrum", "extra", "both"] = "spectrum"
     """What it sees: the spectrum, the inputs of `extra` alone, or both."""
-    window: tuple[float, float] | None = None
+    window: Range | None = None
     """Only pixels between these wavelengths [Å, vacuum] are seen."""
     fill: Literal["retrain", "mean"] = "retrain"
     """With `window`: the model is trained on these pixels alone; or on all of them, and the others
@@ -152,8 +152,6 @@ class CompareTable(Table):
                 raise ValueError(f"models.{name} wants inputs of extra, which names none")
             if model.snr is not None and self.softening:
                 raise ValueError(f"models.{name}: snr is of flux, and softening changes it")
-            if model.window and model.window[0] >= model.window[1]:
-                raise ValueError(f"models.{name}.window ends before it begins")
             self._mean_can_be_meant(name)
 
     def _mean_can_be_meant(self, name: str) -> None:

@@ -1,12 +1,13 @@
 """``[train]``, ``[infer]`` and ``[fit]``: models and what is done with them."""
 
-from typing import Literal
+from collections.abc import Collection
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from scalespec.config.regressors import BaselineName, NetworkName, NetworkTable
 from scalespec.config.search import SearchTable
-from scalespec.config.table import Table
+from scalespec.config.table import Range, Table, WidthRange
 from scalespec.config.transformer import TransformerTable
 
 FIT_BYTES = 64
@@ -15,6 +16,8 @@ FIT_DERIVATIVES = 1 << 29
 """Bytes of derivatives that are formed at a time, and of what they are shifted by."""
 STUDENTS = ("payne", "phdlspec", "transformer")
 """Models that learn from a teacher's spectra."""
+Gaussian = tuple[FiniteFloat, Annotated[FiniteFloat, Field(gt=0)]]
+"""Mean and sigma of a prior."""
 
 
 class TrainTable(Table):
@@ -43,7 +46,7 @@ class TrainTable(Table):
     """Beside a catalog: an emulator of theory (a folder of ours or The Payne's npz) that is not
     trained but corrected by what it leaves of the matched stars (`models/adapt.py`). `labels` are
     those of its labels that the catalog knows; stars outside its range are not learned from."""
-    prior: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    prior: dict[str, Gaussian] = Field(default_factory=dict)
     """Of `adapt`: mean and sigma of labels that the catalog does not know, as abundances; fits with
     the adapted model have these priors, too, unless ``[fit.prior]`` says otherwise."""
     snr_min: float = Field(default=0.0, ge=0)
@@ -62,7 +65,7 @@ class TrainTable(Table):
     """Over 0: labels that are missing, or noisy by the catalog's ``<label>_err``, are inferred with
     the model in so many rounds (`models/latent.py`); 5 will do. 0: only stars with all labels are
     learned from, as if these were exact."""
-    windows: dict[str, tuple[tuple[float, float], ...]] = Field(default_factory=dict)
+    windows: dict[str, tuple[Range, ...]] = Field(default_factory=dict)
     """Wavelengths [Å] that know of a label, ``{ c_fe = [[4280, 4330]] }``, for The Cannon and
     the Bayesian network; a label not named is known everywhere."""
     gradients: str = ""
@@ -125,6 +128,11 @@ class TrainTable(Table):
         if both := sorted(set(self.network.inputs) & set(self.labels)):
             raise ValueError(f"network.inputs name {both}, which are labels")
         return self
+
+    @property
+    def leeway_labels(self) -> tuple[str, ...]:
+        """Labels that `leeway` adds to the model's."""
+        return tuple(f"leeway_{k + 1}" for k in range(self.leeway))
 
     @model_validator(mode="after")
     def _can_adapt(self) -> "TrainTable":
@@ -207,18 +215,30 @@ class FitTable(Table):
     """Labels held at a value."""
     tied: dict[str, str] = Field(default_factory=dict)
     """Labels that take the value of another, as ``{ si_fe = "mg_fe" }``."""
-    prior: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    prior: dict[str, Gaussian] = Field(default_factory=dict)
     """Gaussian priors: mean and sigma of a label."""
     kinds: tuple[FitKind, ...] = ()
     """Labels held at a value for some kinds of star only."""
     polynomial: int | None = Field(default=None, ge=0)
     """Degree of a continuum polynomial that is marginalized, in place of the data's smoothing."""
-    vsini_kms: tuple[float, float] | None = None
+    vsini_kms: WidthRange | None = None
     """Range of the projected rotational velocity, where it is fitted."""
-    lsf_kms: tuple[float, float] | None = None
+    lsf_kms: WidthRange | None = None
     """Range of the Gaussian sigma by which the data are blurrier than the model, where fitted."""
     robust: float | None = Field(default=None, gt=0)
     """Pixels more than so many sigma off get less weight in a second pass."""
+
+    def unknown(self, labels: Collection[str]) -> list[str]:
+        """Return which labels, of those that are held, tied or have a prior, are not of `labels`.
+
+        Examples
+        --------
+        >>> FitTable(tied={"si_fe": "mg_fe"}, fixed={"vmic": 1.5}).unknown(["mg_fe", "vmic"])
+        ['si_fe']
+        """
+        held = [name for kind in self.kinds for name in kind.fixed]
+        named = {*self.fixed, *self.tied, *self.tied.values(), *self.prior, *held}
+        return sorted(named - set(labels))
 
     def batch_bytes(self, n_pixel: int) -> int:
         """Return what fits under way take on their device: a batch, and some stars' derivatives.

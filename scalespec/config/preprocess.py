@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from scalespec.config.table import Table, check_ordered
+from scalespec.config.table import Range, Table, check_ordered
 
 SURVEY_BITS = ("BAD_PIXEL", "BAD_TRACE", "NO_SKY", "OFF_CCD", "NO_DATA", "COSMIC_RAY")
 
@@ -28,9 +28,9 @@ class ContinuumTable(Table):
     """How often a Gaussian normalizes. A slope within the Gaussian moves its mean towards the
     brighter side, so that lines of red and blue stars come out otherwise by half a percent; each
     pass takes most of it away. More than one wants a model trained on such spectra."""
-    chips: tuple[tuple[float, float], ...] = ()
+    chips: tuple[Range, ...] = ()
     """Limits in vacuum Å of chips or arms, each with its own polynomial or median; empty: one."""
-    pixels: tuple[tuple[float, float], ...] = ()
+    pixels: tuple[Range, ...] = ()
     """Windows in vacuum Å, rest frame, that polynomials are fitted in; empty: everywhere."""
     degree: int = Field(default=2, ge=0, le=20)
     """Of the polynomials."""

@@ -82,6 +82,7 @@ class RunConfig(Table):
                     raise ValueError(f"[{stage}] wants a [{need}] table")
         if self.infer is not None and not self.infer.models and self.train is None:
             raise ValueError("[infer] wants models = [...] or a [train] table")
+        self._labels_are_learned()
         self._catalogs_are_there()
         if self.train is not None and self.train.catalog and self.preprocess is None:
             raise ValueError("[train] on matched stars wants a [preprocess] table")
@@ -90,6 +91,14 @@ class RunConfig(Table):
             raise ValueError("[compare] wants a source, or a [preprocess] table")
         self._sources_come_before()
         return self
+
+    def _labels_are_learned(self) -> None:
+        """Refuse labels of ``[fit]`` that the model which the run trains will not have."""
+        train, other = self.train, self.infer is not None and self.infer.models
+        if self.fit is None or train is None or other or train.adapt:
+            return  # other models say their labels where they lie
+        if unknown := self.fit.unknown([*train.labels, *train.leeway_labels]):
+            raise ValueError(f"[fit] names {unknown}, which are not in train.labels")
 
     def _source_stands_alone(self) -> None:
         """Refuse tables that would take row n of other spectra for the survey's row n."""

@@ -1,6 +1,8 @@
 """What every table of the run file is."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
 
 
 def check_ordered(first: str, low: float, last: str, high: float) -> None:
@@ -22,6 +24,21 @@ def check_ordered(first: str, low: float, last: str, high: float) -> None:
         raise ValueError(
             f"{first} = {low:g} must be below {last} = {high:g}; both are in Å, not in nm"
         )
+
+
+def _rising(limits: tuple[float, float]) -> tuple[float, float]:
+    low, high = limits
+    if low >= high:
+        raise ValueError(f"[{low:g}, {high:g}] wants its lower limit first, below the upper one")
+    return limits
+
+
+Range = Annotated[tuple[FiniteFloat, FiniteFloat], AfterValidator(_rising)]
+"""A lower limit and an upper one above it, both finite."""
+WidthRange = Annotated[
+    tuple[Annotated[FiniteFloat, Field(ge=0)], FiniteFloat], AfterValidator(_rising)
+]
+"""The same of what is nowhere negative."""
 
 
 class Table(BaseModel):

@@ -140,10 +140,8 @@ def constraints_of(table: FitTable, spec: EmulatorSpec, first: pd.DataFrame) -> 
     ConfigError
         If the run file names a label that the model does not have.
     """
-    named = [*table.fixed, *table.tied, *table.prior, *(n for k in table.kinds for n in k.fixed)]
-    for name in named:
-        if name not in spec.labels:
-            raise ConfigError(f"[fit] names the label '{name}', the model has {spec.labels}")
+    if unknown := table.unknown(spec.labels):
+        raise ConfigError(f"[fit] names {unknown}; the model has {list(spec.labels)}")
     values = np.full((len(first), len(spec.labels)), np.nan)
     for name, value in table.fixed.items():
         values[:, spec.labels.index(name)] = value

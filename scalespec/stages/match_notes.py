@@ -96,7 +96,7 @@ def check_matched(config: RunConfig, name: str, labels: Sequence[str]) -> None:
     if not n:
         raise StageError(
             f"crossmatch.{name} matched nothing: there is nothing to learn from; compare ra, dec, "
-            "key and units of its table with the catalog"
+            "key, units and where of its table with the catalog"
         )
     strings = {one.name for one in schema if str(one.type).endswith("string")}  # large ones, too
     if text := [label for label in labels if label in strings]:

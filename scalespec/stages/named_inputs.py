@@ -9,7 +9,7 @@ import logging
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from scalespec.config import CrossmatchTable, RunConfig
+from scalespec.config import CrossmatchTable, FitTable, RunConfig, TrainTable
 from scalespec.errors import ConfigError, ScalespecError
 from scalespec.kernels.where import columns_in
 from scalespec.stages.label_units import POSITION, with_stated_units
@@ -96,13 +96,23 @@ def _train(config: RunConfig) -> Named:
     labels = (*table.labels, *table.network.inputs)
     yield "train.library", table.library, _spectra(labels)
     yield "train.teacher", table.teacher, _model
-    yield "train.adapt", table.adapt, _model
+    yield "train.adapt", table.adapt, _adapted(table)
     yield "train.gradients", table.gradients, _gradients
 
 
 def _infer(config: RunConfig) -> Named:
     for url in config.infer.models if config.infer else ():
         yield "infer.models", url, _model
+
+
+def _fit(config: RunConfig) -> Named:
+    if (table := config.fit) is None or not table.unknown(()):
+        return
+    if config.infer and config.infer.models:
+        for url in config.infer.models:
+            yield "fit", url, _fitted(table)
+    elif config.train:
+        yield "fit", config.train.adapt, _fitted(table, config.train.leeway_labels)
 
 
 def _calibrate(config: RunConfig) -> Named:
@@ -142,6 +152,7 @@ LOOKED_AT: Mapping[str, Callable[[RunConfig], Named]] = {
     "crossmatch": _crossmatch,
     "train": _train,
     "infer": _infer,
+    "fit": _fit,
     "calibrate": _calibrate,
     "ages": _ages,
     "report": _report,
@@ -218,6 +229,28 @@ def _model(url: str) -> Iterator[str]:
         model_record(url)
     elif lacking := [name for name in PAYNE_ARRAYS if name not in _arrays(url)]:
         yield f"{url}: no emulator: no {', '.join(lacking)} in it"
+
+
+def _adapted(table: TrainTable) -> Look:
+    def look(url: str) -> Iterator[str]:
+        yield from _model(url)
+        from scalespec.stages.adapting import described
+        from scalespec.store.model import load_model
+
+        described(load_model(url).spec, table)
+
+    return look
+
+
+def _fitted(table: FitTable, more: Sequence[str] = ()) -> Look:
+    def look(url: str) -> Iterator[str]:
+        from scalespec.store.model import load_model
+
+        labels = (*load_model(url).spec.labels, *more)
+        if unknown := table.unknown(labels):
+            yield f"{url}: it has no label {unknown}; it has {list(labels)}"
+
+    return look
 
 
 def _gradients(url: str) -> Iterator[str]:

@@ -187,6 +187,8 @@ def test_a_label_that_theory_lacks_is_named():
         ({"catalog": "", "library": "lib"}, "adapt wants a catalog"),
         ({"model": "cannon"}, "adapt wants a catalog, and model = 'payne'"),
         ({"prior": {"teff": (5000, 100)}}, r"prior names \['teff'\], which the catalog knows"),
+        ({"prior": {"vsini": (5.0, -2.0)}}, "prior.vsini.1\n.*should be greater than 0"),
+        ({"prior": {"vsini": (5.0, np.inf)}}, "prior.vsini.1\n.*should be a finite number"),
         ({"adapt": ""}, "prior is of labels that an emulator to adapt has"),
         ({"search": {"trials": 2, "choices": {"hidden": [8]}}}, "of which adapt has none"),
     ],

@@ -316,7 +316,10 @@ models = ["m"]
             '[calibrate]\nlogg_edges = [4.0, 3.0]\n[calibrate.pairs]\ncatalog = "p"\n',
             "not in order",
         ),
-        ('[calibrate]\nteff_range = [7e3, 4e3]\n[calibrate.pairs]\ncatalog = "p"\n', "not below"),
+        (
+            '[calibrate]\nteff_range = [7e3, 4e3]\n[calibrate.pairs]\ncatalog = "p"\n',
+            "lower limit first",
+        ),
     ],
 )
 def test_a_table_that_cannot_be_meant_is_refused(tables, said):

@@ -288,6 +288,32 @@ def test_a_digest_tells_any_setting_apart():
     assert digest("a", "b") != digest("ab") != digest(["a", "b"])
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[fit]\nvsini_kms = [30, 5]",
+        "[fit]\nlsf_kms = [-3, 5]",
+        "[fit]\nprior = { c_fe = [0, -0.1] }",
+        "[fit]\nprior = { c_fe = [nan, 0.1] }",
+        "[preprocess.continuum]\npixels = [[5000, 5000]]",
+        "[preprocess.continuum]\nchips = [[5000, inf]]",
+        "[train]\nlibrary = 'l'\nlabels = ['a']\nmodel = 'cannon'\nwindows = { a = [[43, 42]] }",
+    ],
+)
+def test_ranges_and_priors_that_cannot_be_are_refused_where_they_stand(text):
+    key = re.search(r"(\w+) = [{[]+.*$", text)[1]
+    said = "limit first|greater than or equal to 0|greater than 0|a finite number"
+    with pytest.raises(ConfigError, match=rf"{key}.*({said})"):
+        parse_config(RUN + INGEST + text + "\n")
+
+
+def test_labels_of_a_fit_are_those_that_are_learned():
+    text = RUN + INGEST + "[preprocess]\n[train]\nlibrary = 'l'\nlabels = ['a']\nleeway = 1\n"
+    text += "[infer]\n[fit]\ntied = { si_fe = 'mg_fe' }\nprior = { leeway_1 = [0, 2] }\n"
+    with pytest.raises(ConfigError, match=r"\[fit\] names \['mg_fe', 'si_fe'\], which are not in"):
+        parse_config(text)
+
+
 def crossmatch_of(text):
     return parse_config(RUN + INGEST + f"[crossmatch.a]\n{text}\n").crossmatch["a"]
 

@@ -353,7 +353,7 @@ def test_labels_are_fixed_tied_and_known_as_the_run_file_says():
 
 def test_labels_the_model_does_not_have_are_named():
     spectra, first = stars(labels_of(2))
-    with pytest.raises(ConfigError, match=r"\[fit\] names the label 'vmic', the model has"):
+    with pytest.raises(ConfigError, match=r"\[fit\] names \['vmic'\]; the model has"):
         best_labels(spectra, first, [ONE], FitTable(fixed={"vmic": 1.0}))
 
 

@@ -20,7 +20,6 @@ def first_stage(config, condition):
         {"fixed": {"teff": 1.0}},
         {"tied": {"teff": "tef"}},
         {"tied": {"teff": "logg", "logg": "fe_h"}},
-        {"prior": {"teff": (5000, -1)}},
         {"kinds": ({"where": "first_tef > 1", "fixed": {"teff": 5000.0}},)},
     ],
 )

@@ -121,6 +121,13 @@ FAULTS = [
     ("infer", '"payne.npz"', '"pain.npz"', r"infer\.models: .*pain\.npz: not found"),
     ("infer", '["model"', '["iso.txt"', r"infer\.models: .*iso\.txt: no model"),
     ("infer", '"payne.npz"', '"grad.npz"', r"infer\.models: .*no emulator: no x_min"),
+    (
+        "train",
+        'library = "lib.zarr"\nlabels = ["teff", "fe_h"]\ngradients = "grad.npz"',
+        'catalog = "mine"\nlabels = ["teff"]\nadapt = "model"\nprior = { vmic = [1, 1] }',
+        r"train\.adapt: .*no label \['vmic'\]; it has \['teff'",
+    ),
+    ("fit", "[fit]", "[fit]\nfixed = { vmic = 1 }", r"fit: .*no label \['vmic'\]; it has"),
     ("calibrate", "pairs.parquet", "pears.parquet", r"calibrate\.pairs\.catalog: .*not found"),
     ("calibrate", "source_id_1 >", "source_1 >", r"where: no column 'source_1'"),
     ("calibrate", "clusters.csv", "iso.txt", r"calibrate\.clusters\.catalog: .*name: no column"),
