@@ -20,6 +20,7 @@ from scalespec.optimize.objective import ArrayLike, Emulator, Objective
 from scalespec.optimize.optima import best_of
 from scalespec.optimize.pixels import finite_rows
 from scalespec.optimize.result import FitResult, FitStatus
+from scalespec.optimize.secant import over_errors
 from scalespec.optimize.shift import Broadening
 from scalespec.optimize.trust import fill
 from scalespec.optimize.winding import winding_label
@@ -48,7 +49,8 @@ class FitOptions:
         counts. If they lie behind each other along one label, which mocks tell, these begin all
         over its range; else two sigma from the best end so far, until two in a row find nothing
         new. Another optimum of nearly the same chi2 is flagged, and its distance is in the
-        covariance.
+        covariance, which is of secants over an error, where the last layer is linear, in place of
+        derivatives at the optimum (`optimize/secant.py`).
     exact_covariance : bool
         Covariances from every pixel's derivatives, also where wavelength blocks would do.
     polynomial : int or None
@@ -372,8 +374,10 @@ def _fit_batch(
             state = search.run(objective, state.parameters, *bounds)
     finite = state.finite
     result.raise_flag(FitStatus.NONFINITE, fitted[~finite.cpu().numpy()])
-    ends = state.take(finite)
-    fill(result, fitted[finite.cpu().numpy()], objective.take(finite), ends, spread[finite])
+    ends, chosen = state.take(finite), objective.take(finite)
+    if options.restarts:
+        over_errors(search.last_gram, chosen, ends)
+    fill(result, fitted[finite.cpu().numpy()], chosen, ends, spread[finite])
     result.raise_flag(FitStatus.MULTIPLE_OPTIMA, fitted[(several & finite).cpu().numpy()])
 
 

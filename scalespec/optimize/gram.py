@@ -268,16 +268,25 @@ class BlockGram:
         return c, excess, uneven | self.misweighs(excess, told, 1 - _LEAST_LEFT)
 
     def hessian(
-        self, objective: Objective, parameters: Tensor, c: Tensor, apart: Apart | None = None
+        self,
+        objective: Objective,
+        parameters: Tensor,
+        c: Tensor,
+        apart: Apart | None = None,
+        moves: Tensor | None = None,
     ) -> Tensor:
-        """(n, Q) parameters, (n, B) mean weights and what is apart -> (n, Q, Q) float64."""
+        """(n, Q) parameters, (n, B) mean weights and what is apart -> (n, Q, Q) float64.
+
+        `moves` (n, K, H) take the place of the features' derivatives by labels.
+        """
         x, n_label = objective.labels(parameters), objective.n_label
         r, q = len(self.by_label), len(self.by_velocity)
         shift, keep = objective.shift(parameters), [*range(n_label), -1]  # but what fills up
         hessian = x.new_empty((len(x), n_label + 1, n_label + 1)).double()
         for begin in range(0, len(x), _CACHED_STARS):
             rows = slice(begin, begin + _CACHED_STARS)
-            by_label, by_velocity = self._small(objective, x[rows])
+            given = None if moves is None else moves[rows]
+            by_label, by_velocity = self._small(objective, x[rows], given)
             n = len(by_label)  # of no spectra at all, a number of rows cannot be told
             gram = linear(c[rows], self.grams).view(n, r, r)
             square = torch.bmm(torch.bmm(by_label, gram), by_label.mT)
@@ -326,12 +335,15 @@ class BlockGram:
             total += torch.bmm((both * excess[:, :, None]).mT, both).double()
         return total
 
-    def _small(self, objective: Objective, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _small(
+        self, objective: Objective, x: Tensor, given: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """(n, K) scaled labels -> (n, K, r) and (n, q) derivatives in terms of the spectra.
 
         Rows of zeros follow the K, to a multiple of `_ALIGNED`.
         """
         features, moves = _features_and_moves(objective, x)
+        moves = moves if given is None else given
         n_label = moves.shape[1]
         spare = -n_label % _ALIGNED
         by_label = linear(moves.flatten(0, 1), self.by_label)

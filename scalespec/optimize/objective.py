@@ -330,9 +330,17 @@ class Objective:
         chi2 = (weight * residual).mul_(residual).sum(dim=1, dtype=torch.float64)
         return chi2, shift.pull(back), shift.slope_products(rest, back)
 
-    def jacobian(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, Q) parameters -> (n, P) flux, (n, Q, P) its derivatives."""
-        rest, derivatives = self.model.flux_and_jacobian(self.labels(parameters))
+    def jacobian(self, parameters: Tensor, moves: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(n, Q) parameters -> (n, P) flux, (n, Q, P) its derivatives.
+
+        `moves` (n, K, H) take the place of the derivatives of what the last layer sees.
+        """
+        layer = None if moves is None else output_layer(self.model)
+        if moves is None or layer is None:
+            rest, derivatives = self.model.flux_and_jacobian(self.labels(parameters))
+        else:
+            rest = self.rest(self.labels(parameters))
+            derivatives = linear(moves.flatten(0, 1), layer.weight).view(*moves.shape[:2], -1)
         shift = self.shift(parameters)
         flux, by_line = shift.forward(rest), shift.forward_slopes(rest)
         by_line = by_line * by_line.new_tensor(self.line_scale())[:, None]
@@ -341,7 +349,7 @@ class Objective:
             return flux, columns
         return self.continuum.columns(flux, columns, *self.data())
 
-    def hessian(self, parameters: Tensor) -> Tensor:
+    def hessian(self, parameters: Tensor, moves: Tensor | None = None) -> Tensor:
         """(n, Q) parameters -> (n, Q, Q) float64 J^T W J from every pixel's derivatives."""
         chunk = max(1, _JACOBIAN_FLOATS // (self.n_parameter * self.flux.shape[1] * GROUP)) * GROUP
         parts = []
@@ -349,7 +357,7 @@ class Objective:
             n = min(chunk, len(parameters) - begin)
             rows = whole(torch.arange(begin, begin + n, device=self.rows.device))
             part = self.take(rows)
-            _, columns = part.jacobian(parameters[rows])
+            _, columns = part.jacobian(parameters[rows], None if moves is None else moves[rows])
             columns *= torch.sqrt(part.data()[1])[:, None]
             parts.append(torch.bmm(columns, columns.transpose(1, 2))[:n].double())
         size = self.n_label + len(self.line_scale())

@@ -79,10 +79,16 @@ def covariance(state: State, found: Edges, spread: Tensor | None = None) -> tupl
     return errors, _capped(total, state, found)
 
 
+def softened(state: State, free: Tensor) -> Tensor:
+    """(n, Q, Q) inverse Hessian of the free parameters, the box counting as a wide Gaussian."""
+    span = (state.upper - state.lower).double().clamp(min=1e-30)
+    known = torch.diag_embed(_BOX_PRECISION / span**2)
+    return inverse(torch.where(free[:, :, None], state.hessian + known, 0.0), free)
+
+
 def _of_curvature(state: State, found: Edges) -> Tensor:
     span = (state.upper - state.lower).double()
-    known = torch.diag_embed(_BOX_PRECISION / span.clamp(min=1e-30) ** 2)
-    inverted = inverse(torch.where(found.free[:, :, None], state.hessian + known, 0.0), found.free)
+    inverted = softened(state, found.free)
     soft = found.bound & ~found.outside
     curvature = _schur_diagonal(state.hessian, inverted).clamp(min=1e-30)
     pull = (state.gradient.abs() / curvature.sqrt()).clamp(max=_OUTSIDE)
