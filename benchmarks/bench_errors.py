@@ -105,14 +105,18 @@ def cells(
             cell = f"S/N {snr:g}, {name}, {label}"
             some = (kind == j) & good
             if some.sum() >= FEW:
-                note = f"{some.sum()} stars, chance {0.96 / some.sum() ** 0.5:.3f}"
-                measured.append(row(cell, half_width(pull[some]), "width of pulls", note))
+                chance = 0.96 / float(some.sum()) ** 0.5
+                note = f"{some.sum()} stars, chance {chance:.3f}"
+                made = row(cell, half_width(pull[some]), "width of pulls", note)
+                measured.append(made | {"chance": chance})
             some = (kind == j) & ~good
             if some.sum() >= FEW:
                 flagged = float(mocks.flagged[some, k].mean())
                 note = f"{some.sum()} stars not measured; {flagged:.2f} flagged"
-                inside = float(np.mean(np.abs(pull[some]) < 1))
-                others.append(row(cell, inside, "part within 1 sigma", note) | {"flagged": flagged})
+                within, bare = np.abs(pull) < 1, some & ~mocks.flagged[:, k]
+                made = row(cell, float(within[some].mean()), "part within 1 sigma", note)
+                counts = {"unflagged": int(bare.sum()), "within": int(within[bare].sum())}
+                others.append(made | {"flagged": flagged} | counts)
     return measured, others
 
 
@@ -137,17 +141,21 @@ def scatter_over_bound(
 def summary(measured: list[dict[str, Any]], others: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Say how many cells are as they should be."""
     width = np.array([r["value"] for r in measured])
+    beyond = np.abs(width - 1) > 0.05 + 2 * np.array([r["chance"] for r in measured])
     inside = np.array([r["value"] for r in others])
     flagged = np.array([r["flagged"] for r in others])
     ok = (inside > 0.65) & (inside < 0.71)
+    bare, within = (sum(r[key] for r in others) for key in ("unflagged", "within"))
     return [
         row("measured cells", float(np.median(width)), "median width of pulls",
             f"{np.mean(np.abs(width - 1) <= 0.05):.1%} of {len(width)} within 1.00 +- 0.05, "
-            f"{np.mean(np.abs(width - 1) <= 0.10):.1%} within 0.10; "
+            f"{np.mean(np.abs(width - 1) <= 0.10):.1%} within 0.10; {beyond.sum()} off by more and "
+            f"twice their chance; "
             f"{width.min():.2f} to {width.max():.2f}"),
         row("other cells", float(np.median(inside)), "median part within 1 sigma",
             f"{np.mean(ok):.1%} of {len(ok)} within 0.65 to 0.71; flagged {flagged.min():.2f} to "
-            f"{flagged.max():.2f}, median {np.median(flagged):.2f}"),
+            f"{flagged.max():.2f}, median {np.median(flagged):.2f}; of {bare} labels without flag "
+            f"{within / max(bare, 1):.3f} within"),
     ]  # fmt: skip
 
 
