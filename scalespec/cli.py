@@ -233,18 +233,17 @@ def status(run_file: str, as_json: bool) -> None:
 @run_file
 @json_option
 @click.option("--deep", is_flag=True, help="Decode every block, too, and look at its values.")
+@click.option("--mend", is_flag=True, help="Let the next run make lost or changed blocks anew.")
 @_explained
-def verify(run_file: str, as_json: bool, deep: bool) -> int:
+def verify(run_file: str, as_json: bool, deep: bool, mend: bool) -> int:
     """Read back: schema, counts, checksums, ledger against store."""
     from scalespec.audit import audit_run
     from scalespec.status import verify_run
 
     config = load_config(run_file)
-    problems, checked = verify_run(config)
-    decoded = 0
-    if deep:
-        more, decoded = audit_run(config)
-        problems = problems + more
+    problems, checked = verify_run(config, mend=mend)
+    more, decoded = audit_run(config) if deep else ([], 0)
+    problems = problems + more
     if as_json:
         facts = {"checked": checked, "problems": problems}
         out.print_json(json.dumps(facts | ({"decoded": decoded} if deep else {})))

@@ -7,6 +7,7 @@ from typing import Any
 
 from scalespec.config import PreprocessTable, RunConfig
 from scalespec.errors import ScalespecError, StoreError
+from scalespec.plan import BlockResult
 from scalespec.schema import check_spectra
 from scalespec.stages import folders
 from scalespec.stages.inputs import count_inputs, nothing_to_read
@@ -14,6 +15,7 @@ from scalespec.stages.named_inputs import check_inputs
 from scalespec.stages.reader import survey_of
 from scalespec.stages.regrid import theory_grid
 from scalespec.store import paths
+from scalespec.store.catalog import MANIFEST
 from scalespec.store.fixed import is_recorded, verify_fixed
 from scalespec.store.ledger import Ledger, current, read_json
 from scalespec.store.spectra import (
@@ -24,6 +26,8 @@ from scalespec.store.spectra import (
     read_spectra,
 )
 
+WITHDRAWN = "its record is withdrawn, the next run makes it anew"
+"""What `verify --mend` says of what it has found broken."""
 ENGINES = {
     "ingest": "dask",
     "preprocess": "dask",
@@ -148,8 +152,15 @@ def _state(config: RunConfig, folder: Folder) -> dict[str, Any]:
     return state | numbers | {"left": left, "rows": rows, "counts": counts, "why": why}
 
 
-def verify_run(config: RunConfig) -> tuple[list[str], int]:
+def verify_run(config: RunConfig, *, mend: bool = False) -> tuple[list[str], int]:
     """Read everything committed back and compare it with its record.
+
+    Parameters
+    ----------
+    config : RunConfig
+    mend : bool
+        Withdraw the records of blocks, and of a catalog, that are not as they say: the next run
+        makes these anew, to the same bytes, so that what was made of them stands.
 
     Returns
     -------
@@ -163,7 +174,7 @@ def verify_run(config: RunConfig) -> tuple[list[str], int]:
             problems.append(f"{folder.stage}: not run yet")
             continue
         try:
-            found, n = _verify_folder(config, folder.stage, folder.url)
+            found, n = _verify_folder(config, folder.stage, folder.url, mend=mend)
         except StoreError as error:  # a record that cannot be read; the other folders may be fine
             found, n = [str(error)], 0
         problems += [f"{folder.stage}: {line}" for line in found]
@@ -171,7 +182,7 @@ def verify_run(config: RunConfig) -> tuple[list[str], int]:
     return problems, checked
 
 
-def _verify_folder(config: RunConfig, stage: str, url: str) -> tuple[list[str], int]:
+def _verify_folder(config: RunConfig, stage: str, url: str, *, mend: bool) -> tuple[list[str], int]:
     if stage == "train":
         from scalespec.store.regressor import open_model  # with torch: seconds
 
@@ -184,9 +195,8 @@ def _verify_folder(config: RunConfig, stage: str, url: str) -> tuple[list[str], 
     problems, checked = [], 0
     commits = Ledger(url).commits()
     for index, result in sorted(commits.items()):
-        for key, wanted in result.objects.items():
-            checked += 1
-            problems += _verify_object(paths.join(url, key), wanted, index)
+        problems += _verify_block(url, index, result, mend=mend)
+        checked += len(result.objects)
     for index, start, stop in record["blocks"]:
         if index not in commits:
             problems.append(f"block {index} (rows {start}:{stop}) is not committed")
@@ -195,9 +205,21 @@ def _verify_folder(config: RunConfig, stage: str, url: str) -> tuple[list[str], 
     found, n = _verify_store(url)
     problems, checked = problems + found, checked + n
     if stage == "publish":
-        problems += _verify_manifest(url)
+        problems += _verify_manifest(url, mend=mend)
         checked += 1
     return problems, checked
+
+
+def _verify_block(url: str, index: int, result: BlockResult, *, mend: bool) -> list[str]:
+    found = [
+        f"block {index}: {line}"
+        for key, wanted in result.objects.items()
+        for line in _verify_object(paths.join(url, key), wanted)
+    ]
+    if found and mend:
+        Ledger(url).withdraw(index)
+        found.append(f"block {index}: {WITHDRAWN}")
+    return found
 
 
 def _verify_rows(stage: str, index: int, rows: int, planned: int) -> list[str]:
@@ -216,13 +238,13 @@ def _verified(call: Callable[[], Any]) -> list[str]:
     return []
 
 
-def _verify_object(url: str, wanted: str, index: int) -> list[str]:
+def _verify_object(url: str, wanted: str) -> list[str]:
     try:
         found = paths.sha256(paths.read_bytes(url))
     except StoreError as error:
-        return [f"block {index}: {error}"]
+        return [str(error)]
     if found != wanted:
-        return [f"block {index}: {url} changed since its commit (sha256 {found[:12]}...)"]
+        return [f"{url} changed since its commit (sha256 {found[:12]}...)"]
     return []
 
 
@@ -242,17 +264,21 @@ def _check_store(store: str) -> None:
             check_spectra(open_spectra(paths.join(store, name) if name else store))
 
 
-def _verify_manifest(url: str) -> list[str]:
+def _verify_manifest(url: str, *, mend: bool) -> list[str]:
     try:
-        manifest = read_json(paths.join(url, "manifest.json"))
+        manifest = read_json(paths.join(url, MANIFEST))
     except StoreError as error:
         return [str(error)]
     objects: dict[str, str] = manifest["objects"]
-    return [
-        line
+    found = [
+        f"catalog: {line}"
         for key, wanted in objects.items()
-        for line in _verify_object(paths.join(url, paths.below(key)), wanted, -1)
+        for line in _verify_object(paths.join(url, paths.below(key)), wanted)
     ]
+    if found and mend:
+        paths.delete(paths.join(url, MANIFEST))
+        found.append(f"catalog: {WITHDRAWN}")
+    return found
 
 
 def plan_run(config: RunConfig) -> list[dict[str, Any]]:

@@ -71,6 +71,11 @@ def write_json(url: str, value: Mapping[str, Any], *, create: bool = False) -> b
     return paths.write_bytes(url, text.encode(), create=create)
 
 
+def record_url(folder: str, index: int) -> str:
+    """Return where the commit of a block of a stage's folder is recorded."""
+    return paths.join(folder, "commits", f"{index:06d}.json")
+
+
 @dataclass(frozen=True)
 class Ledger:
     """The record of one stage under one digest.
@@ -84,7 +89,7 @@ class Ledger:
     url: str
 
     def _commit_url(self, block: Block) -> str:
-        return paths.join(self.url, "commits", f"{block.index:06d}.json")
+        return record_url(self.url, block.index)
 
     def _records(self, kind: str) -> dict[int, str]:
         """Return the URLs of the records of one kind by block index; other names are not ours."""
@@ -138,6 +143,10 @@ class Ledger:
         if standing is None:
             raise StoreError(f"{self._commit_url(block)}: exists, yet cannot be read")
         return standing
+
+    def withdraw(self, index: int) -> None:
+        """Forget that a block was committed: the next run makes it anew."""
+        paths.delete(record_url(self.url, index))
 
     def record_failure(self, block: Block, error: str) -> None:
         """Keep why `block` failed after all retries."""

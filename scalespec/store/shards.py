@@ -19,6 +19,7 @@ from numcodecs import blosc  # type: ignore[import-untyped]
 
 from scalespec.errors import StoreError
 from scalespec.store import paths
+from scalespec.store.lost import refuse_lost
 
 blosc.use_threads = False  # a process has one core; zarr-python says so too
 _EMPTY = 2**64 - 1
@@ -134,22 +135,27 @@ class Shards:
         ------
         ValueError, RuntimeError
             If the bytes of a shard are not what they should be.
+        StoreError
+            If a shard is gone.
         """
         for shard in range(rows.start // self.shard_rows, -(-rows.stop // self.shard_rows)):
             first = shard * self.shard_rows
             start, stop = max(rows.start, first), min(rows.stop, first + self.shard_rows)
             part = slice(start - first, stop - first)
-            self._read_shard(
-                paths.join(url, self.key(shard)), part, out[start - rows.start : stop - rows.start]
-            )
+            there = paths.join(url, self.key(shard))
+            if not self._read_shard(there, part, out[start - rows.start : stop - rows.start]):
+                refuse_lost(there, shard)
 
-    def _read_shard(self, url: str, rows: slice, out: npt.NDArray[Any]) -> None:
-        """Read rows of one shard: its index, and then all chunks at once that they lie in."""
+    def _read_shard(self, url: str, rows: slice, out: npt.NDArray[Any]) -> bool:
+        """Read rows of one shard: its index, and then all chunks at once that they lie in.
+
+        False if there is no object, as of one that would hold nothing but fill values.
+        """
         table = 16 * (self.shard_rows // self.chunk_rows)
         tail = _read_part(url, -(table + _CHECKSUM), table + _CHECKSUM)
         if tail is None:
             out.fill(self.fill)
-            return
+            return False
         if google_crc32c.value(tail[:table]) != int.from_bytes(tail[table:], "little"):
             raise ValueError("Stored and computed checksum do not match: of the shard's index")
         chunks = range(rows.start // self.chunk_rows, -(-rows.stop // self.chunk_rows))
@@ -172,6 +178,7 @@ class Shards:
                 whole = np.empty((self.chunk_rows, *self.shape[1:]), self.dtype)
                 self._decode(chunk, whole)
                 target[:] = whole[start - first : stop - first]
+        return True
 
     def _decode(self, chunk: memoryview, out: npt.NDArray[Any]) -> None:
         """Decode one chunk, which must be of the right size before blosc sees it."""

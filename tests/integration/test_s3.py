@@ -226,6 +226,12 @@ def config(bucket, tmp_path, write_survey):
 
 def test_a_run_in_a_bucket_holds_what_a_run_on_disk_does(config, tmp_path):
     assert run(config, engine="local").exit_code == 0
+    store = paths.join(folders.spectra_url(config), "spectra.zarr")
+    paths.delete(paths.join(store, "ivar/c/1/0"))
+    with pytest.raises(StoreError, match="gone, though block 1 is committed with it"):
+        read_spectra(store, 4, 8)
+    assert len(verify_run(config, mend=True)[0]) == 2
+    assert run(config, engine="local").done == 1
     assert verify_run(config)[0] == []
     here = RunConfig(
         run=config.run.model_copy(update={"workspace": f"{tmp_path}/work"}),

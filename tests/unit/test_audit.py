@@ -104,7 +104,7 @@ def test_a_hats_form_that_lacks_rows_is_found(tiny, tmp_path):
 
 def test_the_verb_says_it(config, tmp_path, monkeypatch):
     monkeypatch.setattr("scalespec.cli.load_config", lambda _: config)
-    monkeypatch.setattr("scalespec.status.verify_run", lambda _: ([], 3))
+    monkeypatch.setattr("scalespec.status.verify_run", lambda _, mend: ([], 3))
     (tmp_path / "run.toml").touch()
     command = ["verify", str(tmp_path / "run.toml")]
     assert "3 objects checked, 0 problems" in CliRunner().invoke(main, command).output

@@ -15,10 +15,13 @@ from scalespec.config import (
     RunTable,
     parse_config,
 )
+from scalespec.errors import StoreError
 from scalespec.plan import plan_blocks
+from scalespec.run import run
 from scalespec.stages import folders
 from scalespec.status import plan_run, run_folders, stage_states, verify_run
 from scalespec.store.ledger import Ledger
+from scalespec.store.spectra import read_spectra
 from scalespec.terminal import plan_table
 
 EVERYTHING = """
@@ -167,6 +170,48 @@ def test_verify_finds_a_flipped_byte_in_a_table(config):
 def test_verify_finds_a_missing_object(config):
     shard(config).unlink()
     assert verify_run(config)[0] == [f"preprocess: block 1: {shard(config)}: not found"]
+
+
+@pytest.mark.parametrize("array", ["flux", "status"])
+def test_a_lost_shard_is_refused_and_one_that_never_was_is_not(config, array):
+    """Zarr says fill values of both: of the one, spectra of nothing whose status is good."""
+    url = f"{folders.spectra_url(config)}/spectra.zarr"
+    stored = {key.split("/")[1] for key in Ledger(folders.spectra_url(config)).commits()[1].objects}
+    assert {path.parent.name for path in Path(url).glob("*/zarr.json")} - stored - {"wavelength"}
+    read_spectra(url, 4, 8)
+    lost = Path(url, array, "c", "1", *["0"] * (array == "flux"))
+    lost.unlink()
+    with pytest.raises(StoreError, match=rf"{lost}: gone, though block 1 is committed with it"):
+        read_spectra(url, 2, 6)
+    read_spectra(url, 0, 4)
+    Path(folders.spectra_url(config), "commits", "000001.json").unlink()  # nobody vouches for it
+    read_spectra(url, 8, 10)
+
+
+def test_what_verify_mends_the_next_run_makes_anew_to_the_same_bytes(config):
+    lost, changed = shard(config), shard(config, "ivar").parents[1] / "0" / "0"
+    whole = lost.read_bytes(), changed.read_bytes()
+    lost.unlink()
+    flip(changed, 10)
+    problems, _ = verify_run(config, mend=True)
+    assert [line.partition(": ")[2][:7] for line in problems] == ["block 0"] * 2 + ["block 1"] * 2
+    assert sum(line.endswith("the next run makes it anew") for line in problems) == 2
+    assert state_of(config, "preprocess")["left"] == 2
+    assert verify_run(config, mend=True)[0] == [
+        f"preprocess: block {i} (rows {4 * i}:{4 * i + 4}) is not committed" for i in (0, 1)
+    ]
+    assert run(config, engine="local").done == 2
+    assert (lost.read_bytes(), changed.read_bytes()) == whole
+    assert verify_run(config)[0] == []
+
+
+def test_a_run_on_a_lost_shard_fails_its_block_and_says_the_cure(config):
+    Path(folders.raw_url(config), "spectra.zarr", "flux", "c", "2", "0").unlink()
+    config = config.model_copy(update={"preprocess": PreprocessTable(spike_sigma=9.0)})
+    summary = run(config, engine="local")
+    assert list(summary.failed["preprocess"]) == [2]
+    assert "`scalespec verify --mend`" in summary.failed["preprocess"][2]
+    assert summary.exit_code == 3
 
 
 def test_verify_finds_a_deleted_commit(config):
