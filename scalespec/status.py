@@ -1,6 +1,6 @@
 """What a run holds: planned, done, failed and left; read back and checked."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,6 +25,7 @@ from scalespec.store.spectra import (
     open_spectra,
     read_spectra,
 )
+from scalespec.store.together import each
 
 WITHDRAWN = "its record is withdrawn, the next run makes it anew"
 """What `verify --mend` says of what it has found broken."""
@@ -211,11 +212,7 @@ def _verify_folder(config: RunConfig, stage: str, url: str, *, mend: bool) -> tu
 
 
 def _verify_block(url: str, index: int, result: BlockResult, *, mend: bool) -> list[str]:
-    found = [
-        f"block {index}: {line}"
-        for key, wanted in result.objects.items()
-        for line in _verify_object(paths.join(url, key), wanted)
-    ]
+    found = [f"block {index}: {line}" for line in _verify_objects(url, result.objects)]
     if found and mend:
         Ledger(url).withdraw(index)
         found.append(f"block {index}: {WITHDRAWN}")
@@ -238,14 +235,19 @@ def _verified(call: Callable[[], Any]) -> list[str]:
     return []
 
 
-def _verify_object(url: str, wanted: str) -> list[str]:
-    try:
-        found = paths.sha256(paths.read_bytes(url))
-    except StoreError as error:
-        return [str(error)]
-    if found != wanted:
-        return [f"{url} changed since its commit (sha256 {found[:12]}...)"]
-    return []
+def _verify_objects(url: str, objects: Mapping[str, str]) -> list[str]:
+    """Read objects of a folder back, key -> sha256, and say which are not there or others."""
+
+    def problem(item: tuple[str, str]) -> str:
+        target = paths.join(url, paths.below(item[0]))
+        try:
+            found = paths.sha256(paths.read_bytes(target))
+        except StoreError as error:
+            return str(error)
+        changed = f"{target} changed since its commit (sha256 {found[:12]}...)"
+        return changed if found != item[1] else ""
+
+    return list(filter(None, each(problem, objects.items())))
 
 
 def _verify_store(url: str) -> tuple[list[str], int]:
@@ -269,12 +271,7 @@ def _verify_manifest(url: str, *, mend: bool) -> list[str]:
         manifest = read_json(paths.join(url, MANIFEST))
     except StoreError as error:
         return [str(error)]
-    objects: dict[str, str] = manifest["objects"]
-    found = [
-        f"catalog: {line}"
-        for key, wanted in objects.items()
-        for line in _verify_object(paths.join(url, paths.below(key)), wanted)
-    ]
+    found = [f"catalog: {line}" for line in _verify_objects(url, manifest["objects"])]
     if found and mend:
         paths.delete(paths.join(url, MANIFEST))
         found.append(f"catalog: {WITHDRAWN}")

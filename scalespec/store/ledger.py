@@ -16,6 +16,7 @@ from typing import Any
 from scalespec.errors import StoreError
 from scalespec.plan import Block, BlockResult
 from scalespec.store import paths
+from scalespec.store.together import each
 
 RECORD = re.compile(r"\d{6,}\.json")
 
@@ -121,7 +122,11 @@ class Ledger:
             If a record is damaged.
         """
         found = self._records("commits")
-        return {index: _as_result(url, read_json(url)) for index, url in found.items()}
+        records = each(read_json, found.values())
+        return {
+            index: _as_result(url, record)
+            for (index, url), record in zip(found.items(), records, strict=True)
+        }
 
     def done(self) -> set[int]:
         """Return the indices of the committed blocks: a listing, no record is read."""
@@ -157,11 +162,9 @@ class Ledger:
         """Return why blocks failed, by block index; a block committed since is not among them."""
         failed = self._records("failed")
         done = self.done() if failed else set()
-        return {
-            index: str(read_json(url).get("error", ""))
-            for index, url in failed.items()
-            if index not in done
-        }
+        left = [index for index in failed if index not in done]
+        records = each(read_json, (failed[index] for index in left))
+        return {i: str(record.get("error", "")) for i, record in zip(left, records, strict=True)}
 
 
 def _as_result(url: str, record: Mapping[str, Any]) -> BlockResult:
