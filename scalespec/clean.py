@@ -5,9 +5,9 @@ import time
 from collections.abc import Sequence
 
 from scalespec.config import RunConfig
-from scalespec.status import current_record, run_folders
+from scalespec.status import run_folders
 from scalespec.store import paths
-from scalespec.store.ledger import Ledger, read_json
+from scalespec.store.ledger import Ledger, current, read_json
 from scalespec.store.listing import list_unfinished
 
 OLDER_THAN = 24.0
@@ -65,7 +65,7 @@ def _urls(workspace: str, keys: Sequence[str]) -> list[str]:
 def _remove_folders(config: RunConfig, folders: Sequence[str]) -> None:
     for folder in folders:
         url = paths.join(config.run.workspace, folder)
-        if not current_record(config, url):  # a run may have gone back to it meanwhile
+        if not _is_current(config, url):  # a run may have gone back to it meanwhile
             paths.delete_tree(url)
 
 
@@ -78,13 +78,21 @@ def _unnamed(config: RunConfig, written: Written, half: Written) -> Written:
     for folder, inside in _by_folder(written).items():
         url = paths.join(workspace, folder)
         if folder and not (
-            url in made or current_record(config, url) or _holds_any(_place(url), named)
+            url in made or _is_current(config, url) or _holds_any(_place(url), named)
         ):
             found[folder] = max(inside.values())
             continue
         found |= {key: when for key, when in inside.items() if key in half and key not in found}
         found |= _orphans(workspace, folder, inside) if folder else {}
     return found
+
+
+def _is_current(config: RunConfig, url: str) -> bool:
+    """Whether current.json beside `url` names that very folder."""
+    root = config.run.workspace.partition("?")[0].rstrip("/") + "/"
+    stage, _, name = url.partition("?")[0].removeprefix(root).rpartition("/")
+    record = current(config.run.workspace, stage)
+    return record is not None and record["digest"] == name
 
 
 def _is_digest(name: str) -> bool:

@@ -231,14 +231,13 @@ def _indices(stage: Stage) -> set[int]:
 
 
 def _set_current(config: RunConfig, step: Stage | Training) -> None:
-    """Name the step's folder as the one in use, for status and verify."""
+    """Name the step's folder as the one in use, and say in it which blocks there are."""
     path = step.url.partition("?")[0]
     root = config.run.workspace.partition("?")[0].rstrip("/")
     stage, _, name = path.removeprefix(root + "/").rpartition("/")
-    facts: dict[str, Any] = {"stage": step.name}
+    set_current(config.run.workspace, stage, name, stage=step.name)
     if isinstance(step, Stage):
-        facts["blocks"] = [[b.index, b.start, b.stop] for b in step.blocks]
-    set_current(config.run.workspace, stage, name, **facts)
+        Ledger(step.url).plan(step.blocks)
 
 
 def _write_timing(url: str, name: str, workers: int, spent: tuple[float, int, float]) -> None:

@@ -17,7 +17,7 @@ from scalespec.stages.regrid import theory_grid
 from scalespec.store import paths
 from scalespec.store.catalog import MANIFEST
 from scalespec.store.fixed import is_recorded, verify_fixed
-from scalespec.store.ledger import Ledger, current, read_json
+from scalespec.store.ledger import Ledger, read_json
 from scalespec.store.spectra import (
     arm_names,
     count_spectra,
@@ -111,41 +111,33 @@ def _known(call: Callable[[], str]) -> str | None:
         return None
 
 
-def current_record(config: RunConfig, url: str) -> dict[str, Any]:
-    """Return the current.json record beside `url` if it names that very folder, else nothing."""
-    root = config.run.workspace.partition("?")[0].rstrip("/") + "/"
-    stage, _, name = url.partition("?")[0].removeprefix(root).rpartition("/")
-    record = current(config.run.workspace, stage)
-    return record if record and record["digest"] == name else {}
-
-
 def stage_states(config: RunConfig) -> list[dict[str, Any]]:
     """Return per folder: blocks planned, done, failed and left, rows, and rows by status.
 
     `why` has the errors of the first `FAILURES_SAID` failed blocks, by their numbers.
     """
-    return [_state(config, folder) for folder in run_folders(config)]
+    return [_state(folder) for folder in run_folders(config)]
 
 
-def _state(config: RunConfig, folder: Folder) -> dict[str, Any]:
+def _state(folder: Folder) -> dict[str, Any]:
     state: dict[str, Any] = {"stage": folder.stage, "url": folder.url, "counts": {}, "why": {}}
     if folder.url is None:
         return state | {"blocks": None, "done": 0, "failed": 0, "left": None, "rows": 0}
-    record = current_record(config, folder.url)
     if folder.stage in ("train", "report"):
         made = paths.exists(
             paths.join(folder.url, "model.json" if folder.stage == "train" else "index.html")
         )
         return state | {"blocks": 1, "done": int(made), "failed": 0, "left": 1 - made, "rows": 0}
     ledger = Ledger(folder.url)
-    ours = {index for index, *_ in record.get("blocks", [])}  # a longer run file may share them
+    blocks = ledger.planned()
+    ours = {index for index, *_ in blocks or ()}  # a longer run file may share them
     commits = {i: result for i, result in ledger.commits().items() if i in ours or not ours}
     failures = {i: error for i, error in ledger.failures().items() if i in ours or not ours}
     counts: dict[str, int] = {}
     for result in commits.values():
         for name, n in result.counts.items():
             counts[name] = counts.get(name, 0) + n
-    planned = len(record["blocks"]) if "blocks" in record else None
+    planned = None if blocks is None else len(blocks)
     left = None if planned is None else planned - len(commits) - len(failures)
     rows = sum(result.rows for result in commits.values())
     numbers = {"blocks": planned, "done": len(commits), "failed": len(failures)}
@@ -175,7 +167,7 @@ def verify_run(config: RunConfig, *, mend: bool = False) -> tuple[list[str], int
             problems.append(f"{folder.stage}: not run yet")
             continue
         try:
-            found, n = _verify_folder(config, folder.stage, folder.url, mend=mend)
+            found, n = _verify_folder(folder.stage, folder.url, mend=mend)
         except StoreError as error:  # a record that cannot be read; the other folders may be fine
             found, n = [str(error)], 0
         problems += [f"{folder.stage}: {line}" for line in found]
@@ -183,22 +175,22 @@ def verify_run(config: RunConfig, *, mend: bool = False) -> tuple[list[str], int
     return problems, checked
 
 
-def _verify_folder(config: RunConfig, stage: str, url: str, *, mend: bool) -> tuple[list[str], int]:
+def _verify_folder(stage: str, url: str, *, mend: bool) -> tuple[list[str], int]:
     if stage == "train":
         from scalespec.store.regressor import open_model  # with torch: seconds
 
         return _verified(lambda: open_model(url)), 1
     if stage == "report":
         return _verified(lambda: paths.read_bytes(paths.join(url, "index.html"))), 1
-    record = current_record(config, url)
-    if "blocks" not in record:
+    blocks = Ledger(url).planned()
+    if blocks is None:
         return ["not run yet with these settings"], 0
     problems, checked = [], 0
     commits = Ledger(url).commits()
     for index, result in sorted(commits.items()):
         problems += _verify_block(url, index, result, mend=mend)
         checked += len(result.objects)
-    for index, start, stop in record["blocks"]:
+    for index, start, stop in blocks:
         if index not in commits:
             problems.append(f"block {index} (rows {start}:{stop}) is not committed")
         elif commits[index].rows != stop - start and stage != "crossmatch":

@@ -97,7 +97,8 @@ def _warn_of_growth(config: RunConfig, name: str, n: int) -> None:
     was = list_pieces(rows_url, n)[-1].stop if paths.exists(rows_url) else n
     if n <= was:
         return
-    refitted = sum(stop - start for _, start, stop in (fitted or {}).get("blocks", ()))
+    best = Ledger(stage_url(workspace, "best", str(fitted["digest"]))).planned() if fitted else None
+    refitted = sum(stop - start for _, start, stop in best or ())
     named = config.infer is not None and config.infer.models
     log.warning(
         "%s: the training set grew from %d to %d spectra: the model is trained anew, and the %d "

@@ -9,7 +9,7 @@ kill at any moment leaves a block that is either committed or done again.
 import json
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -100,6 +100,18 @@ class Ledger:
             for key in paths.list_keys(folder)
             if RECORD.fullmatch(key)
         }
+
+    def plan(self, blocks: Sequence[Block]) -> None:
+        """Keep which blocks the stage has, for those who ask what is left of it."""
+        url = paths.join(self.url, "planned.json")
+        record = {"blocks": [[b.index, b.start, b.stop] for b in blocks]}
+        if find_json(url) != record:
+            write_json(url, record)
+
+    def planned(self) -> list[tuple[int, int, int]] | None:
+        """Return index, start and stop of each block the stage has; None if it never ran."""
+        record = find_json(paths.join(self.url, "planned.json"))
+        return None if record is None else [(i, a, b) for i, a, b in record["blocks"]]
 
     def committed(self, block: Block) -> BlockResult | None:
         """Return what was stored for `block`, or None if it is not committed.

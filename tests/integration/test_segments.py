@@ -40,6 +40,10 @@ def _copy(line, folder: Path, which: slice) -> None:
         shutil.copy2(path, target)
 
 
+SAID_ANEW = ("zarr.json", "spectra.zarr.json", "timing.json", "planned.json")
+"""How large a store is, how long it took and which blocks it has."""
+
+
 @pytest.fixture(scope="module")
 def grown(config, line):
     """The same run before and after ten more files: (objects before, what the second run did)."""
@@ -49,7 +53,7 @@ def grown(config, line):
         path: (path.stat().st_mtime_ns, path.read_bytes())
         for name in STAGES
         for path in Path(getattr(folders, name)(config)).rglob("*")
-        if path.is_file() and path.name not in ("zarr.json", "spectra.zarr.json", "timing.json")
+        if path.is_file() and path.name not in SAID_ANEW
     }
     _copy(line, Path(config.run.workspace).parent, slice(FIRST, FIRST + LATER))
     worked: dict[str, list[int]] = {}

@@ -188,6 +188,14 @@ def test_a_lost_shard_is_refused_and_one_that_never_was_is_not(config, array):
     read_spectra(url, 8, 10)
 
 
+def test_a_run_file_is_told_of_its_own_run_whatever_ran_since_in_its_workspace(config, survey):
+    other = config_for(survey, config.run.workspace, spike_sigma=9.0)
+    assert run(other, engine="local").done == 3
+    for one in (config, other):
+        assert state_of(one, "preprocess")["blocks"] == state_of(one, "preprocess")["done"] == 3
+        assert verify_run(one)[0] == []
+
+
 def test_what_verify_mends_the_next_run_makes_anew_to_the_same_bytes(config):
     lost, changed = shard(config), shard(config, "ivar").parents[1] / "0" / "0"
     whole = lost.read_bytes(), changed.read_bytes()
