@@ -284,7 +284,7 @@ def combine(
 def shared_obsids(url: str) -> int:
     """Return how many rows of the committed blocks share their obsid, and say so if any do."""
     parts = [part["obsid"].to_numpy() for part in iterate_parts(url, ("obsid",))]
-    n = shared_values(np.concatenate(parts))
+    n = shared_values(np.concatenate([np.zeros(0, np.int64), *parts]))
     if n:
         log.warning(
             "%s: %d rows share their obsid with another: the same spectrum under two names, or "

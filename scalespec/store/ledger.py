@@ -103,15 +103,29 @@ class Ledger:
 
     def plan(self, blocks: Sequence[Block]) -> None:
         """Keep which blocks the stage has, for those who ask what is left of it."""
-        url = paths.join(self.url, "planned.json")
         record = {"blocks": [[b.index, b.start, b.stop] for b in blocks]}
-        if find_json(url) != record:
-            write_json(url, record)
+        write_json(paths.join(self.url, "planned.json"), record)
 
     def planned(self) -> list[tuple[int, int, int]] | None:
-        """Return index, start and stop of each block the stage has; None if it never ran."""
-        record = find_json(paths.join(self.url, "planned.json"))
-        return None if record is None else [(i, a, b) for i, a, b in record["blocks"]]
+        """Return index, start and stop of each block the stage has; None if it never ran.
+
+        Raises
+        ------
+        StoreError
+            If that record is damaged.
+        """
+        url = paths.join(self.url, "planned.json")
+        record = find_json(url)
+        try:
+            return (
+                None
+                if record is None
+                else [(int(i), int(a), int(b)) for i, a, b in record["blocks"]]
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(
+                f"{url}: no blocks of ours ({error!r}); run the stage again"
+            ) from error
 
     def committed(self, block: Block) -> BlockResult | None:
         """Return what was stored for `block`, or None if it is not committed.

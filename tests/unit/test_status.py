@@ -196,6 +196,15 @@ def test_a_run_file_is_told_of_its_own_run_whatever_ran_since_in_its_workspace(c
         assert verify_run(one)[0] == []
 
 
+@pytest.mark.parametrize("text", ["{}", '{"blocks": [[1]]}', '{"blocks": 3}', "[]", "nothing"])
+def test_a_damaged_list_of_blocks_is_a_problem_until_the_next_run(config, text):
+    Path(folders.spectra_url(config), "planned.json").write_text(text)
+    (problem,) = verify_run(config)[0]
+    assert "planned.json: " in problem
+    assert run(config, engine="local").done == 0
+    assert verify_run(config)[0] == []
+
+
 def test_what_verify_mends_the_next_run_makes_anew_to_the_same_bytes(config):
     lost, changed = shard(config), shard(config, "ivar").parents[1] / "0" / "0"
     whole = lost.read_bytes(), changed.read_bytes()
