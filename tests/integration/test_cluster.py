@@ -177,7 +177,8 @@ def test_a_driver_ends_when_its_scheduler_is_gone_and_no_block_has_failed(tmp_pa
         assert "once more to leave at once" in said
     else:
         assert driver.returncode == 1
-        assert said == "StageError: the Dask scheduler is gone: start it, and run again\n"
+        # before it, "blocks [2] lost: ..." where the scheduler died amid a result
+        assert said.endswith("StageError: the Dask scheduler is gone: start it, and run again\n")
 
 
 @pytest.mark.slow
