@@ -114,13 +114,14 @@ class Payne(LinearEmulator):
         x, past = self._parted(x)
         for layer in self._layers():
             z = layer(x)
+            own = self._slope(z)[:, None, :]
             if slopes is None:
-                moved = layer.weight.T.expand(len(z), -1, -1)
+                slopes = own * layer.weight.T
             else:
                 flat = multiply(slopes.flatten(0, 1), layer.weight)
                 # No -1 for the width: of no rows it cannot be told.
                 moved = flat.view(*slopes.shape[:2], flat.shape[1])
-            slopes = self._slope(z)[:, None, :] * moved
+                slopes = own * moved if torch.is_grad_enabled() else moved.mul_(own)
             x = self._activate(z)
         found = cast("Tensor", slopes)
         if self.leeway:

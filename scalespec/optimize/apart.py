@@ -1,6 +1,6 @@
 """Pixels counted one by one beside blocks of wavelength: lost ones, and those of odd weights."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -38,6 +38,20 @@ class Apart(Rows):
         where, what = pixel.new_zeros(shape), excess.new_zeros(shape)
         where[star, place], what[star, place] = pixel, excess[star, pixel]
         return cls(where, what)
+
+    @classmethod
+    def cat(cls, parts: Sequence[Self]) -> Self:
+        """Put those of some stars after those of others."""
+        width = max(part.pixel.shape[1] for part in parts)
+
+        def filled(values: Tensor) -> Tensor:
+            return torch.nn.functional.pad(values, (0, width - values.shape[1]))
+
+        pixel, excess = (
+            [filled(v) for v in part]
+            for part in zip(*((part.pixel, part.excess) for part in parts), strict=True)
+        )
+        return cls(torch.cat(pixel), torch.cat(excess))
 
     def slabs(self, rows: slice) -> Iterator[tuple[Tensor, Tensor]]:
         """Give pixels and excess of some stars, `SLAB` of each at a time, as long as any has."""

@@ -5,8 +5,9 @@ c = W^T w (y - b) are sums over pixels made once per star; every step after that
 dimensions as there are features. Nothing is approximated.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -24,8 +25,9 @@ from scalespec.optimize.result import FitResult, FitStatus
 from scalespec.optimize.trust import PRIOR_DOMINATED_BOX, covariance, edges
 
 _MOST_STARS, _SUM_FLOATS = 1024, 1 << 24  # summed together, and their sums
-_BLOCK_FLOATS = 1 << 18  # of the products of features' spectra in a block of pixels: in the cache
-_LEAST_BLOCK, _MOST_BLOCK = 128, 1024  # pixels
+_BLOCK_FLOATS = 1 << 19  # of the products of features' spectra in a block of pixels: in the cache
+_LEAST_BLOCK, _MOST_BLOCK = 128, 2048  # pixels
+_KEPT_FLOATS = 1 << 23  # of all products, that are kept for the next stars
 _ALIGNED = 16  # rows of products: other numbers take longer
 
 
@@ -39,14 +41,17 @@ class Summing:
         Ends in a linear layer.
     center : (P,)
         Its flux in the middle of the box, from which features and residuals are counted.
-    across : (T, P)
-        The spectrum of each feature.
+    middle : (1, T)
+        Its features there.
+    across : (T', P)
+        The spectrum of each of T features, and zeros that make their number a multiple of 16.
     place : (T, T) int64
         Of each two among their products.
     """
 
     model: Emulator
     center: Tensor
+    middle: Tensor
     across: Tensor
     place: Tensor
 
@@ -60,12 +65,13 @@ class Summing:
         i, j = torch.triu_indices(size, size, device=theta.device)
         place = i.new_empty((size, size))
         place[i, j] = place[j, i] = torch.arange(len(i), device=i.device)
-        return cls(model, center, theta.T.contiguous(), place)
+        across = torch.nn.functional.pad(theta.T, (0, 0, 0, -size % _ALIGNED)).contiguous()
+        return cls(model, center, middle, across, place)
 
     @property
     def n_pair(self) -> int:
         """Number of products: of every two features, and zeros that make it a multiple of 16."""
-        size = len(self.across)
+        size = len(self.place)
         return -(-(size * (size + 1) // 2) // _ALIGNED) * _ALIGNED
 
     @property
@@ -78,14 +84,22 @@ class Summing:
         """Stars whose sums are made, and that are searched, together."""
         return max(1, min(_MOST_STARS, _SUM_FLOATS // self.n_pair))
 
-    def blocks(self) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Yield first pixel, features (T, B) and products of every two (n_pair, B)."""
-        size = len(self.across)
+    def blocks(self) -> Iterable[tuple[int, Tensor, Tensor]]:
+        """Give first pixel, features (T', B) and products of every two (n_pair, B), by blocks."""
+        few = self.n_pair * self.across.shape[1] <= _KEPT_FLOATS
+        return self._kept if few else self._made()
+
+    @cached_property
+    def _kept(self) -> list[tuple[int, Tensor, Tensor]]:
+        return list(self._made())
+
+    def _made(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        size = len(self.place)
         for begin in range(0, self.across.shape[1], self.width):
             part = self.across[:, begin : begin + self.width].contiguous()
             products, first = part.new_zeros((self.n_pair, part.shape[1])), 0
             for i in range(size):
-                torch.mul(part[i], part[i:], out=products[first : first + size - i])
+                torch.mul(part[i], part[i:size], out=products[first : first + size - i])
                 first += size - i
             yield begin, part, products
 
@@ -98,11 +112,14 @@ class FeatureObjective:
     ----------
     model : Emulator
         Ends in a linear layer.
+    middle : (1, T)
+        Features of the middle of the box.
     gram, cross, rest : (n, T, T), (n, T), (n,) float64
         G, c and r.
     """
 
     model: Emulator
+    middle: Tensor
     gram: Tensor
     cross: Tensor
     rest: Tensor
@@ -117,8 +134,9 @@ class FeatureObjective:
         counts : (n, 3) int64
             As of `Sums`, by signal-to-noise `snr`.
         """
-        size, n, sums = len(summing.across), len(flux), Sums.none(flux)
-        pairs, cross = flux.new_zeros((n, summing.n_pair)), flux.new_zeros((n, size))
+        size, n, sums = len(summing.place), len(flux), Sums.none(flux)
+        pairs = flux.new_zeros((n, summing.n_pair))
+        cross = flux.new_zeros((n, len(summing.across)))
         data, scatter = (flux, ivar), summing.model.scatter
         room = flux.new_empty((2, n * summing.width))
         for begin, across, products in summing.blocks():
@@ -129,11 +147,15 @@ class FeatureObjective:
             cross += linear(pulled, across)
             pairs += linear(weight, products)
         # Features are counted from the middle: v - v0 is small too.
-        gram = pairs.double()[:, summing.place]
-        return cls(summing.model, gram, cross.double(), sums.chi2), sums.counts
+        gram = torch.index_select(pairs, 1, summing.place.flatten()).double().view(n, size, size)
+        cross = cross[:, :size].double()
+        return cls(summing.model, summing.middle, gram, cross, sums.chi2), sums.counts
 
     def take(self, rows: Tensor) -> Self:
-        """Keep the chosen stars."""
+        """Keep the chosen stars; of all, in order, nothing is copied."""
+        n = len(self.gram)
+        if len(rows) == n and torch.equal(rows, torch.arange(n, device=rows.device)):
+            return self
         return replace(self, gram=self.gram[rows], cross=self.cross[rows], rest=self.rest[rows])
 
     def labels(self, parameters: Tensor) -> Tensor:
@@ -156,8 +178,7 @@ class FeatureObjective:
     def _features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return features less those of the middle (n, T), and their derivatives (n, K, T)."""
         value, moves = self.model.features_and_jacobian(x)  # type: ignore[attr-defined]
-        middle = self.model.features(torch.zeros_like(x[:1]))  # type: ignore[attr-defined]
-        return (value - middle).double(), moves.double()
+        return (value - self.middle).double(), moves.double()
 
 
 def fit_at_rest(

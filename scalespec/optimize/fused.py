@@ -180,6 +180,99 @@ def weigh(
 
 
 @_compiled
+def block_sums(
+    weight: Array, blocks: tuple[Integers, Array], known: bool, out: NDArray[np.float64]
+) -> None:
+    """Sum over blocks of pixels.
+
+    Parameters
+    ----------
+    weight : (n, P)
+    blocks : edges (B + 1,), profile (P,) or of no pixels
+    known : bool
+        Only pixels with a weight count.
+    out : (5, n, B)
+        Sums of the weight, of its product with the profile, of 1, the profile and its square.
+
+    Examples
+    --------
+    >>> out, half = np.empty((5, 1, 2)), np.full(4, 0.5)
+    >>> block_sums(np.array([[2.0, 0.0, 4.0, 4.0]]), (np.array([0, 2, 4]), half), True, out)
+    >>> out[:, 0].tolist()
+    [[2.0, 8.0], [1.0, 4.0], [1.0, 2.0], [0.5, 1.0], [0.25, 0.5]]
+    """
+    edges, profile = blocks
+    for s in range(len(weight)):
+        for b in range(len(edges) - 1):
+            w = weight[s, edges[b] : edges[b + 1]]
+            total, along, width, first, second = 0.0, 0.0, 0.0, 0.0, 0.0
+            if len(profile):
+                shape = profile[edges[b] : edges[b + 1]]
+                for i in range(len(w)):
+                    part = np.float64(shape[i])
+                    counts = 1.0 if w[i] > 0 or not known else 0.0
+                    total += np.float64(w[i])
+                    along += np.float64(w[i]) * part
+                    width += counts
+                    first += counts * part
+                    second += counts * part * part
+            else:
+                for i in range(len(w)):
+                    total += np.float64(w[i])
+                    width += 1.0 if w[i] > 0 or not known else 0.0
+            out[0, s, b], out[1, s, b], out[2, s, b] = total, along, width
+            out[3, s, b], out[4, s, b] = first, second
+
+
+@_compiled
+def part_from_blocks(
+    given: tuple[Array, Array],
+    blocks: tuple[Integers, Array],
+    most: float,
+    out: tuple[Array, Array, Integers],
+) -> None:
+    """Part what weights have beside those that blocks tell into little and much.
+
+    Parameters
+    ----------
+    given : weight (n, P), coefficients (n, B) or (n, 2 B)
+    blocks : edges (B + 1,), profile (P,) or of no pixels
+    most : float
+        Part of what is told from which it is much.
+    out : little (n, P), much (n, P), how many pixels have much (n,)
+
+    Examples
+    --------
+    >>> weight, none = np.array([[2.0, 0.0, 2.5, 3.0]]), np.empty(0)
+    >>> out = weight.copy(), weight.copy(), np.empty(1, np.int64)
+    >>> part_from_blocks((weight, np.array([[2.0]])), (np.array([0, 4]), none), 0.5, out)
+    >>> [one.tolist() for one in out]
+    [[[0.0, 0.0, 0.5, 1.0]], [[0.0, -2.0, 0.0, 0.0]], [1]]
+    """
+    weight, coefficients = given
+    edges, profile = blocks
+    little, much, count = out
+    n_block = len(edges) - 1
+    zero, limit = weight.dtype.type(0), weight.dtype.type(most)
+    for s in range(len(weight)):
+        far = 0
+        for b in range(n_block):
+            pixels = slice(edges[b], edges[b + 1])
+            w, even, odd = weight[s, pixels], little[s, pixels], much[s, pixels]
+            flat = coefficients[s, b]
+            along = coefficients[s, n_block + b] if len(profile) else zero
+            shape = profile[pixels] if len(profile) else w
+            for i in range(len(w)):
+                told = flat + along * shape[i]
+                wrong = w[i] - told
+                apart = abs(wrong) > limit * told
+                odd[i] = wrong if apart else zero
+                even[i] = zero if apart else wrong
+                far += 1 if apart else 0
+        count[s] = far
+
+
+@_compiled
 def shift(flux: Array, first: Integers, taps: Array, out: Array) -> None:
     """Shift rest-frame `flux` (n, P) by stencils `taps` (n, T) into `out` (n, P)."""
     n, n_pixel = flux.shape

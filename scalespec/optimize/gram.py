@@ -12,7 +12,6 @@ by how weights differ from it; chi2 and gradient are exact elsewhere.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import pairwise
 from typing import Self
 
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from scalespec.optimize.apart import SLAB, Apart
+from scalespec.optimize.blocks import Blocks
 from scalespec.optimize.matmul import linear
 from scalespec.optimize.normalization import Renormalization
 from scalespec.optimize.objective import Objective, output_layer
@@ -28,24 +28,19 @@ from scalespec.optimize.shift import Shift
 
 BLOCKS = 32
 """Blocks of wavelength that a search and its errors are made of."""
-_CACHED_STARS = 32  # whose Gram matrices are used while they are in the cache
+_CACHED_STARS = 64  # whose Gram matrices are used while they are in the cache
 _ALIGNED = (
     4  # matrices of so many rows begin on 16 bytes, and are multiplied alike wherever they lie
 )
 _SAMPLES = 64  # label sets all over the box that say in which directions the features move
 PROFILE_SNR, OTHER_SNR = 350.0, (50.0, 100.0, 200.0, 600.0)
 """Of pixels: whose noise a model's scatter is seen beside, and where that has to do as well."""
-MOST_MISWEIGHED, MOST_UNEVEN = 0.15, 0.1
-"""By so much of itself a label's information may be wrong before derivatives are formed, by what a
-model's scatter and by what a star's lost pixels do to it. By means over blocks alone The Cannon's
-errors came out at 0.6, The Payne's at 0.9; those of a star that lost a label's few lines at 0.2."""
-_KNOWS_NOTHING = 12.0  # information of a uniform density over the box
-_EVEN = 1e-6  # a profile that varies by less says no more than a mean
+MOST_MISWEIGHED = 0.15
+"""By so much of itself a label's information may be wrong, by what a model's scatter does to it,
+before derivatives are formed. By means over blocks alone The Cannon's errors came out at 0.6, The
+Payne's at 0.9."""
 PATH_LOSS, ERROR_LOSS = 2e-3, 1e-4
 """Parts of the squared derivatives that a search, and that errors may do without."""
-_APART = 0.5  # part of what its block says by which a pixel's weight differs that counts by itself
-_MOST_APART = 0.25  # of all pixels: where more do, blocks alone must do, or derivatives are formed
-_LEAST_LEFT = 0.1  # of a label's information: where less is left, differences of sums are too rough
 
 
 @dataclass(frozen=True)
@@ -105,18 +100,12 @@ class BlockGram:
         Take the features to the q spectra that span its derivative by velocity.
     grams : (r^2, B) or (r^2, 2 B)
         Gram matrix of the first spectra in each of B blocks for weight 1; then for the weights of
-        `profile`.
+        the blocks' profile.
     beside : ((r + q) q, B) or ((r + q) q, 2 B)
         Products of all spectra with the second ones.
     basis : (P, r'), (P, q')
         The spectra themselves, as many as a search wants.
-    edges : tuple of int
-        Block k is pixels ``[edges[k], edges[k + 1])``.
-    power : (K, P)
-        Squared derivatives of the flux by scaled labels, means over the box.
-    profile : (P,) float64, or None
-        Weights that the model's scatter leaves beside the noise of a good spectrum, 1 where it
-        leaves all; None for a model without scatter.
+    blocks : Blocks
     """
 
     by_label: Tensor
@@ -125,9 +114,7 @@ class BlockGram:
     grams: Tensor
     beside: Tensor
     basis: tuple[Tensor, Tensor]
-    edges: tuple[int, ...]
-    power: Tensor
-    profile: Tensor | None = None
+    blocks: Blocks
 
     @classmethod
     def of(cls, objective: Objective) -> tuple[Self, Self] | None:
@@ -154,118 +141,29 @@ class BlockGram:
         power = columns.new_zeros((moves.shape[1], len(columns)))
         for derivatives in moves.to(columns):  # (K, H) each
             power += linear(derivatives, columns) ** 2 / len(moves)
-        for_errors = cls.made(spans, ERROR_LOSS, power, profile)
+        cuts = np.linspace(0, len(columns), min(BLOCKS, len(columns)) + 1).astype(int)
+        blocks = Blocks(tuple(cuts.tolist()), power, profile)
         usual = torch.stack([_weights(scatter, snr) for snr in OTHER_SNR]).to(columns)
-        told = for_errors.told(for_errors.coefficients(usual))
-        if for_errors.misweighs(usual - told, told, MOST_MISWEIGHED).any():
+        told = blocks.told(blocks.coefficients(usual))
+        if blocks.misweighs(usual - told, told, MOST_MISWEIGHED).any():
             return None
-        return cls.made(spans, PATH_LOSS, power, profile), for_errors
+        return cls.made(spans, PATH_LOSS, blocks), cls.made(spans, ERROR_LOSS, blocks)
 
     @classmethod
-    def made(
-        cls, spans: tuple[Span, Span], loss: float, power: Tensor, profile: Tensor | None
-    ) -> Self:
+    def made(cls, spans: tuple[Span, Span], loss: float, blocks: Blocks) -> Self:
         """Make them of the spectra that keep all but `loss` of the squared derivatives."""
         by_label, by_velocity = (span.kept(loss) for span in spans)
         basis = torch.cat([by_label.basis, by_velocity.basis], dim=1)
-        cuts = np.linspace(0, len(basis), min(BLOCKS, len(basis)) + 1).astype(int)
-        edges = tuple(cuts.tolist())
+        profile = blocks.profile
         weighed = [basis] if profile is None else [basis, basis * profile[:, None].to(basis)]
         r = by_label.basis.shape[1]
-        whole = [basis[a:b].T @ w[a:b] for w in weighed for a, b in pairwise(edges)]
+        whole = [basis[a:b].T @ w[a:b] for w in weighed for a, b in pairwise(blocks.edges)]
         grams = torch.stack([g[:r, :r].flatten() for g in whole], dim=1).contiguous()
         beside = torch.stack([g[:, r:].flatten() for g in whole], dim=1).contiguous()
         rv, offset = by_velocity.reduction[:, :-1].contiguous(), by_velocity.reduction[:, -1]
         spectra = tuple(span.kept(PATH_LOSS).basis.contiguous() for span in (by_label, by_velocity))
         matrices = rv, offset.contiguous(), grams, beside, (spectra[0], spectra[1])
-        return cls(by_label.reduction, *matrices, edges, power, profile)
-
-    def coefficients(self, weight: Tensor, counts: Tensor | None = None) -> Tensor:
-        """(n, P) weights -> (n, B) their means over blocks; (n, 2 B) with those of the profile.
-
-        The two are the least squares of a block's weights, but none is negative. Means are over all
-        pixels, or over those that `counts` (n, P).
-        """
-        members = self._members
-        counted = members.new_ones((1, len(members))) if counts is None else counts.double()
-        sums, sizes = weight.double() @ members, counted @ members
-        if self.profile is None:
-            return (sums / sizes.clamp(min=1)).to(weight)
-        second = counted @ (members[:, sums.shape[1] // 2 :] * self.profile[:, None])
-        (total, along), (width, first) = sums.chunk(2, dim=1), sizes.chunk(2, dim=1)
-        width, determinant = width.clamp(min=1), width * second - first**2
-        bent = determinant > _EVEN * width * second
-        safe = torch.where(bent, determinant, 1.0)
-        flat = torch.where(bent, (second * total - first * along) / safe, total / width)
-        profile = torch.where(bent, (width * along - first * total) / safe, 0.0)
-        flat, profile = (
-            torch.where(flat < 0, 0.0, torch.where(profile < 0, total / width, flat)),
-            torch.where(profile < 0, 0.0, torch.where(flat < 0, total / first, profile)),
-        )
-        return torch.cat([flat, profile], dim=1).to(weight)
-
-    @cached_property
-    def _members(self) -> Tensor:
-        """(P, B) float64: 1 where a pixel is in a block; (P, 2 B) with the profile there."""
-        pixel = torch.arange(self.edges[-1], device=self.power.device)[:, None]
-        edges = torch.tensor(self.edges, device=self.power.device)
-        inside = ((pixel >= edges[:-1]) & (pixel < edges[1:])).double()
-        if self.profile is None:
-            return inside
-        return torch.cat([inside, inside * self.profile[:, None]], dim=1)
-
-    def told(self, c: Tensor) -> Tensor:
-        """(n, B) or (n, 2 B) coefficients -> (n, P) the weights that they stand for."""
-        return linear(c, self._members.to(c))
-
-    def misweighs(self, wrong: Tensor, told: Tensor, most: float) -> Tensor:
-        """(n,) bool: some label's information is another by what blocks tell than by its pixels.
-
-        Parameters
-        ----------
-        wrong, told : (n, P)
-            By how much the weights are others than those told, and the latter.
-        most : float
-            Part of the information that may be wrong.
-        """
-        off, mean = linear(wrong, self.power), linear(told, self.power)
-        known = torch.maximum(mean + off, mean) > _KNOWS_NOTHING
-        return (known & (off.abs() > most * mean)).any(dim=1)
-
-    def weighed(self, weight: Tensor) -> tuple[Tensor, Apart, Tensor]:
-        """Find what blocks tell of the weights of ``n`` stars, and what must be added.
-
-        Parameters
-        ----------
-        weight : (n, P)
-
-        Returns
-        -------
-        c : (n, B) or (n, 2 B)
-            Coefficients of the blocks.
-        apart : Apart
-            Pixels that have other weights.
-        uneven : (n,) bool
-            Stars of which both together do not tell enough, as of one that lost the few lines of an
-            element.
-        """
-        found = [self._weighed(part) for part in torch.split(weight, _CACHED_STARS)]
-        excess, uneven = (torch.cat([one[k] for one in found]) for k in (1, 2))
-        return torch.cat([c for c, _, _ in found]), Apart.of(excess), uneven
-
-    def _weighed(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return coefficients, (n, P) what pixels have beside them, and which stars are uneven."""
-        c = self.coefficients(weight, weight > 0)
-        told = self.told(c)
-        wrong = weight - told
-        excess = torch.where(wrong.abs() > _APART * told, wrong, 0.0)
-        many = torch.count_nonzero(excess, dim=1) > _MOST_APART * weight.shape[1]
-        if many.any():
-            c[many], excess[many] = self.coefficients(weight[many]), 0.0
-            told[many] = self.told(c[many])
-            wrong[many] = weight[many] - told[many]
-        uneven = self.misweighs(wrong - excess, told, MOST_UNEVEN)
-        return c, excess, uneven | self.misweighs(excess, told, 1 - _LEAST_LEFT)
+        return cls(by_label.reduction, *matrices, blocks)
 
     def hessian(
         self,
@@ -323,7 +221,7 @@ class BlockGram:
         velocity = by_velocity[:, : widths[1], None].contiguous()
         for pixel, excess in slabs:
             index = pixel[:, :, None] + first[:, None, None] + reach
-            index = index.clamp(0, self.edges[-1] - 1).flatten(0, 1)
+            index = index.clamp(0, self.blocks.edges[-1] - 1).flatten(0, 1)
             each = weights[:, None].expand(-1, SLAB, -1).reshape(index.shape)
             spectra = (
                 torch.nn.functional.embedding_bag(index, basis, per_sample_weights=each, mode="sum")

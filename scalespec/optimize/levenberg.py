@@ -189,7 +189,7 @@ class Search:
         point = _evaluated(objective, first)
         blocks = first.new_zeros((len(first), 0))
         if self.gram is not None:
-            blocks = self.gram.coefficients(objective.data()[1])
+            blocks = self.gram.blocks.coefficients(objective.data()[1])
             hessian = self.gram.hessian(objective, first, blocks)
         else:
             hessian = objective.hessian(first)
@@ -366,7 +366,7 @@ class Search:
             chosen, parameters = objective.take(rows), part.parameters[rows]
             c, apart = part.blocks[rows], None
             if not for_steps:
-                c, apart, part.exact[rows] = self.last_gram.weighed(chosen.data()[1])
+                c, apart, part.exact[rows] = self.last_gram.blocks.weighed(chosen.data()[1])
             part.hessian[rows] = self.last_gram.hessian(chosen, parameters, c, apart)
             part.fresh[rows] = ~part.exact[rows]
             stale[rows] = ~part.fresh[rows]

@@ -79,7 +79,7 @@ def over_errors(gram: BlockGram | None, objective: Objective, state: State) -> N
         part, chosen = state.take(rows), objective.take(rows)
         uneven = torch.ones_like(part.exact)
         if gram is not None:
-            c, apart, uneven = gram.weighed(chosen.data()[1])
+            c, apart, uneven = gram.blocks.weighed(chosen.data()[1])
         exact = torch.nonzero(uneven).squeeze(1)
         for _ in range(_ROUNDS):
             moves = _secant_moves(chosen, part)

@@ -52,9 +52,14 @@ def edges(state: State) -> Edges:
     widest = BOX_VARIANCE * (state.upper - state.lower).double() ** 2
     free &= room >= _NEAR * torch.minimum(variance, widest).sqrt()
     bound = ~(free | fixed)
-    curvature = _schur_diagonal(state.hessian, inverse(state.hessian, free))
-    pull = state.gradient.abs() / curvature.clamp(min=1e-30).sqrt()
-    return Edges(bound, bound & (pull > _OUTSIDE), fixed)
+    outside = torch.zeros_like(bound)
+    rows = torch.nonzero(bound.any(dim=1)).squeeze(1)
+    if len(rows):
+        hessian = state.hessian[rows]
+        curvature = _schur_diagonal(hessian, inverse(hessian, free[rows]))
+        pull = state.gradient[rows].abs() / curvature.clamp(min=1e-30).sqrt()
+        outside[rows] = bound[rows] & (pull > _OUTSIDE)
+    return Edges(bound, outside, fixed)
 
 
 def covariance(state: State, found: Edges, spread: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -87,16 +92,20 @@ def softened(state: State, free: Tensor) -> Tensor:
 
 
 def _of_curvature(state: State, found: Edges) -> Tensor:
-    span = (state.upper - state.lower).double()
-    inverted = softened(state, found.free)
+    total = softened(state, found.free)
     soft = found.bound & ~found.outside
-    curvature = _schur_diagonal(state.hessian, inverted).clamp(min=1e-30)
-    pull = (state.gradient.abs() / curvature.sqrt()).clamp(max=_OUTSIDE)
+    rows = torch.nonzero(soft.any(dim=1)).squeeze(1)
+    if not len(rows):
+        return total
+    soft, hessian, inverted = soft[rows], state.hessian[rows], total[rows]
+    span = (state.upper[rows] - state.lower[rows]).double()
+    curvature = _schur_diagonal(hessian, inverted).clamp(min=1e-30)
+    pull = (state.gradient[rows].abs() / curvature.sqrt()).clamp(max=_OUTSIDE)
     inside = torch.where(soft, _second_moment(pull) / curvature, 0.0)
     inside = torch.minimum(inside, BOX_VARIANCE * span**2)
     # How the free parameters follow each one on a bound: e_j - C H e_j.
-    follow = torch.diag_embed(soft.double()) - inverted @ (state.hessian * soft[:, None, :])
-    total: Tensor = inverted + (follow * inside[:, None, :]) @ follow.transpose(1, 2)
+    follow = torch.diag_embed(soft.double()) - inverted @ (hessian * soft[:, None, :])
+    total[rows] += (follow * inside[:, None, :]) @ follow.mT
     return total
 
 

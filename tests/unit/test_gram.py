@@ -12,6 +12,7 @@ from torch import Tensor
 from scalespec.models.base import EmulatorSpec
 from scalespec.models.cannon import Cannon
 from scalespec.optimize import quadratic
+from scalespec.optimize.blocks import Blocks
 from scalespec.optimize.constraints import Constraints, Given
 from scalespec.optimize.fit import FitOptions, fit_labels
 from scalespec.optimize.gram import BlockGram
@@ -66,7 +67,7 @@ def test_block_hessian_equals_that_of_every_pixel():
     # 3 % of pixels masked at random, weights moved with the lines: some percent in any direction
     # with few lines in 600 pixels
     for gram in BlockGram.of(objective):
-        c = gram.coefficients(objective.data()[1])
+        c = gram.blocks.coefficients(objective.data()[1])
         blocks = gram.hessian(objective, parameters, c)
         values = torch.linalg.eigvalsh(root @ blocks @ root.transpose(1, 2))
         assert float(values.min()) > 0.85
@@ -86,11 +87,11 @@ def test_lost_pixels_and_odd_weights_count_one_by_one():
     objective = replace(objective, weight=weight)
     exact = _errors(objective.hessian(parameters))
     _, gram = BlockGram.of(objective)
-    c, apart, uneven = gram.weighed(weight)
+    c, apart, uneven = gram.blocks.weighed(weight)
     assert not uneven.any()
     hessians = (
         gram.hessian(objective, parameters, c, apart),
-        gram.hessian(objective, parameters, gram.coefficients(weight)),
+        gram.hessian(objective, parameters, gram.blocks.coefficients(weight)),
     )
     rms, by_blocks = (float((_errors(h) / exact - 1).square().mean().sqrt()) for h in hessians)
     assert rms < 0.02  # the weights of the others vary, too
@@ -103,15 +104,15 @@ def test_pixels_apart_do_not_depend_on_other_stars():
     weight[::2, 40:400:3] = 0.0  # 120 pixels of half of the stars
     objective = replace(objective, weight=weight)
     _, gram = BlockGram.of(objective)
-    c, apart, _ = gram.weighed(weight)
+    c, apart, _ = gram.blocks.weighed(weight)
     everyone = gram.hessian(objective, parameters, c, apart)
     rows = torch.arange(8, 16)
     some = objective.take(rows)
-    c, apart, _ = gram.weighed(some.data()[1])
+    c, apart, _ = gram.blocks.weighed(some.data()[1])
     assert torch.equal(gram.hessian(some, parameters[rows], c, apart), everyone[rows])
     rows = rows[1::2]  # those that lost nothing more: fewer pixels apart among themselves
     some = objective.take(rows)
-    c, fewer, _ = gram.weighed(some.data()[1])
+    c, fewer, _ = gram.blocks.weighed(some.data()[1])
     assert fewer.pixel.shape[1] < apart.pixel.shape[1]
     expected = everyone[rows].numpy()
     np.testing.assert_allclose(gram.hessian(some, parameters[rows], c, fewer), expected, rtol=1e-5)
@@ -121,13 +122,13 @@ def test_a_star_that_lost_nearly_all_of_a_label_is_uneven():
     objective, parameters = objective_of(8)
     _, gram = BlockGram.of(objective)
     weight = torch.full_like(objective.data()[1], 1e4)
-    power = gram.power[0]
+    power = gram.blocks.power[0]
     ranked = torch.argsort(power, descending=True)
     information = power[ranked].cumsum(0) / power.sum()
     most = int((information < 0.95).sum()) + 1
     weight[1, ranked[:most]] = 0.0
     weight[2, ranked[: most // 3]] = 0.0
-    c, apart, uneven = gram.weighed(weight)
+    c, apart, uneven = gram.blocks.weighed(weight)
     assert uneven.tolist() == [False, True, *[False] * 6]
     assert int((apart.excess[2] != 0).sum()) == most // 3
     assert not apart.excess[0].any()
@@ -135,7 +136,7 @@ def test_a_star_that_lost_nearly_all_of_a_label_is_uneven():
     exact = _errors(objective.hessian(parameters))[2, 0]
     one_by_one = gram.hessian(objective, parameters, c, apart)
     assert float(_errors(one_by_one)[2, 0] / exact) == pytest.approx(1, abs=0.03)
-    by_blocks = gram.hessian(objective, parameters, gram.coefficients(weight))
+    by_blocks = gram.hessian(objective, parameters, gram.blocks.coefficients(weight))
     assert float(_errors(by_blocks)[2, 0] / exact) < 0.9
 
 
@@ -144,7 +145,7 @@ def test_velocity_has_its_own_spectra():
     objective, parameters = objective_of(40)
     exact = objective.hessian(parameters)
     _, gram = BlockGram.of(objective)
-    blocks = gram.hessian(objective, parameters, gram.coefficients(objective.data()[1]))
+    blocks = gram.hessian(objective, parameters, gram.blocks.coefficients(objective.data()[1]))
     unit = exact.diagonal(dim1=1, dim2=2).sqrt()
     off = (blocks - exact)[:, -1] / (unit[:, -1:] * unit)
     assert float(off.square().mean().sqrt()) < 0.03  # the 3 % of masked pixels, and the stencil
@@ -187,7 +188,7 @@ def test_a_scatter_that_is_greatest_in_lines_is_in_the_blocks():
         weight = (1 / (snr**-2 + scatter.double() ** 2)).expand(len(parameters), -1)
         at = replace(objective, weight=weight.to(objective.weight).contiguous())
         exact = at.hessian(parameters)
-        blocks = gram.hessian(at, parameters, gram.coefficients(at.data()[1]))
+        blocks = gram.hessian(at, parameters, gram.blocks.coefficients(at.data()[1]))
         ratio = (blocks / exact).diagonal(dim1=1, dim2=2)
         assert float((ratio.mean(dim=0) - 1).abs().max()) < 0.08
 
@@ -195,20 +196,46 @@ def test_a_scatter_that_is_greatest_in_lines_is_in_the_blocks():
 def test_weights_of_blocks_are_never_negative_and_keep_their_sums():
     rng = np.random.default_rng(5)
     profile = torch.tensor(rng.uniform(0, 1, 100))
-    gram = BlockGram(
-        *(torch.zeros(1, 1) for _ in range(5)),
-        (torch.zeros(100, 1),) * 2,
-        (0, 50, 100),
-        torch.zeros(1, 100),
-        profile,
-    )
+    blocks = Blocks((0, 50, 100), torch.zeros(1, 100), profile)
     for weight in (1 - profile, profile**3, profile**0, 0 * profile, 2 + 3 * profile):
-        flat, along = gram.coefficients(weight[None])[0].view(2, 2)
+        flat, along = blocks.coefficients(weight[None])[0].view(2, 2)
         assert (flat >= 0).all()
         assert (along >= 0).all()
         total = 50 * flat + along * profile.view(2, 50).sum(dim=1)
         torch.testing.assert_close(total, weight.view(2, 50).sum(dim=1))
-    np.testing.assert_allclose(gram.coefficients((2 + 3 * profile)[None])[0], [2, 2, 3, 3])
+    np.testing.assert_allclose(blocks.coefficients((2 + 3 * profile)[None])[0], [2, 2, 3, 3])
+
+
+@pytest.mark.parametrize("scatter", [False, True])
+def test_what_blocks_tell_against_plain_sums(scatter: bool):
+    """Least squares of each block's known weights; what is far off counts one by one."""
+    rng = np.random.default_rng(6)
+    profile = rng.uniform(0.2, 1, 100) if scatter else None
+    weight = rng.uniform(0.8, 1.2, (20, 100)) * 1e4
+    weight[rng.random(weight.shape) < 0.1] = 0.0
+    weight[3, 20:] = 0.0  # more than is counted one by one
+    given = torch.tensor(weight).float()
+    blocks = Blocks(
+        (0, 50, 100), torch.ones(1, 100), None if profile is None else torch.tensor(profile)
+    )
+    c, apart, uneven = blocks.weighed(given)
+    told = np.zeros_like(weight)
+    for star, part in [(s, slice(b, b + 50)) for s in range(20) for b in (0, 50)]:
+        w = weight[star, part]
+        shapes = np.stack([np.ones(50)] + ([] if profile is None else [profile[part]]), axis=1)
+        used = np.full(50, True) if star == 3 else w > 0
+        best = np.linalg.lstsq(shapes[used], w[used], rcond=None)[0]
+        if (best < 0).any():  # one of the two alone, whichever is positive
+            only = shapes[:, int(best[0] < 0)]
+            best = np.where(best < 0, 0.0, w[used].sum() / only[used].sum())
+        told[star, part] = shapes @ best
+    np.testing.assert_allclose(blocks.told(c), told, rtol=1e-4, atol=1)
+    far = np.abs(weight - told) > 0.5 * told
+    far[3] = False
+    found = np.zeros_like(weight)
+    np.add.at(found, (np.arange(20)[:, None], apart.pixel.numpy()), apart.excess.numpy())
+    np.testing.assert_allclose(found, np.where(far, weight - told, 0), rtol=1e-3, atol=2)
+    assert not uneven.any()  # means tell all of a label whose lines are everywhere
 
 
 @pytest.mark.parametrize("widths", [False, True])
