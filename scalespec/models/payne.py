@@ -90,6 +90,11 @@ class Payne(LinearEmulator):
         options = {"hidden": hidden, "activation": self.activation, "slope": self.slope}
         return options | ({"leeway": self.leeway} if self.leeway else {})
 
+    @property
+    def kinks(self) -> bool:
+        """Whether the flux is made of pieces, so that fits have many optima."""
+        return self.activation == "leaky_relu"
+
     def features(self, x: Tensor) -> Tensor:
         """Return the last hidden layer, (n, width), for scaled labels; then the leeway's."""
         x, past = self._parted(x)

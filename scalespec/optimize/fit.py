@@ -27,6 +27,7 @@ from scalespec.optimize.winding import winding_label
 
 _SNR_PIXELS = 512  # that a median is taken of: a full sort costs as much as a step
 _ROBUST_PASSES = 2
+_RESTARTS_OF_KINKS = 4
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,13 @@ class FitOptions:
         How far the velocity may move from its start; 0 holds it there.
     stars_per_batch : int
         Stars fitted together: about 3 x stars x P floats of memory.
-    restarts : int
-        Searches begun again: models with kinks (LeakyReLU) have many optima, and the best one found
-        counts. If they lie behind each other along one label, which mocks tell, these begin all
-        over its range; else two sigma from the best end so far, until two in a row find nothing
-        new. Another optimum of nearly the same chi2 is flagged, and its distance is in the
-        covariance, which is of secants over an error, where the last layer is linear, in place of
-        derivatives at the optimum (`optimize/secant.py`).
+    restarts : int, optional
+        Searches begun again; if not given, 4 for models with kinks (LeakyReLU), which have many
+        optima, and none for others. The best one found counts. If they lie behind each other along
+        one label, which mocks tell, these begin all over its range; else two sigma from the best
+        end so far, until two in a row find nothing new. Another optimum of nearly the same chi2 is
+        flagged, and its distance is in the covariance, which is of secants over an error, where the
+        last layer is linear, in place of derivatives at the optimum (`optimize/secant.py`).
     exact_covariance : bool
         Covariances from every pixel's derivatives, also where wavelength blocks would do.
     polynomial : int or None
@@ -73,7 +74,7 @@ class FitOptions:
     tolerance: float = 0.01
     rv_range: float = 150.0
     stars_per_batch: int = 1024
-    restarts: int = 0
+    restarts: int | None = None
     exact_covariance: bool = False
     polynomial: int | None = None
     broadening: Broadening = field(default_factory=Broadening)
@@ -216,6 +217,9 @@ class Fitter:
             If the smoothing does not fit the model, or it has more than 64 labels.
         """
         options, n_pixel = options or FitOptions(), len(model.spec.wavelength)
+        if options.restarts is None:
+            kinks = bool(getattr(model, "kinks", False))
+            options = replace(options, restarts=_RESTARTS_OF_KINKS * kinks)
         if smoothing is not None and smoothing.n_pixel != n_pixel:
             raise ValueError(f"smoothing has {smoothing.n_pixel} pixels, the model {n_pixel}")
         if len(model.spec.labels) > 64:
@@ -364,7 +368,7 @@ def _fit_batch(
     firsts = [as_rows(_padded(own[fitted, c], objective, 0.0), like) for c in range(own.shape[1])]
     if along is not None and tie is not None:
         along = list(tie.free).index(along) if along in tie.free else None
-    found = best_of(search, objective, firsts, bounds, options.restarts, along)
+    found = best_of(search, objective, firsts, bounds, options.restarts or 0, along)
     state, several, spread = found.best, found.several, found.spread()
     if options.robust is not None:
         everything = objective

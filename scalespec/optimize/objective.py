@@ -52,7 +52,8 @@ class Emulator(Protocol):
     """A differentiable model of spectra: scaled labels in [-0.5, 0.5] to flux.
 
     A model that ends in a linear layer may say so by an attribute ``output`` (torch.nn.Linear) and
-    the methods ``features`` and ``features_and_jacobian``: its fits are many times faster.
+    the methods ``features`` and ``features_and_jacobian``: its fits are many times faster. One with
+    kinks, as LeakyReLU has, says so by ``kinks``: its fits are begun again.
     """
 
     @property

@@ -210,9 +210,8 @@ def known_better(ready: Ready, stars: Stars) -> tuple[FloatArray, FloatArray]:
     middle = ((spec.minimum + spec.maximum) / 2).astype(np.float32)
     for name, (mean, _) in spec.extra["prior"].items():
         middle[spec.labels.index(name)] = mean
-    fit = Fitter.of(
-        ready.model, smoothing=ready.smoothing, options=FitOptions(rv_range=RV_RANGE_KMS)
-    ).fit(
+    options = FitOptions(rv_range=RV_RANGE_KMS, restarts=0)
+    fit = Fitter.of(ready.model, smoothing=ready.smoothing, options=options).fit(
         stars.flux,
         stars.ivar,
         start=np.where(np.isfinite(stars.labels), stars.labels, middle)[:, np.newaxis],

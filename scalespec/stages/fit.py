@@ -33,8 +33,6 @@ from scalespec.store.catalog import read_part
 from scalespec.store.ledger import Ledger
 from scalespec.store.spectra import memory_bytes, read_spectra
 
-_RESTARTS_OF_KINKS = 4
-
 
 def best_labels(
     spectra: xr.Dataset, first: pd.DataFrame, ready: Sequence[Ready], table: FitTable
@@ -67,7 +65,7 @@ def fitters(ready: Sequence[Ready], table: FitTable) -> list[Fitter]:
         Fitter.of(
             doubted(one.model, table.scatter),
             smoothing=one.smoothing if table.polynomial is None else None,
-            options=fit_options(table, one.model),
+            options=fit_options(table),
         )
         for one in ready
     ]
@@ -116,15 +114,14 @@ def _fit(
     )
 
 
-def fit_options(table: FitTable, model: Emulator) -> FitOptions:
+def fit_options(table: FitTable) -> FitOptions:
     """Return the run file's settings as the optimizer takes them."""
-    kinks = model.options.get("activation") == "leaky_relu"
     return FitOptions(
         max_steps=table.max_steps,
         tolerance=table.tolerance,
         rv_range=table.rv_range_kms,
         stars_per_batch=table.stars_per_batch,
-        restarts=_RESTARTS_OF_KINKS * kinks if table.restarts is None else table.restarts,
+        restarts=table.restarts,
         exact_covariance=table.exact_covariance,
         polynomial=table.polynomial,
         broadening=Broadening(vsini=table.vsini_kms, lsf=table.lsf_kms),

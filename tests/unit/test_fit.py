@@ -14,7 +14,7 @@ from scalespec.errors import ConfigError, StoreError
 from scalespec.kernels.continuum import gaussian_smoothing, normalize
 from scalespec.models.base import EmulatorSpec
 from scalespec.models.payne import Payne
-from scalespec.optimize.fit import below_snr, fit_labels
+from scalespec.optimize.fit import FitOptions, Fitter, below_snr, fit_labels
 from scalespec.optimize.objective import Smoother
 from scalespec.optimize.result import FitStatus
 from scalespec.plan import BlockResult
@@ -377,9 +377,10 @@ def test_other_kinds_of_star_are_tried_as_starts():
 
 def test_models_with_kinks_are_begun_again_and_smooth_ones_not():
     kinked = Payne(ONE.model.spec, hidden=(8,), activation="leaky_relu")
-    assert fit_options(FitTable(), kinked).restarts == 4
-    assert fit_options(FitTable(), ONE.model).restarts == 0
-    assert fit_options(FitTable(restarts=2), ONE.model).restarts == 2
+    for model, asked, expected in ((kinked, None, 4), (ONE.model, None, 0), (ONE.model, 2, 2)):
+        options = fit_options(FitTable(restarts=asked))
+        assert Fitter.of(model, options=options).options.restarts == expected
+    assert Fitter.of(kinked, options=FitOptions(restarts=0)).options.restarts == 0
 
 
 def test_a_median_below_a_limit_is_counted_as_it_is_sorted():

@@ -163,7 +163,7 @@ def test_two_optima_are_found_and_said():
 def test_restarts_find_better_optima_of_kinked_models():
     model = small_payne(activation="leaky_relu", n_label=6, hidden=40)
     stars = small_mocks(model, 150, snr=150.0)
-    data, one = (stars["flux"], stars["ivar"]), FitOptions(rv_range=60.0)
+    data, one = (stars["flux"], stars["ivar"]), FitOptions(rv_range=60.0, restarts=0)
     single = fit_labels(model, *data, options=one)
     many = fit_labels(model, *data, options=FitOptions(rv_range=60.0, restarts=5))
     again = fit_labels(model, *data, options=FitOptions(rv_range=60.0, restarts=5))
