@@ -176,6 +176,16 @@ def select_continuum_pixels(
     ----------
     Ness et al. 2015, ApJ 808, 16, section 2.3, with ranks within stretches for their fixed limits:
     limits in units of one survey's labels leave whole stretches of another without a pixel.
+
+    Examples
+    --------
+    Every fifth pixel has no line, so no label moves it:
+
+    >>> quiet, label = np.arange(240) % 5 == 0, np.linspace(-1, 1, 30)[:, np.newaxis]
+    >>> flux = 1 - ~quiet * (0.3 + 0.1 * label)
+    >>> chosen = select_continuum_pixels(flux, flux**0, label, chips=[(0, 240)], fraction=0.2)
+    >>> np.array_equal(chosen, quiet)
+    True
     """
     n_star, n_label = labels.shape
     if n_star <= n_label + 1:
@@ -229,6 +239,18 @@ def find_continuum_pixels(
     References
     ----------
     Ness et al. 2015, ApJ 808, 16, section 2.3.
+
+    Examples
+    --------
+    Every fifth pixel has no line; the continuum tilts with the label:
+
+    >>> quiet, label = np.arange(240) % 5 == 0, np.linspace(-1, 1, 30)[:, np.newaxis]
+    >>> level = 100 + 50 * label * np.linspace(-1, 1, 240)
+    >>> flux = level * (1 - ~quiet * (0.3 + 0.1 * label))
+    >>> chosen = find_continuum_pixels(flux, level**-2, label, 5000.0 + np.arange(240),
+    ...                                chips=[(0, 240)], degree=1, fraction=0.2)
+    >>> np.array_equal(chosen, quiet)
+    True
     """
     continuum, bad = running_quantile(flux, ivar, wavelength, half_width_angstrom=50.0)
     chosen = np.zeros(flux.shape[1], np.bool_)

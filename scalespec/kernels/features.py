@@ -131,6 +131,17 @@ def moments(flux: FloatArray, ivar: FloatArray) -> Moments:
     ------
     ValueError
         If shapes differ.
+
+    Examples
+    --------
+    Blocks add up; the masked pixel counts as continuum, whatever its flux:
+
+    >>> flux = np.array([[1.0, 0.5], [0.8, 0.5], [0.6, 9.0]])
+    >>> ivar = np.array([[1, 1], [1, 1], [1, 0]])
+    >>> sums = moments(flux[:1], ivar[:1]) + moments(flux[1:], ivar[1:])
+    >>> sums.n, sums.total.round(2), sums.product.round(2)
+    (array([3., 2.]), array([-0.6, -1. ]), array([[0.2, 0.1],
+           [0.1, 0.5]]))
     """
     if flux.shape != ivar.shape or flux.ndim != 2:
         raise ValueError(f"flux {flux.shape} and ivar {ivar.shape} must be alike in (n, n_pixel)")

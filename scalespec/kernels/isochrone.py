@@ -172,6 +172,16 @@ def model_stars(cube: IsochroneCube, names: Sequence[str]) -> ModelStars:
     ------
     ValueError
         If a name is not known.
+
+    Examples
+    --------
+    Masses from 1 to 2 weigh what m**-2.35 integrates to, (1 - 2**-1.35) / 1.35; two ages share it:
+
+    >>> mass = np.broadcast_to(np.linspace(1.0, 2.0, 101), (1, 2, 101))
+    >>> cube = IsochroneCube(np.zeros(1), np.array([1.0, 2.0]), mass, {"m_k": 5 - mass})
+    >>> stars = model_stars(cube, ["m_k", "fe_h"])
+    >>> stars.values.shape, np.bincount(stars.age_index, stars.weight).round(3)
+    ((202, 2), array([0.225, 0.225]))
     """
     if strange := sorted(set(names) - {*cube.columns, "fe_h"}):
         raise ValueError(f"isochrones have no {strange}; they have {sorted(cube.columns)} and fe_h")

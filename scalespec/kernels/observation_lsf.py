@@ -112,6 +112,18 @@ def observed_profile(
     ------
     ValueError
         If a sigma is negative or not finite.
+
+    Examples
+    --------
+    A line of sigma 3 pixels and depth 0.5, blurred by 4, has sigma 5 and depth 0.3, here 10 pixels
+    to the red:
+
+    >>> grid, away = LogGrid(3.7, 1e-4, 200), (np.arange(200) - 100) / 3
+    >>> flux = np.float32([1 - 0.5 * np.exp(-0.5 * away**2)])
+    >>> rv, sigma = C_KMS * np.tanh([10 * 1e-4 * np.log(10)]), np.full((1, 200), 4.0)
+    >>> seen, covered = observed_profile(flux, grid, grid.wavelength, rv=rv, sigma=sigma)
+    >>> (1 - seen[0, [105, 110, 115]]).round(3), (0.3 * np.exp(-0.5)).round(3), covered[0, [0, 110]]
+    (array([0.182, 0.3  , 0.182], dtype=float32), np.float64(0.182), array([False,  True]))
     """
     if not np.all(np.isfinite(sigma)) or np.min(sigma, initial=0.0) < 0:
         raise ValueError(f"sigma must be 0 or more pixels, got {np.min(sigma):.6g}")

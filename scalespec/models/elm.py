@@ -107,6 +107,15 @@ def output_weights(sums: Sums, penalty: float) -> Array:
     ------
     ValueError
         If a label has no star, or the penalty is not positive.
+
+    Examples
+    --------
+    Labels made of the units, 2 times the first less the second and 3:
+
+    >>> x, weights = np.linspace(-1, 1, 50)[:, np.newaxis], draw_weights(1, 2, 1)
+    >>> labels = hidden_units(x, weights) @ [[2.0], [-1.0], [3.0]]
+    >>> output_weights(partial_sums(x, labels, weights), 1e-9)[:, 0].round(3)
+    array([ 2., -1.,  3.])
     """
     if penalty <= 0 or np.any(sums.n < 1):
         raise ValueError(f"penalty = {penalty}, stars with each label {sums.n.tolist()}")

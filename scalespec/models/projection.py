@@ -87,6 +87,24 @@ def project(
     ------
     ValueError
         If the model does not end in a linear layer.
+
+    Examples
+    --------
+    A line that saturates in its label, learned in one round from noiseless spectra:
+
+    >>> from scalespec.models.base import EmulatorSpec
+    >>> from scalespec.models.payne import Payne
+    >>> _ = torch.manual_seed(0)
+    >>> x, pixel = torch.linspace(-0.5, 0.5, 100)[:, None], torch.arange(60.0)
+    >>> flux = torch.exp(-((x + 1) ** 2) * torch.exp(-0.5 * ((pixel - 30) / 2) ** 2))
+    >>> spectra = Spectra.weigh(x, flux, torch.full_like(flux, torch.inf), torch.zeros(100), 0.01)
+    >>> spec = EmulatorSpec("toy", ("a",), [0.0], [1.0], 5000 * 1.0001 ** pixel.numpy())
+    >>> model = Payne(spec, hidden=(5, 5))
+    >>> start_at_mean(model, spectra)
+    >>> before = (model.forward_scaled(x) - flux).abs().max().item()
+    >>> project(model, spectra, 10)
+    >>> before > 0.3, (model.forward_scaled(x) - flux).abs().max().item() < 0.002
+    (True, True)
     """
     output = _output(model)
     center = output.bias.detach().clone()

@@ -218,6 +218,23 @@ def fit_at_rest(
     References
     ----------
     Ness et al. 2015, ApJ 808, 16 (the model, and chi2 with its scatter).
+
+    Examples
+    --------
+    The depth of a line is known to the noise over the root of the line's squares, 3.545 in sum:
+
+    >>> from scalespec.models.base import EmulatorSpec
+    >>> from scalespec.models.cannon import Cannon
+    >>> spec = EmulatorSpec("toy", ("depth",), [0.0], [1.0], 5000 * 1.0001 ** np.arange(60))
+    >>> line, model = torch.exp(-0.5 * ((torch.arange(60) - 30.0) / 2) ** 2), Cannon(spec)
+    >>> weights = torch.stack([1 - line / 2, -line, 0 * line], dim=1)  # of 1, x and x²
+    >>> _ = model.output.weight.data.copy_(weights)
+    >>> flux = 1 - torch.tensor([[0.3], [0.9]]) * line
+    >>> fit = fit_at_rest(model, flux, torch.full_like(flux, 1e4))
+    >>> fit.labels.round(3), fit.label_err.round(4), round(0.01 / 3.545**0.5, 4)
+    (array([[0.3],
+           [0.9]], dtype=float32), array([[0.0053],
+           [0.0053]], dtype=float32), 0.0053)
     """
     layer = output_layer(model)
     n, n_label, n_pixel = len(flux), len(model.spec.labels), len(model.spec.wavelength)

@@ -324,6 +324,17 @@ def compare(
         All stars' data, and which of them are compared.
     out : back (n, P), chi2 (n,), gradient (n, D)
         Half the gradient of chi2 by rest-frame pixels; chi2; half its gradient by line parameters.
+
+    Examples
+    --------
+    A stencil that begins at pixel 1 moves the line a pixel down; the edge repeats:
+
+    >>> flux, taps = np.array([[1.0, 0.5, 1.0, 1.0]]), np.eye(8)[:1]
+    >>> stencil = np.array([1]), taps, taps[:, np.newaxis]
+    >>> out = np.empty((1, 4)), np.empty(1), np.empty((1, 1))
+    >>> compare(flux, stencil, (flux, np.full((1, 4), 4.0), np.array([0])), out)
+    >>> [one.tolist() for one in out]
+    [[[0.0, -2.0, 2.0, 0.0]], [2.0], [[1.0]]]
     """
     first, taps, slopes = stencil
     observed, weight, rows = data

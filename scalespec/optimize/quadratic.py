@@ -44,6 +44,17 @@ def bounded_step(
     References
     ----------
     Hintermüller, Ito & Kunisch 2002, SIAM J. Optim. 13, 865.
+
+    Examples
+    --------
+    Both stars are best at (1, 1); one may go to 0.5 along the first parameter, and makes up for it:
+
+    >>> hessian = torch.tensor([[[2.0, 1.0], [1.0, 2.0]]], dtype=torch.float64).repeat(2, 1, 1)
+    >>> gradient = torch.full((2, 2), -3.0, dtype=torch.float64)
+    >>> upper = torch.tensor([[9.0, 9.0], [0.5, 9.0]], dtype=torch.float64)
+    >>> bounded_step(hessian, gradient, -upper, upper, damping=0.0)
+    tensor([[1.0000, 1.0000],
+            [0.5000, 1.2500]], dtype=torch.float64)
     """
     matrix, scale = unit_diagonal(hessian)
     matrix.diagonal(dim1=1, dim2=2).add_(damping)

@@ -210,6 +210,18 @@ def templates(
     ------
     ValueError
         If `n` is less than 1.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> spec = SimpleNamespace(labels=("depth",), minimum=np.array([0.0]), maximum=np.array([1.0]),
+    ...                        wavelength=10 ** (3.7 + 1e-4 * np.arange(60)))
+    >>> line = torch.exp(-0.5 * ((torch.arange(60) - 30.0) / 2) ** 2)
+    >>> model = SimpleNamespace(spec=spec, scatter=torch.zeros(60),
+    ...                         forward_scaled=lambda x: 1 - (x + 0.5) * line)
+    >>> flux, labels = templates(model, 2)  # of depths from 0 to 1
+    >>> flux.shape, bool((np.abs(np.sort(labels[:, 0]) - [0.25, 0.75]) < 0.1).all())
+    ((2, 60), True)
     """
     if n < 1:
         raise ValueError(f"cross-correlation wants at least 1 template, got n = {n}")

@@ -122,6 +122,18 @@ def read_parts(url: str, columns: Sequence[str] | None = None) -> pa.Table:
     ------
     StoreError
         If no block is committed, a part is missing or damaged, or parts differ in their columns.
+
+    Examples
+    --------
+    In the order of blocks, not that in which they were done:
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for i in (1, 0):
+    ...         block = Block("spectrum", i, 2 * i, 2 * i + 2)
+    ...         _ = write_part(folder, block, pa.table({"obsid": [10 * i, 10 * i + 1]}), counts={})
+    ...     read_parts(folder)["obsid"].to_pylist()
+    [0, 1, 10, 11]
     """
     tables = list(iterate_parts(url, columns))
     if not tables:
@@ -190,6 +202,21 @@ def write_catalog(
     ------
     StoreError
         If no block is committed, or something cannot be read or written.
+
+    Examples
+    --------
+    Of two blocks one is done:
+
+    >>> import tempfile
+    >>> blocks = [Block("spectrum", 0, 0, 2), Block("spectrum", 1, 2, 4)]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     stars = pa.table({"obsid": [7, 8], "teff": [5777.0, 9600.0]})
+    ...     _ = write_part(folder, blocks[0], stars, counts={})
+    ...     manifest = write_catalog(folder, blocks=blocks, columns=["teff"])
+    ...     open_catalog(folder).to_table().to_pydict()
+    {'teff': [5777.0, 9600.0]}
+    >>> manifest["rows"], manifest["missing_blocks"], sorted(manifest["objects"])
+    (2, [1], ['catalog.fits', 'catalog.parquet'])
     """
     if standing := standing_catalog(url, blocks):
         return standing

@@ -96,6 +96,17 @@ def votable_units(source: Any) -> dict[str, str]:
     ----------
     source : bytes or binary stream
         Read as far as its data.
+
+    Raises
+    ------
+    ValueError
+        If it is not XML.
+
+    Examples
+    --------
+    >>> fields = '<FIELD name="teff" unit="K"/><FIELD name="star"/><DATA/>'
+    >>> votable_units(f"<VOTABLE><RESOURCE><TABLE>{fields}</TABLE></RESOURCE></VOTABLE>".encode())
+    {'teff': 'K', 'star': ''}
     """
     from astropy.utils.xml.iterparser import get_xml_iterator
 

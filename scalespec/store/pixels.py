@@ -46,6 +46,23 @@ def read_pixels(
     ------
     StoreError
         If there is no spectra store at `url`, or a shard of it is damaged.
+
+    Examples
+    --------
+    Past the last row there is nothing:
+
+    >>> import tempfile
+    >>> import xarray as xr
+    >>> from scalespec.plan import Block
+    >>> from scalespec.store.spectra import create_spectra, write_spectra
+    >>> flux = np.arange(8, dtype=np.float32).reshape(4, 2)
+    >>> stars = xr.Dataset({"flux": (("spectrum", "wavelength"), flux)})
+    >>> with tempfile.TemporaryDirectory() as url:
+    ...     create_spectra(url, stars, n_spectrum=4, shard_rows=4)
+    ...     _ = write_spectra(url, Block("spectrum", 0, 0, 4), stars)
+    ...     read_pixels(url, 2, 9, ("flux",))
+    (array([[4., 5.],
+           [6., 7.]], dtype=float32),)
     """
     arrays = _pixel_arrays(url, names)
     found: list[npt.NDArray[Any]] = []

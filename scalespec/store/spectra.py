@@ -78,6 +78,18 @@ def create_spectra(
     See Also
     --------
     open_spectra : has an example of making, writing and reading.
+
+    Examples
+    --------
+    The second call finds a store and leaves it alone:
+
+    >>> import tempfile
+    >>> star = xr.Dataset({"status": ("spectrum", np.zeros(1, np.uint32))})
+    >>> with tempfile.TemporaryDirectory() as url:
+    ...     create_spectra(url, star, n_spectrum=6, shard_rows=4)
+    ...     create_spectra(url, star, n_spectrum=9, shard_rows=4)
+    ...     count_spectra(url)
+    6
     """
     create_arms(
         url, {"": template}, n_spectrum=n_spectrum, shard_rows=shard_rows, encoding=encoding
@@ -133,6 +145,17 @@ def grow_spectra(url: str, ends: Sequence[int]) -> None:
     ------
     StoreError
         If there is no spectra store at `url`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> stars = xr.Dataset({"status": ("spectrum", np.zeros(4, np.uint32))})
+    >>> with tempfile.TemporaryDirectory() as url:
+    ...     create_spectra(url, stars, n_spectrum=4, shard_rows=4)
+    ...     _ = write_spectra(url, Block("spectrum", 0, 0, 4), stars)
+    ...     grow_spectra(url, [4, 6])
+    ...     open_spectra(url).status.values == SpectrumStatus.PADDING
+    array([False, False, False, False,  True,  True])
     """
     grown = [_grow(_group(url, name), list(ends)) for name in (*arm_names(url), "")]
     if any(grown):

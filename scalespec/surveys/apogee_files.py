@@ -77,6 +77,26 @@ def write_apstar(
     visits : Visits
     nights : sequence of mapping
         For each visit: plate, mjd [d], fiber, bc, vhelio, verr [km/s], snr.
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite, or a name does not fit its card.
+
+    Examples
+    --------
+    The reader finds two visits, below the two combined spectra:
+
+    >>> from scalespec.surveys.apogee import read_visits
+    >>> facts = dict(apogee_id="2M0", field="M67", ra=10.0, dec=41.0, h=9.0, snr=100.0, vhelio=30.0,
+    ...              verr=0.1, teff=5777.0, logg=4.4, fe_h=0.0)
+    >>> nights = [dict(plate=7496, mjd=56804.5 + i, fiber=171, bc=0.0, vhelio=29.0 + 2 * i,
+    ...                verr=0.1, snr=70.0) for i in range(2)]
+    >>> flux = np.tile(np.arange(1.0, 5.0)[:, np.newaxis], 8575)
+    >>> visits = Visits(flux, 0.5 * flux**0, 0 * flux.astype(int), *[0 * flux] * 4)
+    >>> made = read_visits(write_apstar(facts, visits, nights), "apStar.fits.gz", 0, 2)
+    >>> made.arms[""].flux[:, 0], made.arms[""].ivar[:, 0], made.scalars["rv"]
+    (array([3., 4.], dtype=float32), array([4., 4.], dtype=float32), [29.0, 31.0])
     """
     data = primary(_header(facts, nights))
     units = "10^-17 erg/s/cm^2/Ang"

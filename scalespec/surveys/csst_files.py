@@ -41,6 +41,25 @@ def write_csst(
     bands : mapping of "GU", "GV", "GI" to (flux, ivar, mask), each (n, n_pixel)
         float32, float32, int32.
     wavelength : mapping of the same to (n_pixel,) float64 [Å, vacuum]
+
+    Raises
+    ------
+    ValueError
+        If columns differ in length.
+
+    Examples
+    --------
+    The reader finds what was written; a value of the mask has become a bit of the schema:
+
+    >>> from scalespec.schema import MaskBit
+    >>> from scalespec.surveys.csst import grid, read_csst
+    >>> facts = {key: np.array([7]) for key, _, _ in FACTS.values()}
+    >>> flux = np.full((1, 190), 3, np.float32)
+    >>> bands = {"GU": (flux, 4 * flux, np.full((1, 190), COSMIC_RAY, np.int32))}
+    >>> made = read_csst(write_csst(facts, bands, {"GU": grid("gu")}), "field.fits")
+    >>> pixels = made.arms["gu"]
+    >>> pixels.flux[0, :2], pixels.ivar[0, :2], MaskBit(int(pixels.mask[0, 0])).name
+    (array([3., 3.], dtype=float32), array([12., 12.], dtype=float32), 'COSMIC_RAY')
     """
     columns = {name: np.asarray(facts[key], kind) for name, (key, kind, _) in FACTS.items()}
     units = {name: unit for name, (_, _, unit) in FACTS.items() if unit}

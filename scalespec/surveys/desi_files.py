@@ -63,6 +63,25 @@ def write_coadd(
         Nested, nside 64.
     survey : str
         Goes into the header.
+
+    Raises
+    ------
+    ValueError
+        If `facts` or `arms` differ in their number of targets, or `survey` does not fit its card.
+
+    Examples
+    --------
+    The reader finds what was written, and the line spread function again, 1 pixel of 0.8 Å:
+
+    >>> from scalespec.surveys.desi import GRIDS, read_desi
+    >>> names = ("targetid", "ra", "dec", "mjd", "g", "source_id", "fiber", "tileid", "night")
+    >>> facts = {name: np.array([7]) for name in names}
+    >>> facts |= {"z": np.array([1e-4]), "z_err": np.array([1e-5])}
+    >>> flux, mask = np.full((1, 2751), 3, np.float32), np.zeros((1, 2751), np.int32)
+    >>> blue = dict(wavelength=GRIDS["b"], flux=flux, ivar=flux, mask=mask, sigma=flux**0)
+    >>> made = read_desi(write_coadd(facts, {"B": blue}, healpix=12, survey="main"), "coadd.fits")
+    >>> made.scalars["obsid"], made.arms["b"].flux[0, :2], made.arms["b"].lsf_sigma[0, :2].round(3)
+    (array([7]), array([3., 3.], dtype=float32), array([0.8, 0.8]))
     """
     cards: list[Card] = [
         ("SPGRP", "healpix", "Spectra grouping"),

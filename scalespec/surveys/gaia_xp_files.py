@@ -32,6 +32,25 @@ def write_xp(
         source_id, g, bp_rp [mag], ra, dec [deg], and name (bytes): what the star is called.
     flux, ivar : (n, 343) float32
         1e-17 erg/s/cm²/Å, and its inverse variance; 0 becomes an infinite error.
+
+    Raises
+    ------
+    ValueError
+        If `facts` and spectra differ in length.
+
+    Examples
+    --------
+    The reader finds flux over its median, 3, and ivar times that squared:
+
+    >>> from scalespec.surveys.gaia_xp import read_xp
+    >>> facts = {name: np.array([10.0]) for name in ("g", "bp_rp", "ra", "dec")}
+    >>> facts |= {"source_id": np.array([5853498713190525696]), "name": np.array([b"Proxima"])}
+    >>> flux = np.full((1, 343), 3, np.float32)
+    >>> made = read_xp(write_xp(facts, flux, 4 * flux**0), "xp.fits")
+    >>> pixels = made.arms[""]
+    >>> made.scalars["source_id"], pixels.flux[0, :2], pixels.ivar[0, :2].round(3)
+    (array([5853498713190525696]), array([1., 1.], dtype=float32),
+     array([36., 36.], dtype=float32))
     """
     n = len(flux)
     middle = np.median(flux, axis=1)

@@ -145,6 +145,21 @@ def read_lrs(data: bytes, name: str) -> Spectrum:
     Two layouts: a primary image whose rows are flux, ivar, wavelength (in DR1: flux less
     continuum), andmask, ormask; or a table whose one row holds the vectors FLUX, IVAR, WAVELENGTH,
     ANDMASK, ORMASK.
+
+    Examples
+    --------
+    A file that begins two pixels late:
+
+    >>> from io import BytesIO
+    >>> from astropy.io import fits
+    >>> rows, file = np.zeros((5, 3907), np.float32), BytesIO()
+    >>> rows[0], rows[1], rows[2] = 3, 4, WAVELENGTH[2:]
+    >>> fits.PrimaryHDU(rows, fits.Header({"OBSID": 7, "Z": 1e-4})).writeto(file)
+    >>> spectrum = read_lrs(file.getvalue(), "spec.fits")
+    >>> spectrum.flux[:4], [MaskBit(int(bits)).name for bits in spectrum.mask[:2]]
+    (array([0., 0., 3., 3.], dtype=float32), ['OUTSIDE', 'OUTSIDE'])
+    >>> spectrum.scalars["obsid"], round(spectrum.scalars["rv"], 2)  # 1e-4 c
+    (7, 29.98)
     """
     with np.errstate(over="ignore", invalid="ignore"):  # files hold NaN, and beyond float32
         rows = _read(data, name, 0, 1)

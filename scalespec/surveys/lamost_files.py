@@ -155,6 +155,20 @@ def write_lrs(facts: Mapping[str, Any], rows: npt.NDArray[np.float32], *, layout
     ------
     ValueError
         If there is no such `layout`.
+
+    Examples
+    --------
+    The reader finds what was written:
+
+    >>> from scalespec.surveys.lamost import WAVELENGTH, read_lrs
+    >>> facts = dict(obsid=7, mjd=58396.75, planid="M31", spid=3, fiberid=31, ra=10.0, dec=41.0,
+    ...              subclass="G3", z=1e-4, z_err=1e-5, helio_rv=0.0, first_pixel=2)
+    >>> facts |= {f"snr_{band}": 10.0 for band in "ugriz"}
+    >>> rows = np.ones((6, 3907), np.float32)
+    >>> rows[2], rows[3:5] = WAVELENGTH[2:], 0
+    >>> spectrum = read_lrs(write_lrs(facts, rows, layout="coadd"), "spec.fits.gz")
+    >>> spectrum.flux[:4], spectrum.scalars["obsid"], spectrum.scalars["mjd"]
+    (array([0., 0., 1., 1.], dtype=float32), 7, 58396.75)
     """
     n_pixel = rows.shape[1]
     date = observed_at(facts["mjd"])
