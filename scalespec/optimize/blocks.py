@@ -118,7 +118,7 @@ class Blocks:
 
     def _sums(self, weight: Tensor, known: bool) -> tuple[Tensor, ...]:
         """Sum over blocks, each (n, B) float64: w, w p, 1, p and p^2, p the profile or 0."""
-        if weight.device.type == "cpu":
+        if _on_processor(weight):
             out = np.empty((5, len(weight), len(self.edges) - 1))
             fused.block_sums(weight.contiguous().numpy(), self._arrays(weight), known, out)
             return tuple(torch.from_numpy(out))
@@ -130,7 +130,7 @@ class Blocks:
 
     def _parted(self, weight: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Part what weights have beside those told: (n, P) by a little, by much; how many (n,)."""
-        if weight.device.type == "cpu":
+        if _on_processor(weight):
             even, excess = torch.empty_like(weight), torch.empty_like(weight)
             count = torch.empty(len(weight), dtype=torch.int64)
             given = weight.contiguous().numpy(), c.contiguous().numpy()
@@ -165,6 +165,10 @@ class Blocks:
     def _power_of_blocks(self) -> Tensor:
         """(K, B) or (K, 2 B): what coefficients of 1 say of the labels' information."""
         return (self.power.double() @ self._members.double()).to(self.power)
+
+
+def _on_processor(values: Tensor) -> bool:
+    return values.device.type == "cpu"
 
 
 def _too_much(off: Tensor, mean: Tensor, most: float) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from scalespec.optimize.constraints import box
 from scalespec.optimize.levenberg import State
+from scalespec.optimize.matmul import whole
 from scalespec.optimize.objective import Objective
 from scalespec.optimize.quadratic import bounded_step, inverse, promised_gain
 from scalespec.optimize.result import FitResult, FitStatus
@@ -53,7 +54,7 @@ def edges(state: State) -> Edges:
     free &= room >= _NEAR * torch.minimum(variance, widest).sqrt()
     bound = ~(free | fixed)
     outside = torch.zeros_like(bound)
-    rows = torch.nonzero(bound.any(dim=1)).squeeze(1)
+    rows = whole(torch.nonzero(bound.any(dim=1)).squeeze(1))
     if len(rows):
         hessian = state.hessian[rows]
         curvature = _schur_diagonal(hessian, inverse(hessian, free[rows]))
@@ -94,7 +95,7 @@ def softened(state: State, free: Tensor) -> Tensor:
 def _of_curvature(state: State, found: Edges) -> Tensor:
     total = softened(state, found.free)
     soft = found.bound & ~found.outside
-    rows = torch.nonzero(soft.any(dim=1)).squeeze(1)
+    rows = whole(torch.nonzero(soft.any(dim=1)).squeeze(1))
     if not len(rows):
         return total
     soft, hessian, inverted = soft[rows], state.hessian[rows], total[rows]
@@ -105,7 +106,7 @@ def _of_curvature(state: State, found: Edges) -> Tensor:
     inside = torch.minimum(inside, BOX_VARIANCE * span**2)
     # How the free parameters follow each one on a bound: e_j - C H e_j.
     follow = torch.diag_embed(soft.double()) - inverted @ (hessian * soft[:, None, :])
-    total[rows] += (follow * inside[:, None, :]) @ follow.mT
+    total[rows] = inverted + (follow * inside[:, None, :]) @ follow.mT
     return total
 
 

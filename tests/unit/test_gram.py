@@ -206,9 +206,14 @@ def test_weights_of_blocks_are_never_negative_and_keep_their_sums():
     np.testing.assert_allclose(blocks.coefficients((2 + 3 * profile)[None])[0], [2, 2, 3, 3])
 
 
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("scatter", [False, True])
-def test_what_blocks_tell_against_plain_sums(scatter: bool):
-    """Least squares of each block's known weights; what is far off counts one by one."""
+def test_what_blocks_tell_against_plain_sums(scatter: bool, compiled: bool, monkeypatch):
+    """Least squares of each block's known weights; what is far off counts one by one.
+
+    By the processor's loops, and by what other devices do.
+    """
+    monkeypatch.setattr("scalespec.optimize.blocks._on_processor", lambda _: compiled)
     rng = np.random.default_rng(6)
     profile = rng.uniform(0.2, 1, 100) if scatter else None
     weight = rng.uniform(0.8, 1.2, (20, 100)) * 1e4
