@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from scalespec.kernels.compiled import compiled
 from scalespec.kernels.correlation import noise_correlation, row_means
+from scalespec.kernels.mask import known
 from scalespec.kernels.resample import rebin_operator
 from scalespec.kernels.wavelength import pixel_edges
 
@@ -196,7 +197,7 @@ def merge(
     Parameters
     ----------
     arms : sequence of (flux, ivar, mask)
-        (n_spectrum, n_pixel) each.
+        (n_spectrum, n_pixel) each; pixels that `mask.known` does not know carry no weight.
     match_levels : bool
 
     Returns
@@ -221,13 +222,19 @@ def merge(
     shapes = {np.shape(part) for arm in arms for part in arm}
     if len(shapes) != 1:
         raise ValueError(f"want arms of one shape, got {sorted(shapes)}")
-    flux, ivar, mask = arms[0]
-    for more in arms[1:]:
+    cleaned = ((*_cleaned(*arm[:2]), arm[2]) for arm in arms)
+    flux, ivar, mask = next(cleaned)
+    for more in cleaned:
         level = _level_ratio(flux, ivar, *more[:2]) if match_levels else np.ones(len(flux))
         scale = level[:, np.newaxis]
         scaled = more[0] * scale, more[1] / scale**2, more[2]
         flux, ivar, mask = _merged(flux, ivar, mask, scaled)
     return flux.astype(np.float32), ivar.astype(np.float32), mask
+
+
+def _cleaned(flux: FloatArray, ivar: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return flux that is finite, 0 times NaN would spread, and ivar 0 without information."""
+    return np.where(np.isfinite(flux), flux, 0), np.where(known(flux, ivar), ivar, 0)
 
 
 def _merged(
@@ -270,7 +277,8 @@ def combine_visits(
     Parameters
     ----------
     flux, ivar, mask : (n_visit, n_pixel) float, float, uint32
-        On one grid, normalized or of one level.
+        On one grid, normalized or of one level; pixels that `mask.known` does not know carry no
+        weight.
     star : (n_visit,) int
         Which visits belong together.
     clip_sigma : float
@@ -311,9 +319,10 @@ def combine_visits(
     made_mask = np.zeros(shape, np.uint32)
     for i in range(len(names)):
         rows = order[bounds[i] : bounds[i + 1]]
-        weight = _unclipped(flux[rows], ivar[rows].astype(np.float64), clip_sigma)
+        light, own = _cleaned(flux[rows], ivar[rows])
+        weight = _unclipped(light, own.astype(np.float64), clip_sigma)
         total = weight.sum(axis=0)
-        mean = np.sum(weight * np.where(weight > 0, flux[rows], 0), axis=0)
+        mean = np.sum(weight * light, axis=0)
         made_flux[i] = np.where(total > 0, mean / np.where(total > 0, total, 1), 0)
         made_ivar[i] = total
         made_mask[i] = np.bitwise_and.reduce(mask[rows], axis=0)
@@ -323,7 +332,7 @@ def combine_visits(
 def _unclipped(flux: FloatArray, ivar: FloatArray, clip_sigma: float) -> FloatArray:
     """Return weights, 0 for pixels that stand out from the mean of at least two other visits."""
     weight = ivar.copy()
-    light = np.where(ivar > 0, flux, 0).astype(np.float64)
+    light = flux.astype(np.float64)
     columns = np.arange(flux.shape[1])
     for _ in range(len(flux) - 2):
         pull = _pulls(light[:, columns], weight[:, columns])

@@ -177,7 +177,7 @@ def normalize(
     *,
     weights: Literal["mask", "ivar"] = "mask",
 ) -> tuple[Float32Array, Float32Array, Float32Array, BoolArray]:
-    """Divide spectra by their smoothed selves: continuum = K(w f) / K(w), w = 1 where ivar > 0.
+    """Divide spectra by their smoothed selves: continuum = K(w f) / K(w), w = 1 on good pixels.
 
     An ivar-weighted mean leans to line cores by an amount that depends on S/N, and makes the
     operator another one for every star; the mask does so much less. To compare a model with the
@@ -190,11 +190,12 @@ def normalize(
     Parameters
     ----------
     flux, ivar : (n_spectrum, n_pixel) float32
-        Flux and inverse variance; flux counts, and must be finite, where ``ivar > 0``.
+        Flux and inverse variance; pixels of ``ivar <= 0``, or where either is not finite, are
+        masked.
     operator : SmoothingOperator
         From `gaussian_smoothing` on the same grid.
     weights : {"mask", "ivar"}
-        w: 1 where ivar is positive, or ivar itself.
+        w: 1 on good pixels, or ivar itself.
 
     Returns
     -------
@@ -258,15 +259,14 @@ def _weighted(flux: Float32Array, ivar: Float32Array, by_ivar: bool) -> Float32A
         if by_ivar:
             scale = np.float32(0)
             for i in range(n_pixel):
-                scale = max(scale, ivar[row, i])
+                scale = max(scale, ivar[row, i] if ivar[row, i] < np.inf else np.float32(0))
         for i in range(n_pixel):
-            if ivar[row, i] > 0:
+            if 0 < ivar[row, i] < np.inf and np.isfinite(flux[row, i]):
                 weight = ivar[row, i] / scale if by_ivar else np.float32(1)
                 result[row, i] = weight * flux[row, i]
                 result[n + row, i] = weight
-        if by_ivar:
-            for i in range(n_pixel):
-                result[2 * n + row, i] = np.float32(1) if ivar[row, i] > 0 else np.float32(0)
+                if by_ivar:
+                    result[2 * n + row, i] = np.float32(1)
     return result
 
 
@@ -287,7 +287,7 @@ def _divide(
             level = above[row, i] / below[row, i] if known else np.float32(1)
             # ivar first: level² alone leaves float32 for fluxes of 1e-23.
             weight = ivar[row, i] * level * level
-            use = known and weight > 0
+            use = known and 0 < weight < np.inf and np.isfinite(flux[row, i])
             bad[row, i] = not known
             continuum[row, i] = level if known else zero
             ivar_norm[row, i] = weight if use else zero

@@ -35,7 +35,7 @@ def chebyshev_continuum(
     Parameters
     ----------
     flux, ivar : (n_spectrum, n_pixel) float
-        Pixels of ``ivar <= 0`` carry no weight, whatever their flux.
+        Pixels of ``ivar <= 0``, or where either is not finite, carry no weight.
     degree : int
         Of the polynomials.
     chips : sequence of (start, stop)
@@ -293,10 +293,10 @@ def _weighted(
     for row in range(n):
         top = 0.0
         for i in range(n_pixel):
-            top = max(top, ivar[row, i])
+            top = max(top, ivar[row, i] if ivar[row, i] < np.inf else 0.0)
         scale = 1 / top if top > 0 else 0.0
         for i in range(n_pixel):
-            if chosen[i] and ivar[row, i] > 0:
+            if chosen[i] and 0 < ivar[row, i] < np.inf and np.isfinite(flux[row, i]):
                 weights[row, i] = scale * ivar[row, i]
                 target[row, i] = weights[row, i] * flux[row, i]
     return weights, target

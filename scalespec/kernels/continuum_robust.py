@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scalespec.kernels.compiled import compiled
+from scalespec.kernels.mask import known
 
 FloatArray: TypeAlias = npt.NDArray[np.floating[Any]]
 Float32Array: TypeAlias = npt.NDArray[np.float32]
@@ -30,7 +31,7 @@ def running_quantile(
     Parameters
     ----------
     flux, ivar : (n_spectrum, n_pixel) float
-        Pixels of ``ivar <= 0`` do not count.
+        Pixels of ``ivar <= 0``, or where either is not finite, do not count.
     wavelength : (n_pixel,) float [Å]
         Increasing.
     half_width_angstrom : float [Å]
@@ -73,7 +74,7 @@ def running_quantile(
     first = np.searchsorted(wavelength, wavelength - half_width_angstrom, side="left")
     last = np.searchsorted(wavelength, wavelength + half_width_angstrom, side="right")
     values = np.ascontiguousarray(flux, np.float32)
-    continuum = _quantiles(values, ivar > 0, first, last, quantile)
+    continuum = _quantiles(values, known(flux, ivar), first, last, quantile)
     bad = ~(continuum > 0)
     return np.where(bad, np.float32(0), continuum), bad
 
@@ -114,7 +115,7 @@ def chip_median(
     _check_alike(flux, ivar)
     continuum = np.zeros(flux.shape, np.float32)
     for start, stop in chips:
-        good = ivar[:, start:stop] > 0
+        good = known(flux[:, start:stop], ivar[:, start:stop])
         level = _row_quantiles(flux[:, start:stop], good, 0.5)
         continuum[:, start:stop] = np.where(level > 0, level, 0)[:, np.newaxis]
     return continuum, continuum <= 0
@@ -137,7 +138,8 @@ def scale_to_range(
     Returns
     -------
     flux, ivar : (n_spectrum, n_pixel) float32
-        Both 0 where ivar is 0 and in spectra without two different good pixels.
+        Both 0 where ivar is 0, where either is not finite, and in spectra without two different
+        good pixels.
 
     Raises
     ------
@@ -153,7 +155,7 @@ def scale_to_range(
     _check_alike(flux, ivar)
     if not 0 <= low < high <= 1:
         raise ValueError(f"quantiles must increase in [0, 1], got {low}, {high}")
-    good = ivar > 0
+    good = known(flux, ivar)
     bottom, top = _row_quantiles(flux, good, low), _row_quantiles(flux, good, high)
     span = np.where(top > bottom, top - bottom, 1).astype(np.float64)[:, np.newaxis]
     use = good & (top > bottom)[:, np.newaxis]

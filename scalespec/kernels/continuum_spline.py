@@ -7,6 +7,7 @@ import numpy.typing as npt
 from scipy.interpolate import BSpline
 
 from scalespec.kernels.compiled import compiled
+from scalespec.kernels.mask import known
 
 FloatArray: TypeAlias = npt.NDArray[np.floating[Any]]
 Float32Array: TypeAlias = npt.NDArray[np.float32]
@@ -35,7 +36,8 @@ def spline_continuum(
     Parameters
     ----------
     flux, ivar : (n_spectrum, n_pixel) float
-        Pixels of ``ivar <= 0`` do not count; over gaps the penalty carries the curve on.
+        Pixels of ``ivar <= 0``, or where either is not finite, do not count; over gaps the penalty
+        carries the curve on.
     n_coefficient : int
         Of the spline, evenly spaced in pixels.
     smoothness : float
@@ -82,7 +84,7 @@ def spline_continuum(
     penalty = smoothness * flux.shape[1] / n_coefficient
     fit = _fits(
         np.ascontiguousarray(flux, np.float64),
-        ivar > 0,
+        known(flux, ivar),
         (first, basis),
         (penalty, float(clip[0]), float(clip[1])),
         (n_coefficient, rounds),

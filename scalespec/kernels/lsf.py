@@ -82,15 +82,15 @@ class BandOperator:
         Parameters
         ----------
         flux, ivar : (n_spectrum, n_in) float
-            Flux per Å; pixels of ``ivar <= 0`` carry no weight.
+            Flux per Å; pixels of ``ivar <= 0``, or where either is not finite, carry no weight.
 
         Returns
         -------
         flux, ivar : (n_spectrum, n_out) dtype of `flux`
-            A(m f) / A(m) and (A m)² / A²(m σ²), m = 1 where ``ivar > 0``; both 0 where less than
-            half of the line spread lies on good pixels. Neighbors share pixels and so noise, which
-            is not returned: from R = 1800 to 200 its correlation is 0.39 at one output pixel per
-            FWHM, 0.73 at two; `correlation.noise_correlation` says what it does to fits.
+            A(m f) / A(m) and (A m)² / A²(m σ²), m = 1 on good pixels; both 0 where less than half
+            of the line spread lies on them. Neighbors share pixels and so noise, which is not
+            returned: from R = 1800 to 200 its correlation is 0.39 at one output pixel per FWHM,
+            0.73 at two; `correlation.noise_correlation` says what it does to fits.
 
         Raises
         ------
@@ -308,7 +308,7 @@ def prepared(
 ) -> tuple[np.floating[Any], FloatArray, FloatArray, FloatArray]:
     """Return the largest ivar, the mask, the flux on it and the variance times that ivar.
 
-    A pixel whose ivar is no number, or infinite, has no information.
+    A pixel whose flux or ivar is no number, or infinite, has no information.
     """
     one, zero = flux.dtype.type(1), flux.dtype.type(0)
     good, light, noise = np.empty_like(flux), np.empty_like(flux), np.empty_like(flux)
@@ -318,7 +318,7 @@ def prepared(
         if scale < ivar[i] < np.inf:
             scale = ivar[i]
     for i in range(len(flux)):
-        use = 0 < ivar[i] < np.inf
+        use = 0 < ivar[i] < np.inf and np.isfinite(flux[i])
         good[i] = one if use else zero
         light[i] = flux[i] if use else zero
         noise[i] = scale / ivar[i] if use else zero

@@ -55,7 +55,7 @@ class LevelOperators:
         Parameters
         ----------
         flux, ivar : (n_spectrum, n_in) float
-            Flux per Å; pixels of ``ivar <= 0`` carry no weight.
+            As `lsf.BandOperator.apply` takes them.
         resolving_power : (n_spectrum, n_out) float
             λ/FWHM of the data at the output pixels.
 

@@ -114,6 +114,26 @@ def flag(mask: MaskArray, where: BoolArray, bit: int) -> MaskArray:
     return mask | np.where(where, _bits(bit), np.uint32(0))
 
 
+def known(flux: FloatArray, ivar: FloatArray) -> BoolArray:
+    """Return where a spectrum has information: ivar above 0, it and flux finite.
+
+    Parameters
+    ----------
+    flux, ivar : (n_spectrum, n_pixel) float
+
+    Returns
+    -------
+    (n_spectrum, n_pixel) bool
+
+    Examples
+    --------
+    >>> known(np.array([1.0, np.nan, 1.0, 1.0]), np.array([4.0, 4.0, 0.0, np.inf]))
+    array([ True, False, False, False])
+    """
+    there: BoolArray = (ivar > 0) & (ivar < np.inf) & np.isfinite(flux)
+    return there
+
+
 def apply_policy(
     ivar: FloatArray, mask: MaskArray, bad_bits: int, policy_bit: int
 ) -> tuple[FloatArray, MaskArray]:

@@ -80,7 +80,8 @@ class RebinOperator:
         Parameters
         ----------
         flux, ivar : (n_spectrum, n_in) float
-            Flux per Å and its inverse variance; pixels of ``ivar <= 0`` carry no weight.
+            Flux per Å and its inverse variance; pixels of ``ivar <= 0``, or where either is not
+            finite, carry no weight.
 
         Returns
         -------

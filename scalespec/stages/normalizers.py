@@ -12,7 +12,7 @@ from scalespec.kernels.continuum import gaussian_sigma, gaussian_smoothing, norm
 from scalespec.kernels.continuum_fit import chebyshev_continuum
 from scalespec.kernels.continuum_robust import chip_median, running_quantile, scale_to_range
 from scalespec.kernels.continuum_spline import spline_continuum
-from scalespec.kernels.mask import window_mask
+from scalespec.kernels.mask import known, window_mask
 
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
@@ -102,7 +102,7 @@ def _divided(
     level, bad = continuum(flux, ivar)
     divisor = np.where(bad, np.float32(1), level)
     # ivar first: level² alone leaves float32 for fluxes of 1e-23.
-    weight = np.where(bad | (ivar <= 0), np.float32(0), ivar * divisor * divisor)
+    weight = np.where(known(flux, ivar) & ~bad, ivar * divisor * divisor, np.float32(0))
     return np.where(weight > 0, flux / divisor, np.float32(0)), weight, level, bad
 
 
@@ -116,8 +116,9 @@ def _scaled(
 def _as_it_is(
     flux: FloatArray, ivar: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray, BoolArray]:
-    kept = np.where(ivar > 0, flux, np.float32(0))
-    return kept, ivar.copy(), np.ones_like(kept), np.zeros(flux.shape, np.bool_)
+    there = known(flux, ivar)
+    kept, weight = np.where(there, flux, np.float32(0)), np.where(there, ivar, np.float32(0))
+    return kept, weight, np.ones_like(kept), np.zeros(flux.shape, np.bool_)
 
 
 _SETTINGS = {

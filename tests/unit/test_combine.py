@@ -257,6 +257,26 @@ def test_bits_that_all_visits_share_stay():
     assert not ivar.any()
 
 
+@pytest.mark.parametrize("which", [0, 1])  # flux, ivar
+@pytest.mark.parametrize("junk", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_counts_as_masked(which, junk):
+    _, flux, ivar, mask = arm(BLUE)
+    whole, star = (flux + 0.1, np.ones_like(ivar), mask), np.zeros(3, np.int64)
+
+    def made():
+        hit = flux, ivar, mask
+        arms = [hit], [hit, whole], [whole, hit]
+        joined = [part for one in arms for part in merge(one, match_levels=True)]
+        return [*joined, *combine_visits(flux, ivar, mask, star)]
+
+    flux[1, 7], ivar[1, 7] = 0, 0
+    expected = made()
+    ivar[1, 7] = 2.0
+    (flux, ivar)[which][1, 7] = junk
+    for mine, theirs in zip(made(), expected, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
 def test_visits_refuse_shapes_that_differ():
     with pytest.raises(ValueError, match="must fit"):
         combine_visits(np.ones((2, 2)), np.ones((2, 2)), np.ones((2, 2), np.uint32), np.array([1]))

@@ -41,6 +41,17 @@ def test_a_spectrum_is_degraded_as_the_operator_of_its_own_r_does():
             np.testing.assert_allclose(mine[one], theirs, rtol=1e-12)
 
 
+@pytest.mark.parametrize("junk", [np.nan, np.inf])
+def test_a_flux_that_is_no_number_is_lost_alone(junk):
+    flux, ivar = spectra(ON_LEVEL)
+    powers = np.repeat(ON_LEVEL[:, np.newaxis], len(CENTER), axis=1)
+    operators, ivar[:, 900] = LevelOperators(EDGES, COARSE, 500.0), 0
+    expected = operators.apply(flux, ivar, powers)
+    flux[:, 900], ivar[:, 900] = junk, 400.0
+    for mine, theirs in zip(operators.apply(flux, ivar, powers), expected, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
 def test_one_star_looks_the_same_whatever_resolved_it():
     powers = np.array([1234.5, 1800.0, 2345.6])
     flux, _ = spectra(powers)

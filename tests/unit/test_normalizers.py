@@ -47,6 +47,21 @@ def test_flux_comes_to_one_and_errors_follow(spectra, method):
     assert not ivar[0, 700:720].any()
 
 
+@pytest.mark.parametrize("which", [0, 1])  # flux, ivar
+@pytest.mark.parametrize("junk", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("method", [*METHODS, "gaussian by ivar", "median", "range", "none"])
+def test_what_is_no_number_counts_as_masked(spectra, method, junk, which):
+    flux, ivar = spectra
+    settings = METHODS.get(method, {"weights": "ivar"} if "ivar" in method else {})
+    made = normalizer(WAVELENGTH, ContinuumTable(method=method.split()[0], **settings))
+    kept, ivar[1, 1500] = ivar[1, 1500], 0
+    expected = made(flux, ivar)
+    ivar[1, 1500] = kept
+    spectra[which][1, 1500] = junk
+    for mine, theirs in zip(made(flux, ivar), expected, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
 def test_the_median_is_one_number_a_chip(spectra):
     table = ContinuumTable(method="median", chips=((3981.0, 5600.0), (5600.0, 8000.0)))
     _, _, continuum, _ = normalizer(WAVELENGTH, table)(*spectra)

@@ -54,18 +54,22 @@ def test_rebin_agrees_with_loops(spectra, edges_out):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("junk", [np.nan, np.inf, -np.inf])
-def test_a_pixel_whose_ivar_is_no_number_is_lost_alone(spectra, junk, dtype):
+@pytest.mark.parametrize("which", [0, 1])  # flux, ivar
+def test_a_pixel_that_is_no_number_is_lost_alone(spectra, which, junk, dtype):
     edges_in = pixel_edges(np.linspace(4000.0, 4158.0, 80))
     flux, ivar = (values.astype(dtype) for values in spectra)
-    ivar[0, 50] = ivar[2, 3] = 0
+    known = ivar[[0, 2], [50, 3]]
+    assert np.all(known > 0)
+    ivar[[0, 2], [50, 3]] = 0
     edges = edges_in, np.linspace(4010.0, 4150.0, 41)
     expected = rebin(flux, ivar, *edges)
-    ivar[0, 50] = ivar[2, 3] = junk
+    ivar[[0, 2], [50, 3]] = known
+    (flux, ivar)[which][[0, 2], [50, 3]] = junk
     made = rebin(flux, ivar, *edges)
     np.testing.assert_array_equal(made[0], expected[0])
     np.testing.assert_array_equal(made[1], expected[1])
     assert np.all(np.sum(made[1] > 0, axis=1)[[0, 2]] > 20)
-    ivar[4] = junk
+    (flux, ivar)[which][4] = junk
     assert not np.any(rebin(flux, ivar, *edges)[1][4])
 
 
