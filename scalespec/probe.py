@@ -18,6 +18,7 @@ from scalespec.plan import BlockReport
 from scalespec.run import EngineChoice, Progress, run
 from scalespec.stages import folders
 from scalespec.stages.inputs import count_inputs
+from scalespec.stages.named_inputs import check_inputs
 from scalespec.store import paths
 from scalespec.store.ledger import read_json, write_json
 from scalespec.store.listing import iterate_files
@@ -170,8 +171,9 @@ def probe_run(
     Raises
     ------
     ConfigError
-        If there are no spectra to probe.
+        If there are no spectra to probe, or the run would end with one.
     """
+    check_inputs(config)
     n, _ = count_inputs(config)
     if not n or config.ingest is None:
         raise ConfigError("a probe wants [ingest] and spectra to read")
@@ -180,7 +182,7 @@ def probe_run(
     short = _shortened(config, size * blocks_per_worker * ours)
     watch = _Watch()
     try:
-        _run_short(short, engine, watch)
+        _run_short(config, short, engine, watch)
         probed = -(-min(n, blocks_per_worker * ours * size) // size)
         blocks = (-(-n // size), probed)
         share = ours / (workers or ours)
@@ -210,12 +212,20 @@ def _shortened(config: RunConfig, limit: int) -> RunConfig:
     return config.model_copy(update=changed)
 
 
-def _run_short(short: RunConfig, engine: EngineChoice, watch: _Watch) -> None:
+def _run_short(config: RunConfig, short: RunConfig, engine: EngineChoice, watch: _Watch) -> None:
     verbs = [verb for verb in short.stages() if verb not in NOT_PROBED]
     try:
         run(short, verbs=verbs, engine=engine, listener=watch)
     except ScalespecError as error:  # too few matched stars to learn from, say
+        if isinstance(error, ConfigError) and not _lacks_columns(config, error):
+            raise
         log.warning("the probe ended early, later stages are not predicted: %s", error)
+
+
+def _lacks_columns(config: RunConfig, error: ConfigError) -> bool:
+    """Whether it may be the probe alone that cannot publish: it leaves out tables with columns."""
+    left_out = any(getattr(config, name) is not None for name in LEFT_OUT)
+    return left_out and str(error).startswith("publish.")
 
 
 def _predicted(

@@ -17,7 +17,7 @@ from scalespec.stages.regrid import theory_grid
 from scalespec.store import paths
 from scalespec.store.catalog import MANIFEST
 from scalespec.store.fixed import is_recorded, verify_fixed
-from scalespec.store.ledger import Ledger, read_json
+from scalespec.store.ledger import Ledger, current, read_json
 from scalespec.store.spectra import (
     arm_names,
     count_spectra,
@@ -114,9 +114,29 @@ def _known(call: Callable[[], str]) -> str | None:
 def stage_states(config: RunConfig) -> list[dict[str, Any]]:
     """Return per folder: blocks planned, done, failed and left, rows, and rows by status.
 
-    `why` has the errors of the first `FAILURES_SAID` failed blocks, by their numbers.
+    `why` has the errors of the first `FAILURES_SAID` failed blocks, by their numbers. What a
+    crossmatch does before it has matches stands before them where blocks of it failed.
     """
-    return [_state(folder) for folder in run_folders(config)]
+    return [
+        state
+        for folder in run_folders(config)
+        for state in (*_failed_steps(folder), _state(folder))
+    ]
+
+
+def _failed_steps(folder: Folder) -> list[dict[str, Any]]:
+    """Return the states of those of a crossmatch's own steps that stop it."""
+    if folder.url is None or not folder.stage.startswith("crossmatch "):
+        return []
+    names = ["features"] if folder.stage.endswith(" train.zarr") else ["catalog", "spectra"]
+    if pairs := current(folder.url, "pairs"):
+        names.append(f"pairs/{pairs['digest']}")
+    steps = [
+        Folder(f"{folder.stage} {name.partition('/')[0]}", paths.join(folder.url, name))
+        for name in names
+    ]
+    found = [_state(step) for step in steps if step.url and Ledger(step.url).failures()]
+    return [state for state in found if state["failed"]]
 
 
 def _state(folder: Folder) -> dict[str, Any]:

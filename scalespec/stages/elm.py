@@ -140,6 +140,13 @@ def learn_elm(
     The hidden layer and all scales come from the first block; the penalty and the errors from the
     first `VALIDATION_SPECTRA` stars of split 1.
 
+    Parameters
+    ----------
+    source, url, blocks, seed, snr_min
+        As of `elm_sums_stage`.
+    model : ExtremeLearning
+        As it was made: it is started here.
+
     Raises
     ------
     StageError

@@ -203,6 +203,17 @@ def test_label_refuses_a_file_that_cannot_be_written_before_it_fits(call, tmp_pa
         assert said in result.stderr.replace("\n", " ")
 
 
+def test_a_probe_of_a_run_file_that_cannot_run_ends_as_the_run_does(call, run_file):
+    with Path(run_file).open("a") as file:
+        file.write("[preprocess.continuum]\nmethod = 'median'\nchips = [[100.0, 200.0]]\n")
+    results = [
+        call("run", run_file, "--engine", "local"),
+        call("plan", run_file, "--probe", "--engine", "local"),
+    ]
+    assert [result.exit_code for result in results] == [2, 2]
+    assert all("no pixel between 100.0 and 200.0" in result.stderr for result in results)
+
+
 def test_status_of_a_run_file_that_names_no_catalog_of_its_own_ends_with_2(call, run_file):
     with Path(run_file).open("a") as file:
         file.write('[infer]\nmodels = ["m"]\n[fit]\n[derive]\ncolor = "gaia.bp_rp"\n')

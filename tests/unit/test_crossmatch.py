@@ -23,6 +23,7 @@ from scalespec.errors import ConfigError, StageError
 from scalespec.kernels.sky import healpix_nested
 from scalespec.kernels.where import where
 from scalespec.plan import plan_blocks
+from scalespec.run import _set_current
 from scalespec.schema import PER_SPECTRUM
 from scalespec.stages import folders, partitions
 from scalespec.stages.crossmatch import CHOSEN_FROM, crossmatch, spectra_rows
@@ -33,6 +34,7 @@ from scalespec.stages.partitions import CELL_ORDER
 from scalespec.stages.question import match_columns
 from scalespec.stages.segments import Segment, add_segment
 from scalespec.stages.train import train
+from scalespec.status import stage_states
 from scalespec.store import paths, streams
 from scalespec.store.catalog import iterate_parts
 from scalespec.store.ledger import Ledger
@@ -564,6 +566,34 @@ def test_whichever_block_fails_the_verb_stops_before_it_passes_for_no_match(
             next(steps)
         # Nothing says of the rows of a block that failed that they have no match.
         assert paths.exists(f"{url}/matches.parquet") == (name == "train.zarr"), name
+
+
+def test_status_says_which_of_a_crossmatchs_own_steps_failed(config_of, tiny):
+    config = config_of(CATALOG, **LABELS)
+    for step in crossmatch(config):
+        name = step.name.removeprefix("apogee ")
+        _set_current(config, step)
+        if name.startswith("match"):
+            break
+        Ledger(step.url).record_failure(step.blocks[0], "OSError: Input/output error")
+        shown = {state["stage"]: state for state in stage_states(config)}
+        failed = shown.pop(f"crossmatch apogee {name}")
+        assert (failed["failed"], failed["left"]) == (1, len(step.blocks) - 1)
+        assert failed["why"] == {str(step.blocks[0].index): "OSError: Input/output error"}
+        assert list(shown) == ["ingest", "crossmatch apogee"]
+        tiny.run_stage([step])  # once it is done nothing is said of it
+        assert f"crossmatch apogee {name}" not in {s["stage"] for s in stage_states(config)}
+    assert name == "match apogee"
+
+
+def test_status_says_that_features_of_a_training_set_failed(config_of, tiny):
+    config = config_of(CATALOG, **LABELS)
+    matched(tiny, config)
+    config = config.model_copy(update={"preprocess": PreprocessTable()})
+    url = f"{folders.training_url(config, 'apogee')}/features"
+    Ledger(url).record_failure(plan_blocks(4, 4)[0], "OSError: Input/output error")
+    shown = [state["stage"] for state in stage_states(config) if state["failed"]]
+    assert shown == ["crossmatch apogee train.zarr features"]
 
 
 def _done(steps, tiny):

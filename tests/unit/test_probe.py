@@ -1,13 +1,21 @@
 """What a run will take: from few blocks to all of them."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from scalespec.config import PublishTable, RunConfig, RunTable, TrainTable
+from scalespec.config import (
+    IngestTable,
+    PreprocessTable,
+    PublishTable,
+    RunConfig,
+    RunTable,
+    TrainTable,
+)
 from scalespec.config.calibrate import CalibrateTable, PairsTable
 from scalespec.config.posterior import PosteriorTable
-from scalespec.errors import ConfigError
+from scalespec.errors import ConfigError, StageError
 from scalespec.plan import Block, BlockReport, BlockResult
 from scalespec.probe import (
     PREDICTION,
@@ -16,6 +24,7 @@ from scalespec.probe import (
     _left_out,
     _predicted,
     _rates,
+    _run_short,
     _Seen,
     _shortened,
     _warm_blocks,
@@ -165,6 +174,59 @@ def test_a_probe_asks_nothing_that_few_spectra_do_not_have():
     asked = RunConfig(run=RunTable(name="t", workspace="w")).model_copy(update=tables)
     assert asked.stages() == ("posterior", "calibrate", "publish")
     assert _shortened(asked, 64).stages() == ("publish",)
+
+
+@pytest.fixture
+def asked(tmp_path, write_survey):
+    """A run file to probe, and how it is changed."""
+    write_survey(tmp_path / "files", 4)
+
+    def make(**tables):
+        run_table = RunTable(name="t", workspace=str(tmp_path / "w"), spectra_per_block=4)
+        ingest = IngestTable(files=str(tmp_path / "files"))
+        config = RunConfig(run=run_table, ingest=ingest, preprocess=PreprocessTable())
+        return config.model_copy(update=tables)
+
+    return make
+
+
+NO_CHIP = {"method": "median", "chips": ((100.0, 200.0),)}
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"preprocess": PreprocessTable(continuum=NO_CHIP)},  # found when the stage begins
+        {"preprocess": PreprocessTable(source="not/there.zarr")},  # found before any
+        {"calibrate": CalibrateTable(pairs=PairsTable(catalog="pairs.parquet"))},  # not probed
+    ],
+)
+def test_a_run_file_that_cannot_run_is_refused_by_the_probe_as_by_the_run(asked, tables):
+    config = asked(**tables)
+    with pytest.raises(ConfigError) as refused:
+        run(config, engine="local")
+    with pytest.raises(ConfigError) as probed:
+        probe_run(config, engine="local")
+    said = [str(error.value).rpartition(": ")[2] for error in (probed, refused)]
+    assert said[0] == said[1]  # but for the folder
+    assert not paths.exists(str(Path(config.run.workspace, PREDICTION)))
+
+
+@pytest.mark.parametrize(
+    ("error", "tables"),
+    [
+        (StageError("4 stars of training"), {}),
+        (ConfigError("publish.columns: the catalog has no teff_cal"), {"posterior": 1}),
+    ],
+)
+def test_what_the_probe_alone_cannot_do_is_a_warning(asked, monkeypatch, caplog, error, tables):
+    def fail(*_, **__):
+        raise error
+
+    config = asked()
+    monkeypatch.setattr("scalespec.probe.run", fail)
+    _run_short(config.model_copy(update=tables), config, "local", None)
+    assert str(error) in caplog.text
 
 
 def test_a_run_without_a_prediction_is_compared_with_nothing(tmp_path, write_survey):
