@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 
+from scalespec.kernels.learning import LearningCurve, learning_curve
 from scalespec.kernels.selection import (
-    LearningCurve,
     cross_validated_residuals,
     fill_corners,
     first_known,
     flatten,
     label_cells,
-    learning_curve,
     wrong_labels,
 )
 
