@@ -5,6 +5,7 @@ Labels are physical (K, dex, km/s), velocities km/s.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from scalespec.optimize.constraints import Constraints, box
 from scalespec.optimize.fit import FitOptions, fit_labels
+from scalespec.optimize.inputs import excess_variances
 from scalespec.optimize.normalization import Smoother, as_rows
 from scalespec.optimize.objective import ArrayLike, Emulator, Objective
 from scalespec.optimize.result import FitResult, FitStatus
@@ -30,8 +32,10 @@ class CompositeResult:
     Attributes
     ----------
     single, composite : FitResult
+        Of the same pixels.
     gain : (n,) float64
-        Chi2 of the single fit less that of the composite one; 0 where either is missing.
+        Chi2 of the single fit less that of the composite one, as of pixels that share no noise:
+        over the labels' `noise_correlation`; 0 where either is missing.
     accepted : (n,) bool
         The gain is above the threshold.
     """
@@ -52,23 +56,31 @@ def fit_composite(
     threshold: float,
     smoothing: Smoother | None = None,
     options: FitOptions | None = None,
+    noise_correlation: ArrayLike | float = 1.0,
 ) -> CompositeResult:
     """Fit the composite model to stars with single fits, from several starts each.
+
+    Then the single model is fitted again, from where both fits ended, on the same pixels: a single
+    fit that had stopped at a lesser optimum is no sign of a companion.
 
     Parameters
     ----------
     models : (Emulator, Emulator)
-        The single model, and the composite one on the same pixels. If that has a method ``limits``,
-        (n, K') labels -> lowest and highest (n, K') labels, the fits keep to those of the single
-        stars; a fit that ends beyond its own is flagged OUT_OF_DOMAIN.
+        The single model, and the composite one on the same pixels, whose labels are those of the
+        single one and more. If that has a method ``limits``, (n, K') labels -> lowest and highest
+        (n, K') labels, the fits keep to those of the single stars; a fit that ends beyond its own
+        is flagged OUT_OF_DOMAIN.
     flux, ivar, smoothing, options
-        As given to `fit_labels` for the single fits.
+        As given to `fit_labels` for the single fits; both models are fitted so.
     single : FitResult
-        Those fits.
+        Those fits: from their labels and velocities both begin, without constraints of theirs.
     starts : callable
         Where the composite fit begins; posteriors in q have two peaks, so give several.
     threshold : float
         Least gain of chi2: see `gain_threshold`.
+    noise_correlation : float, (n,) or (n, 2) float
+        As given to `fit_labels`. Where pixels share noise, chance gains so much more chi2, and the
+        threshold is one of white noise: the gain is divided by the labels' part.
 
     Returns
     -------
@@ -77,7 +89,8 @@ def fit_composite(
     Raises
     ------
     ValueError
-        If `single` is of other stars, or shapes, starts or smoothing do not fit the models.
+        If `single` is of other stars, the composite model lacks a label of the single one, shapes,
+        starts or smoothing do not fit the models, or `noise_correlation` is not positive.
 
     References
     ----------
@@ -110,36 +123,47 @@ def fit_composite(
     """
     if len(single) != len(flux):
         raise ValueError(f"fits of {len(single)} stars, but spectra of {len(flux)}")
+    names, more = (model.spec.labels for model in models)
+    if lacking := [name for name in names if name not in more]:
+        raise ValueError(f"the composite model lacks labels of the single one: {lacking}")
+    shared = np.stack(excess_variances(noise_correlation, len(single)), axis=1)
     both = single.fitted
     first = starts(single.labels[both])
-    shape = models[1].spec.labels
-    composite = FitResult.empty(len(single), len(shape), n_width=single.widths.shape[1])
-    composite.status[:] = single.status
+    fit = partial(
+        fit_labels,
+        flux=flux[both],
+        ivar=ivar[both],
+        rv_start=single.rv[both],  # it says which pixels at the edges count
+        smoothing=smoothing,
+        options=options,
+        noise_correlation=shared[both],
+    )
     limits = getattr(models[1], "limits", None)
     constraints = Constraints()
     if limits is not None:
         low, high = limits(first[:, 0])
         constraints = Constraints(low=low, high=high)
-    part = fit_labels(
-        models[1],
-        flux[both],
-        ivar[both],
-        start=first,
-        rv_start=single.rv[both],
-        smoothing=smoothing,
-        options=options,
-        constraints=constraints,
-    )
+    pair = fit(models[1], start=first, constraints=constraints)
     if limits is not None:
-        low, high = limits(part.labels)
+        low, high = limits(pair.labels)
         slack = BEYOND * box(models[1])[1]
-        beyond = (part.labels < low - slack) | (part.labels > high + slack)
-        part.raise_flag(FitStatus.OUT_OF_DOMAIN, part.fitted & beyond.any(axis=1))
-    for name, values in vars(part).items():
-        getattr(composite, name)[both] = values
+        beyond = (pair.labels < low - slack) | (pair.labels > high + slack)
+        pair.raise_flag(FitStatus.OUT_OF_DOMAIN, pair.fitted & beyond.any(axis=1))
+    primary = pair.labels[:, [more.index(name) for name in names]]
+    one = fit(models[0], start=np.stack([single.labels[both], primary], axis=1))
+    single, composite = (_placed(part, both, single.status) for part in (one, pair))
     with np.errstate(invalid="ignore"):
-        gain = np.nan_to_num(single.chi2.astype(np.float64) - composite.chi2)
+        gain = np.nan_to_num(single.chi2.astype(np.float64) - composite.chi2) / shared[:, 0]
     return CompositeResult(single, composite, gain, gain > threshold)
+
+
+def _placed(part: FitResult, rows: NDArray[np.bool_], status: NDArray[np.uint32]) -> FitResult:
+    """Return fits of the chosen rows of many, all others without a fit and of their `status`."""
+    result = FitResult.empty(len(status), part.labels.shape[1], n_width=part.widths.shape[1])
+    result.status[:] = status
+    for name, values in vars(part).items():
+        getattr(result, name)[rows] = values
+    return result
 
 
 def gain_threshold(
@@ -160,7 +184,7 @@ def gain_threshold(
     models, starts, smoothing, options
         As of `fit_composite`.
     ivar : (n, P) float
-        Noise of the mocks; that of the single model, its scatter, is added.
+        White noise of the mocks; that of the single model, its scatter, is added.
     labels : (n, K) float
         Their labels: single stars of the kind that will be asked.
     rate : float

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scalespec.optimize.constraints import Constraints, Given, box
+from scalespec.optimize.inputs import excess_variances
 from scalespec.optimize.normalization import Smoother, as_rows
 from scalespec.optimize.objective import ArrayLike, Emulator, Objective
 from scalespec.optimize.result import FitResult
@@ -75,7 +76,7 @@ class Posterior:
         return np.where(met, 0, PosteriorStatus.NOT_MET.value).astype(np.uint32)
 
 
-def sample_posterior(
+def sample_posterior(  # noqa: PLR0913 - what a fit is given, and how chains run
     model: Emulator,
     flux: ArrayLike,
     ivar: ArrayLike,
@@ -86,6 +87,7 @@ def sample_posterior(
     seed: int = 0,
     smoothing: Smoother | None = None,
     constraints: Constraints | None = None,
+    noise_correlation: ArrayLike | float = 1.0,
 ) -> Posterior:
     """Draw from exp(-chi2 / 2) within the model's box around the best fits.
 
@@ -102,6 +104,10 @@ def sample_posterior(
     seed : int
         Of the draws: a star's depend on it, its row, and the largest velocity error among the
         stars, by which pixels at the edges count or do not.
+    noise_correlation : float, (n,) or (n, 2) float
+        As given to `fit_labels`. Labels and velocity are drawn from one chi2, whose weights are
+        divided by what the labels' variances exceed those of white noise by: so much wider are the
+        velocities, too, whatever is said of theirs.
 
     Returns
     -------
@@ -110,7 +116,8 @@ def sample_posterior(
     Raises
     ------
     ValueError
-        If a star has no fit, labels are tied, or there are fewer than 2 chains.
+        If a star has no fit, labels are tied, there are fewer than 2 chains, or `noise_correlation`
+        is of another shape or not positive.
 
     References
     ----------
@@ -144,8 +151,9 @@ def sample_posterior(
     if n_chains < 2 or constraints.tied:
         raise ValueError(f"sampling wants 2 chains or more and no tied labels, got {n_chains}")
     given = Given.of(model, constraints, len(best))
+    excess, _ = excess_variances(noise_correlation, len(best))
     with torch.no_grad():
-        chains = _Chains.of(model, (flux, ivar), best, given, (n_chains, smoothing))
+        chains = _Chains.of(model, (flux, ivar, excess), best, given, (n_chains, smoothing))
         return chains.run(n_draws, seed)
 
 
@@ -164,20 +172,24 @@ class _Chains:
     def of(
         cls,
         model: Emulator,
-        data: tuple[ArrayLike, ArrayLike],
+        data: tuple[ArrayLike, ArrayLike, Array],
         best: FitResult,
         given: Given,
         how: tuple[int, Smoother | None],
     ) -> "_Chains":
-        """Set up `how` many chains per star around the best fits."""
+        """Set up `how` many chains per star around the best fits.
+
+        `data` are flux, ivar, and by what the labels' variances exceed those of white noise.
+        """
         n_chains, smoothing = how
         low, width = box(model)
         like, n = model.scatter, len(best)
         rv_range = max(_VELOCITY_SIGMAS * float(best.rv_err.max()), 1e-3)
-        flux, ivar, rv = (as_rows(a, like) for a in (*data, best.rv))
+        flux, ivar, excess, rv = (as_rows(a, like) for a in (*data, best.rv))
         objective = Objective.of(
             model, flux, ivar, rv_start=rv, rv_range=rv_range, smoother=smoothing
         )
+        objective.weight.div_(excess[:, None])
         objective = replace(objective, prior=given.prior(slice(None), like))
         rows = torch.arange(n, device=like.device).repeat_interleave(n_chains)
         # A fixed label lies on its bounds but for float32's rounding, and must not lie outside.

@@ -130,18 +130,17 @@ def draw(
     for place in range(len(chosen.best)):
         star = chosen.best.iloc[place]
         one = ready[int(star["model"])]
-        # Pixels that share noise say less together than each for itself: as in the fit.
-        excess = float(correlation_of(chosen.spectra)[place, 0])
         found = sample_posterior(
-            doubted(one.model, fit.scatter, excess=excess),
+            doubted(one.model, fit.scatter),
             chosen.spectra["flux"].to_numpy()[place : place + 1],
-            chosen.spectra["ivar"].to_numpy()[place : place + 1] / np.float32(excess),
+            chosen.spectra["ivar"].to_numpy()[place : place + 1],
             _result(star, one.labels),
             n_draws=table.draws,
             n_chains=table.chains,
             seed=seed + int(star["row"]),
             smoothing=one.smoothing,
             constraints=constraints_of(fit, one.model.spec, chosen.first.iloc[place : place + 1]),
+            noise_correlation=correlation_of(chosen.spectra)[place : place + 1],
         )
         flat = found.samples[0].reshape(-1, len(names)).T.astype(np.float64)
         step = float(chosen.spectra.attrs["log10_wavelength_step"])

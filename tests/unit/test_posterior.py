@@ -44,6 +44,24 @@ def test_posterior_of_a_measured_star_has_the_fits_covariance(fitted):
     assert np.abs(off).max() < 0.35  # of a sigma
 
 
+def test_posterior_of_pixels_that_share_noise_has_the_fits_covariance(fitted):
+    """Labels and velocity from one chi2: it has the labels' excess, which is not the velocity's."""
+    model, stars, white = fitted
+    data, shared = (stars["flux"], stars["ivar"]), np.tile([2.25, 1.21], (5, 1))
+    shared[4] = 1.0
+    options = FitOptions(rv_range=60.0)
+    fit = fit_labels(model, *data, options=options, noise_correlation=shared)
+    found = sample_posterior(
+        model, *data, fit, n_draws=70, n_chains=12, noise_correlation=shared
+    )  # fmt: skip
+    assert found.r_hat.max() < 1.1
+    sigma = np.sqrt(np.diagonal(found.covariance, axis1=1, axis2=2))
+    assert np.abs(sigma[:, :4] / fit.label_err - 1).max() < 0.2  # else a third less for four stars
+    assert np.abs(sigma[:, 4] / white.rv_err / np.sqrt(shared[:, 0]) - 1).max() < 0.2
+    with pytest.raises(ValueError, match="noise_correlation should be positive"):
+        sample_posterior(model, *data, fit, noise_correlation=0.0)
+
+
 def test_posterior_knows_the_box_and_the_prior():
     """One label in one line: a truncated normal, and a product of two normals."""
     line = 0.2 * torch.exp(-0.5 * ((torch.arange(60.0) - 30) / 2) ** 2)
