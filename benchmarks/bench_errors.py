@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--stars", type=int, default=10_000)
     parser.add_argument("--realizations", type=int, default=600)
-    parser.add_argument("--restarts", type=int, default=4)
+    parser.add_argument("--restarts", type=int, help="as by default for the model")
     parser.add_argument("--kind", default="m_h", help="label whose thirds are the kinds of star")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()

@@ -204,9 +204,9 @@ class FitTable(Table):
     stars_per_batch: int = Field(default=1024, ge=1)
     """Stars fitted together; bounds the memory of a worker. A quarter takes a third longer."""
     restarts: int | None = Field(default=None, ge=0)
-    """Searches begun again: all along a label that has one optimum behind the other, as mocks tell,
-    else near the best end until two in a row find nothing new. Unset: 4 for models with kinks
-    (LeakyReLU), which have many optima, none for smooth ones."""
+    """Most searches begun again: near the best end, until two in a row find nothing better, every
+    second one along a label that has one optimum behind the other, as mocks tell. Unset: 6 for
+    models with kinks (LeakyReLU) whose mocks go astray, none for others."""
     starts: tuple[Literal["giant", "subgiant", "dwarf"], ...] = ()
     """Kinds of star to begin from beside the first estimate."""
     exact_covariance: bool = False

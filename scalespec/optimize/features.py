@@ -190,6 +190,8 @@ def fit_at_rest(
     max_steps: int = 50,
     tolerance: float = 0.001,
     snr_min: float = 5.0,
+    reduced_chi2_max: float = 5.0,
+    pixels_min: float = 0.25,
 ) -> FitResult:
     """Find the labels of least chi2 for spectra at rest, with a model linear in its features.
 
@@ -202,7 +204,7 @@ def fit_at_rest(
     start : (n, C, K) or (n, K) float, optional
         First labels, physical, C sets per star; the best end is kept. The middle of the box is
         always among them.
-    max_steps, tolerance, snr_min
+    max_steps, tolerance, snr_min, reduced_chi2_max, pixels_min
         As of `FitOptions`.
 
     Returns
@@ -253,7 +255,9 @@ def fit_at_rest(
             rows = slice(begin, begin + summing.stars)
             data = (_only_read(values[rows], model.scatter) for values in (flux, ivar))
             parts.append(_fit_batch(summing, tuple(data), starts[rows], (search, snr_min)))
-    return FitResult.concatenate(parts)
+    result = FitResult.concatenate(parts)
+    result.flag_doubts(reduced_chi2_max=reduced_chi2_max, pixels_min=pixels_min, n_pixel=n_pixel)
+    return result
 
 
 def _starts(model: Emulator, start: ArrayLike | None, n: int) -> NDArray[np.float64]:

@@ -23,11 +23,11 @@ from scalespec.optimize.result import FitResult, FitStatus
 from scalespec.optimize.secant import over_errors
 from scalespec.optimize.shift import Broadening
 from scalespec.optimize.trust import fill
-from scalespec.optimize.winding import winding_label
+from scalespec.optimize.winding import Terrain
 
 _SNR_PIXELS = 512  # that a median is taken of: a full sort costs as much as a step
 _ROBUST_PASSES = 2
-_RESTARTS_OF_KINKS = 4
+_RESTARTS = 6  # of models whose searches go astray
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class FitOptions:
     stars_per_batch : int
         Stars fitted together: about 3 x stars x P floats of memory.
     restarts : int, optional
-        Searches begun again; if not given, 4 for models with kinks (LeakyReLU), which have many
-        optima, and none for others. The best one found counts. If they lie behind each other along
-        one label, which mocks tell, these begin all over its range; else two sigma from the best
-        end so far, until two in a row find nothing new. Another optimum of nearly the same chi2 is
-        flagged, and its distance is in the covariance, which is of secants over an error, where the
-        last layer is linear, in place of derivatives at the optimum (`optimize/secant.py`).
+        Most searches begun again; if not given, 6 for models with kinks (LeakyReLU) of whose mocks
+        3 % end at a lesser optimum, none for others. They begin three sigma from the best end so
+        far, until two in a row find nothing better; every second one all along a label on which
+        optima lie behind each other, if mocks tell of one. Another optimum of nearly the same chi2
+        is flagged, and its distance is in the covariance, which is of secants over an error, where
+        the last layer is linear, not of derivatives (`optimize/secant.py`).
     exact_covariance : bool
         Covariances from every pixel's derivatives, also where wavelength blocks would do.
     polynomial : int or None
@@ -177,7 +177,7 @@ class Fitter:
     search : Search
         With the model's Gram matrices by wavelength, half a second's work for 25 labels.
     along : int or None
-        The label along which the model has many optima, where searches are begun again.
+        The label along which the model has many optima, where every second search begins again.
 
     Examples
     --------
@@ -216,27 +216,27 @@ class Fitter:
         ValueError
             If the smoothing does not fit the model, or it has more than 64 labels.
         """
-        options, n_pixel = options or FitOptions(), len(model.spec.wavelength)
-        if options.restarts is None:
-            kinks = bool(getattr(model, "kinks", False))
-            options = replace(options, restarts=_RESTARTS_OF_KINKS * kinks)
+        asked, n_pixel = options or FitOptions(), len(model.spec.wavelength)
         if smoothing is not None and smoothing.n_pixel != n_pixel:
             raise ValueError(f"smoothing has {smoothing.n_pixel} pixels, the model {n_pixel}")
         if len(model.spec.labels) > 64:
             raise ValueError(
                 f"a fit has at most 64 labels (bits of at_bound), got {len(model.spec.labels)}"
             )
-        limits = SearchOptions(options.max_steps, options.tolerance, options.exact_covariance)
+        limits = SearchOptions(asked.max_steps, asked.tolerance, asked.exact_covariance)
         with torch.no_grad():
 
             def observe(flux: Tensor, ivar: Tensor) -> Objective:
                 rest = flux[:, 0] * 0
-                return _prepared(model, flux, ivar, rest, smoothing=smoothing, options=options)[0]
+                return _prepared(model, flux, ivar, rest, smoothing=smoothing, options=asked)[0]
 
             one = torch.ones((1, n_pixel)).to(model.scatter)
             search = Search.of(observe(one, one), limits)
-            along = winding_label(search, observe, model.scatter) if options.restarts else None
-            return cls(model, smoothing, options, search, along)
+            undecided, terrain = asked.restarts is None, Terrain(0.0, None)
+            if asked.restarts or (undecided and getattr(model, "kinks", False)):
+                terrain = Terrain.of(search, observe, model.scatter)
+        restarts = _RESTARTS * terrain.several if undecided else asked.restarts
+        return cls(model, smoothing, replace(asked, restarts=restarts), search, terrain.along)
 
     def fit(
         self,
@@ -281,8 +281,8 @@ class Fitter:
         result = FitResult.concatenate(parts)
         result.chi2[:] *= excess
         result.rv_err[:] *= np.sqrt(of_rv / excess)
-        poor = result.chi2 > options.reduced_chi2_max * result.dof
-        result.raise_flag(FitStatus.POOR_FIT, result.fitted & poor)
+        limits = {name: getattr(options, name) for name in ("reduced_chi2_max", "pixels_min")}
+        result.flag_doubts(**limits, n_pixel=len(model.spec.wavelength))
         if constraints.domain is not None:
             away = constraints.domain.distance(result.labels).astype(np.float32)
             result.distance[:] = np.fmax(result.distance, away)
@@ -323,8 +323,6 @@ def _prepared(
     n_linear = 0 if objective.continuum is None else objective.continuum.n_free
     result.raise_flag(FitStatus.NONFINITE, ~finite_rows(flux, ivar).cpu().numpy())
     result.raise_flag(FitStatus.NO_PIXELS, n_used <= objective.n_parameter + n_linear)
-    few = n_used < options.pixels_min * flux.shape[1]
-    result.raise_flag(FitStatus.FEW_PIXELS, result.fitted & few)
     weak = below_snr(flux, ivar, objective.weight, options.snr_min).cpu().numpy()
     result.raise_flag(FitStatus.LOW_SNR, result.fitted & weak)
     return objective, result

@@ -32,6 +32,7 @@ _CACHED_STARS = 64  # whose Gram matrices are used while they are in the cache
 _ALIGNED = (
     4  # matrices of so many rows begin on 16 bytes, and are multiplied alike wherever they lie
 )
+_LEVELS = 0.1, 10.0  # of the continuum over a star's: beyond, the model says nothing
 _SAMPLES = 64  # label sets all over the box that say in which directions the features move
 PROFILE_SNR, OTHER_SNR = 350.0, (50.0, 100.0, 200.0, 600.0)
 """Of pixels: whose noise a model's scatter is seen beside, and where that has to do as well."""
@@ -106,6 +107,9 @@ class BlockGram:
     basis : (P, r'), (P, q')
         The spectra themselves, as many as a search wants.
     blocks : Blocks
+    level : (P,), or None
+        Continuum of the spectrum in the middle of the box, where the data's normalization is done
+        to the model: the derivatives above are divided by it, a star's by its own.
     """
 
     by_label: Tensor
@@ -115,6 +119,7 @@ class BlockGram:
     beside: Tensor
     basis: tuple[Tensor, Tensor]
     blocks: Blocks
+    level: Tensor | None = None
 
     @classmethod
     def of(cls, objective: Objective) -> tuple[Self, Self] | None:
@@ -128,7 +133,7 @@ class BlockGram:
         smoothed = isinstance(objective.continuum, Renormalization)
         if layer is None or objective.broadening or not (objective.continuum is None or smoothed):
             return None
-        columns, slopes = _columns(objective, layer)
+        columns, slopes, level = _columns(objective, layer)
         generator = torch.Generator().manual_seed(0)
         x = torch.rand((_SAMPLES, objective.n_label), generator=generator) - 0.5
         features, moves = _features_and_moves(objective, x.to(columns))
@@ -147,7 +152,8 @@ class BlockGram:
         told = blocks.told(blocks.coefficients(usual))
         if blocks.misweighs(usual - told, told, MOST_MISWEIGHED).any():
             return None
-        return cls.made(spans, PATH_LOSS, blocks), cls.made(spans, ERROR_LOSS, blocks)
+        path, last = (cls.made(spans, loss, blocks) for loss in (PATH_LOSS, ERROR_LOSS))
+        return replace(path, level=level), last
 
     @classmethod
     def made(cls, spans: tuple[Span, Span], loss: float, blocks: Blocks) -> Self:
@@ -164,6 +170,17 @@ class BlockGram:
         spectra = tuple(span.kept(PATH_LOSS).basis.contiguous() for span in (by_label, by_velocity))
         matrices = rv, offset.contiguous(), grams, beside, (spectra[0], spectra[1])
         return cls(by_label.reduction, *matrices, blocks)
+
+    def means(self, objective: Objective, parameters: Tensor) -> Tensor:
+        """(n, Q) parameters -> (n, B) mean weights of blocks, as a search wants them.
+
+        A normalized spectrum changes as its flux does over its continuum.
+        """
+        weight = objective.data()[1]
+        if self.level is not None and isinstance(objective.continuum, Renormalization):
+            own = objective.continuum.continuum(objective.shifted(parameters))
+            weight = weight * (self.level / own).clamp(*_LEVELS).square()
+        return self.blocks.coefficients(weight)
 
     def hessian(
         self,
@@ -264,20 +281,23 @@ def _features_and_moves(objective: Objective, x: Tensor) -> tuple[Tensor, Tensor
     return found
 
 
-def _columns(objective: Objective, layer: torch.nn.Linear) -> tuple[Tensor, Tensor]:
+def _columns(objective: Objective, layer: torch.nn.Linear) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return (P, H) the flux by features, and (P, H + 1) its slope by features and 1.
 
-    Both as the data's normalization leaves them around the spectrum in the middle of the box.
+    Both as the data's normalization leaves them around the spectrum in the middle of the box; and
+    (P,) the continuum of that.
     """
     columns = layer.weight.detach()
     bias = columns.new_zeros(len(columns)) if layer.bias is None else layer.bias.detach()
     whole = torch.cat([columns, bias[:, None]], dim=1).T.contiguous()
     rest = Shift.by(whole.new_zeros(len(whole)), step=objective.step)
     slopes = rest.forward_slopes(whole)[:, 0].T.contiguous()
+    level = None
     if isinstance(objective.continuum, Renormalization):
         middle = objective.rest(columns.new_zeros((1, objective.n_label)))
         known = Renormalization.of(objective.continuum.smoother, torch.ones_like(middle))
         both = torch.cat([columns, slopes], dim=1).T[None].contiguous()
         _, both = known.columns(middle, both, middle, middle)
         columns, slopes = both[0].T.contiguous().tensor_split([columns.shape[1]], dim=1)
-    return columns.contiguous(), slopes.contiguous()
+        level = known.continuum(middle)[0]
+    return columns.contiguous(), slopes.contiguous(), level

@@ -19,7 +19,7 @@ from scalespec.optimize.matmul import whole
 from scalespec.optimize.objective import Objective, Point
 from scalespec.optimize.quadratic import JITTER, bounded_step, promised_gain
 from scalespec.optimize.result import FitStatus
-from scalespec.optimize.rows import Rows
+from scalespec.optimize.state import Plan, State, given_up
 
 WINDOW = 512
 """Stars stepped together: others take the places of those that are done."""
@@ -42,63 +42,6 @@ class SearchOptions:
     max_steps: int
     tolerance: float
     exact_covariance: bool
-
-
-@dataclass(frozen=True)
-class State(Rows):
-    """Where each search stands: parameters, chi2 and normal equations there, damping, flags.
-
-    `hessian` belongs to the parameters only where `fresh`; `exact` ones come from every pixel's
-    derivatives. `blocks` are the means of the weights over the blocks of a search's Gram matrices,
-    `pieces` what was met beyond kinks.
-    """
-
-    parameters: Tensor
-    lower: Tensor
-    upper: Tensor
-    chi2: Tensor
-    gradient: Tensor
-    hessian: Tensor
-    damping: Tensor
-    n_steps: Tensor
-    status: Tensor
-    held: Tensor
-    n_fresh: Tensor
-    fresh: Tensor
-    exact: Tensor
-    blocks: Tensor
-    pieces: Pieces
-
-    @property
-    def finite(self) -> Tensor:
-        """(n,) bool: the model gives numbers here."""
-        return self.chi2.isfinite() & self.hessian.isfinite().flatten(1).all(dim=1)
-
-    def room(self) -> tuple[Tensor, Tensor]:
-        """(n, Q), (n, Q) float64: the least and the greatest step."""
-        here = self.parameters.double()
-        return self.lower.double() - here, self.upper.double() - here
-
-    def moved(self, step: Tensor) -> Self:
-        """Take a `step` (n, Q) and believe what the normal equations promise for it."""
-        curved = torch.bmm(self.hessian, step[:, :, None]).squeeze(-1)
-        moved = (self.parameters.double() + step).to(self.parameters)
-        return replace(
-            self,
-            parameters=moved.clamp(self.lower, self.upper),
-            chi2=self.chi2 - promised_gain(self.hessian, self.gradient, step),
-            gradient=self.gradient + curved,
-        )
-
-
-@dataclass(frozen=True)
-class Plan(Rows):
-    """The next step of each star, and the falls of chi2 that it and the undamped one promise."""
-
-    damped: Tensor
-    promise: Tensor
-    less: Tensor
-    bent: Tensor
 
 
 @dataclass(frozen=True)
@@ -152,20 +95,40 @@ class Search:
         >>> state.parameters.round(decimals=3)[:, 0], state.status
         (tensor([0.2000]), tensor([0], dtype=torch.int32))
         """
+        return self.ended(objective, self.descend(objective, first, lower, upper))
+
+    def descend(
+        self,
+        objective: Objective,
+        first: Tensor,
+        lower: Tensor,
+        upper: Tensor,
+        best: State | None = None,
+    ) -> State:
+        """Step as `run` does, but for the last step and the Hessian that errors are made of.
+
+        Parameters
+        ----------
+        objective, first, lower, upper
+            As of `run`.
+        best : State, optional
+            Where other searches of the same stars ended. One on its way there, or to what is too
+            poor to be a rival, is given up.
+
+        Returns
+        -------
+        State
+        """
         n = len(first)
         rows = whole(torch.arange(n, device=first.device))
         if len(rows) > n:
             bounds = lower[rows], upper[rows]
-            everyone = self.run(objective.take(rows), first[rows], *bounds)
+            known = best and best.take(rows)
+            everyone = self.descend(objective.take(rows), first[rows], *bounds, known)
             return everyone.take(torch.arange(n, device=first.device))
         state = self._begin(objective, first.clamp(lower, upper), lower, upper)
-        active = torch.nonzero(state.finite).squeeze(1)
-        self._descend(objective, state, active)
-        return self.ended(objective, state)
-
-    def rough(self) -> Self:
-        """Return a search whose ends have Hessians that are good for steps, not for errors."""
-        return self if self.gram is None else replace(self, last_gram=self.gram)
+        self._descend(objective, state, torch.nonzero(state.finite).squeeze(1), best)
+        return state
 
     def ended(self, objective: Objective, state: State) -> State:
         """Make the Hessians that errors are made of, in place, and steps that they still promise.
@@ -189,7 +152,7 @@ class Search:
         point = _evaluated(objective, first)
         blocks = first.new_zeros((len(first), 0))
         if self.gram is not None:
-            blocks = self.gram.blocks.coefficients(objective.data()[1])
+            blocks = self.gram.means(objective, first)
             hessian = self.gram.hessian(objective, first, blocks)
         else:
             hessian = objective.hessian(first)
@@ -203,7 +166,9 @@ class Search:
             Pieces.none(first),
         )  # fmt: skip
 
-    def _descend(self, objective: Objective, state: State, waiting: Tensor) -> None:
+    def _descend(
+        self, objective: Objective, state: State, waiting: Tensor, best: State | None = None
+    ) -> None:
         """Step the `waiting` stars, in place, until all are done; some of them at a time."""
         everyone, chosen = objective, waiting[:0]
         while len(waiting):
@@ -212,6 +177,8 @@ class Search:
             plan = self._plan(part)
             far = (plan.promise >= self.options.tolerance)[: len(now)]
             state.held[now[(plan.bent[: len(now)]) & ~far]] = True
+            if best is not None:
+                far &= ~given_up(part, plan, best.take(whole(now)))[: len(now)]
             rows = whole(torch.nonzero(far).squeeze(1))
             going = now[far]
             if len(rows):
@@ -294,7 +261,7 @@ class Search:
             status=(FitStatus.MAX_STEPS * late + FitStatus.STALLED * stalled).int(),
             held=held,
             fresh=state.fresh & ~accepted,
-            pieces=_with_a_piece(state, kink, accepted, trial, point),
+            pieces=state.with_piece(kink, accepted, trial, point),
         )
         wanted = accepted & ((state.n_fresh < _FRESH_STEPS) | ~honest | state.exact)
         wanted &= ~self._all_but_there(new)
@@ -357,16 +324,13 @@ class Search:
 
     def _last_hessian(self, objective: Objective, part: State) -> None:
         """Make the Hessian that errors are made of, in place."""
-        for_steps = self.last_gram is self.gram
-        stale = ~part.fresh if for_steps else ~(part.exact & part.fresh)
+        stale = ~(part.exact & part.fresh)
         if self.last_gram is None:
             part.exact[:] = True
         rows = whole(torch.nonzero(stale & ~part.exact).squeeze(1))
         if self.last_gram is not None and len(rows):
             chosen, parameters = objective.take(rows), part.parameters[rows]
-            c, apart = part.blocks[rows], None
-            if not for_steps:
-                c, apart, part.exact[rows] = self.last_gram.blocks.weighed(chosen.data()[1])
+            c, apart, part.exact[rows] = self.last_gram.blocks.weighed(chosen.data()[1])
             part.hessian[rows] = self.last_gram.hessian(chosen, parameters, c, apart)
             part.fresh[rows] = ~part.exact[rows]
             stale[rows] = ~part.fresh[rows]
@@ -382,16 +346,3 @@ def _evaluated(objective: Objective, parameters: Tensor) -> Point:
     parts = [everyone[begin : begin + WINDOW] for begin in range(0, n, WINDOW)]
     points = [objective.take(rows).evaluate(parameters[rows]) for rows in parts]
     return Point(torch.cat([p.chi2 for p in points]), torch.cat([p.gradient for p in points]))
-
-
-def _with_a_piece(
-    state: State, kink: Tensor, accepted: Tensor, trial: Tensor, point: Point
-) -> Pieces:
-    """Remember the side of a kink that a star does not stay on."""
-    moved = accepted[:, None]
-    return state.pieces.with_another(
-        kink,
-        torch.where(moved, state.parameters, trial),
-        torch.where(accepted, state.chi2, point.chi2),
-        torch.where(moved, state.gradient, point.gradient),
-    )

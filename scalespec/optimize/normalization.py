@@ -16,6 +16,7 @@ from torch import Tensor
 from scalespec.optimize.matmul import linear
 
 _SMALLEST_SINGULAR_VALUE = 1e-6  # of the first: float32 holds no more of a tile
+_TOGETHER = 512  # rows of tiles made one: many small products cost more than their arithmetic
 _RIDGE = 1e-10  # of the diagonal of a polynomial's normal matrix: for stars of few pixels
 
 
@@ -75,9 +76,9 @@ def as_rows(values: NDArray[Any] | Tensor, like: Tensor) -> Tensor:
 class Smoother:
     """A banded smoothing operator K on torch tensors, kept as low-rank tiles.
 
-    Smoothing by a wide Gaussian leaves few degrees of freedom per tile, so each tile is stored as
-    two thin factors, exact to float32 rounding: nine times less arithmetic for 50 Å on the LAMOST
-    grid.
+    Smoothing by a wide Gaussian leaves few degrees of freedom per tile, so some tiles together are
+    stored as two thin factors, exact to float32 rounding: nine times less arithmetic for 50 Å on
+    the LAMOST grid.
 
     Parameters
     ----------
@@ -95,15 +96,17 @@ class Smoother:
     def __init__(self, tiles: Sequence[Tile], like: Tensor) -> None:
         self.n_pixel = 0
         self._factors: list[tuple[slice, slice, Tensor, Tensor]] = []
+        some: list[Tile] = []
         for tile in sorted(tiles, key=lambda t: t.out_start):
             if tile.out_start != self.n_pixel:
                 raise ValueError(f"no tile for row {self.n_pixel}, the next is {tile.out_start}")
             self.n_pixel = tile.out_stop
-            u, s, vt = np.linalg.svd(np.asarray(tile.matrix, np.float64), full_matrices=False)
-            keep = s > _SMALLEST_SINGULAR_VALUE * s[0]
-            rows, columns = slice(tile.out_start, tile.out_stop), slice(tile.in_start, tile.in_stop)
-            right, left = vt[keep] * s[keep, np.newaxis], u[:, keep]
-            self._factors.append((rows, columns, as_rows(right, like), as_rows(left, like)))
+            if some and tile.out_stop - some[0].out_start > _TOGETHER:
+                self._factors.append(_factored(some, like))
+                some = []
+            some.append(tile)
+        if some:
+            self._factors.append(_factored(some, like))
 
     def __call__(self, values: Tensor) -> Tensor:
         """(..., P) -> (..., P): K applied along the last axis."""
@@ -119,6 +122,20 @@ class Smoother:
         for rows, columns, right, left in self._factors:
             out[:, columns] += linear(linear(values[:, rows].contiguous(), left.T), right.T)
         return out
+
+
+def _factored(tiles: Sequence[Tile], like: Tensor) -> tuple[slice, slice, Tensor, Tensor]:
+    """Return rows and columns of neighboring tiles, and the two thin factors of what they hold."""
+    rows = slice(tiles[0].out_start, tiles[-1].out_stop)
+    columns = slice(min(t.in_start for t in tiles), max(t.in_stop for t in tiles))
+    whole = np.zeros((rows.stop - rows.start, columns.stop - columns.start))
+    for tile in tiles:
+        inside = slice(tile.in_start - columns.start, tile.in_stop - columns.start)
+        whole[tile.out_start - rows.start : tile.out_stop - rows.start, inside] = tile.matrix
+    square, u = np.linalg.eigh(whole @ whole.T)  # ten times faster than singular values
+    keep = square > _SMALLEST_SINGULAR_VALUE**2 * square[-1]
+    left = u[:, keep]
+    return rows, columns, as_rows(left.T @ whole, like), as_rows(left, like)
 
 
 @dataclass(frozen=True)

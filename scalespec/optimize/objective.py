@@ -53,7 +53,7 @@ class Emulator(Protocol):
 
     A model that ends in a linear layer may say so by an attribute ``output`` (torch.nn.Linear) and
     the methods ``features`` and ``features_and_jacobian``: its fits are many times faster. One with
-    kinks, as LeakyReLU has, says so by ``kinks``: its fits are begun again.
+    kinks, as LeakyReLU has, says so by ``kinks``: its fits are begun again if mocks go astray.
     """
 
     @property
@@ -266,8 +266,12 @@ class Objective:
 
     def predict(self, parameters: Tensor) -> Tensor:
         """(n, Q) parameters -> (n, P) flux as the data would show it without noise."""
-        flux = self.shift(parameters).forward(self.rest(self.labels(parameters)))
+        flux = self.shifted(parameters)
         return flux if self.continuum is None else self.continuum.apply(flux, *self.data())
+
+    def shifted(self, parameters: Tensor) -> Tensor:
+        """(n, Q) parameters -> (n, P) flux at the stars' velocities, its continuum left alone."""
+        return self.shift(parameters).forward(self.rest(self.labels(parameters)))
 
     def rest(self, x: Tensor) -> Tensor:
         """(n, K) scaled labels -> (n, P) flux at rest."""

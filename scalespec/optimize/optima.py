@@ -11,17 +11,17 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from scalespec.optimize.levenberg import Search, State
+from scalespec.optimize.levenberg import Search
 from scalespec.optimize.objective import Objective
 from scalespec.optimize.quadratic import inverse
+from scalespec.optimize.state import RIVAL_CHI2, State
 from scalespec.optimize.trust import edges
 from scalespec.optimize.winding import elsewhere
 
-_RIVAL_CHI2 = 4.0  # by so much less good may another optimum be, and still be the true one
 _RIVAL_DISTANCE = 9.0  # in sigma^2, from which it is another one
 _SAME_CHI2 = 0.1  # within which two searches have found the same
-_ENOUGH = 2  # searches begun again in a row that may find nothing new
-_HOP_SIGMA = 2.0
+_ENOUGH = 2  # hops in a row that may find nothing better
+_HOP_SIGMA = 3.0
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Optima:
     @property
     def several(self) -> Tensor:
         """(n,) bool: there is another optimum of nearly the same chi2."""
-        near: Tensor = self.rival_chi2 - self.best.chi2 < _RIVAL_CHI2
-        return near & (self._distance(self.best, self.rival) > _RIVAL_DISTANCE)
+        near: Tensor = self.rival_chi2 - self.best.chi2 < RIVAL_CHI2
+        return near & (self.best.distance(self.rival) > _RIVAL_DISTANCE)
 
     def spread(self) -> Tensor:
         """(n, Q, Q) float64: what another optimum adds to the covariance about the best one.
@@ -68,11 +68,11 @@ class Optima:
         Returns
         -------
         (n,) bool
-            Which of them had found the same as before.
+            Which of them found something better.
         """
         here = self.best.take(rows)
         wins = (other.chi2 < here.chi2) & other.finite | ~here.finite
-        same = (other.chi2 - here.chi2).abs() < _SAME_CHI2
+        better = wins & ~(here.chi2 - other.chi2 < _SAME_CHI2)
         total = here.n_steps + other.n_steps
         lost, winners, losers = replace(other), other.take(wins), here.take(wins)
         here.put(wins, winners)
@@ -80,23 +80,16 @@ class Optima:
         here.n_steps[:] = total
         self.best.put(rows, here)
         self._remember(rows, here, lost)
-        return same
+        return better
 
     def _remember(self, rows: Tensor, best: State, lost: State) -> None:
         """Note the ends that lost where they are the best of the other optima."""
-        kept = self._distance(best, self.rival[rows]) > _RIVAL_DISTANCE
+        kept = best.distance(self.rival[rows]) > _RIVAL_DISTANCE
         known = torch.where(kept, self.rival_chi2[rows], torch.inf)
         another = lost.finite & (lost.status == 0) & (lost.chi2 < known)
-        another &= self._distance(best, lost.parameters) > _RIVAL_DISTANCE
+        another &= best.distance(lost.parameters) > _RIVAL_DISTANCE
         self.rival_chi2[rows] = torch.where(another, lost.chi2, known)
         self.rival[rows] = torch.where(another[:, None], lost.parameters, self.rival[rows])
-
-    @staticmethod
-    def _distance(best: State, parameters: Tensor) -> Tensor:
-        """(n,) squared distance in sigma."""
-        away = (parameters - best.parameters).double()
-        curved: Tensor = torch.bmm(best.hessian, away[:, :, None]).squeeze(-1)
-        return (away * curved).sum(dim=1)
 
 
 def best_of(
@@ -107,7 +100,7 @@ def best_of(
     restarts: int,
     along: int | None = None,
 ) -> Optima:
-    """Search from all starts, then again from near the best ends so far, or all along a parameter.
+    """Search from all starts, then again from near the best ends so far and all along a parameter.
 
     Parameters
     ----------
@@ -118,9 +111,10 @@ def best_of(
         Starts, at least one.
     bounds : (n, Q), (n, Q)
     restarts : int
-        Most searches begun again; a star has no more of them when some in a row find nothing new.
+        Most searches begun again; a star has no more when two in a row find nothing better.
     along : int, optional
-        A parameter all over whose range they begin instead, in equal steps, unless it is fixed.
+        A parameter all over whose range every second one begins, in equal steps, whatever the
+        others find.
 
     Returns
     -------
@@ -163,38 +157,38 @@ def best_of(
     """
     if not firsts:
         raise ValueError("a search wants at least one start, got none")
-    several = len(firsts) > 1 or restarts > 0
-    last, search = search, search.rough() if several else search
-    found = Optima.of(search.run(objective, firsts[0], *bounds))
+    found = Optima.of(search.descend(objective, firsts[0], *bounds))
     best = found.best
     everyone = torch.arange(len(best.chi2), device=best.chi2.device)
     for first in firsts[1:]:
-        found.challenge(everyone, search.run(objective, first, *bounds))
-    rows = everyone[best.finite]
-    in_a_row = torch.zeros_like(best.n_steps)
+        found.challenge(everyone, search.descend(objective, first, *bounds, best))
+    in_vain = torch.zeros_like(best.n_steps)
     generator = torch.Generator().manual_seed(1)
-    origin = None if along is None else best.parameters[:, along].clone()
+    origin = best.parameters[:, along or 0].clone()
+    free = (bounds[0] < bounds[1])[:, along or 0] & (along is not None)
     for turn in range(restarts):
+        swept = free & bool(turn % 2)
+        rows = everyone[best.finite & (swept | (in_vain < _ENOUGH))]
         if not len(rows):
-            break
+            continue
         here, (low, high) = best.take(rows), (bound[rows] for bound in bounds)
         start = _hop(here, torch.randn(best.parameters.shape[1], generator=generator))
-        all_along = torch.zeros_like(rows, dtype=torch.bool)
-        if along is not None and origin is not None:
-            share = (turn + 1) / (restarts + 1)
-            all_along = high[:, along] > low[:, along]  # where it is fixed, others may wind
+        if along is not None:
+            share = (turn + 1) / (2 * (restarts // 2 + 1))
             there = elsewhere(here, along, origin[rows], share, (low, high))
-            start = torch.where(all_along[:, None], there, start)
-        same = found.challenge(rows, search.run(objective.take(rows), start, low, high))
-        in_a_row[rows] = torch.where(same & ~all_along, in_a_row[rows] + 1, 0)
-        rows = rows[in_a_row[rows] < _ENOUGH]
-    if several:
-        last.ended(objective, best)
+            start = torch.where(swept[rows, None], there, start)
+        end = search.descend(objective.take(rows), start, low, high, here)
+        better = found.challenge(rows, end)
+        in_vain[rows] = torch.where(better, 0, in_vain[rows] + (~swept[rows]).int())
+    so_far = best.n_steps.clone()
+    best.n_steps.zero_()  # of all searches: they would leave the last steps no room
+    search.ended(objective, best)
+    best.n_steps.add_(so_far)
     return found
 
 
 def _hop(state: State, direction: Tensor) -> Tensor:
-    """Move from the optimum along `direction`, two sigma of the covariance long."""
+    """Move from the optimum along `direction`, three sigma of the covariance long."""
     spread = inverse(state.hessian, edges(state).free)
     factor, _ = torch.linalg.cholesky_ex(spread + 1e-12 * torch.eye(spread.shape[1]).to(spread))
     step = _HOP_SIGMA * (factor @ direction.to(spread))

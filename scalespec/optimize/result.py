@@ -152,6 +152,31 @@ class FitResult:
         """Set `flag` in the status of the chosen rows, in place."""
         self.status[rows] |= np.uint32(flag.value)
 
+    def flag_doubts(self, *, reduced_chi2_max: float, pixels_min: float, n_pixel: int) -> None:
+        """Flag fits of few pixels, and those that are far off them, in place.
+
+        Parameters
+        ----------
+        reduced_chi2_max : float
+            Chi2 per degree of freedom over which a fit is flagged POOR_FIT.
+        pixels_min : float
+            Part of the model's pixels under which a fit is flagged FEW_PIXELS.
+        n_pixel : int
+            The model's.
+
+        Examples
+        --------
+        >>> fits = FitResult.empty(3, 1)
+        >>> fits.chi2[:], fits.dof[:], fits.n_used[:] = (90.0, 9.0, 9.0), 9, (10, 10, 2)
+        >>> fits.flag_doubts(reduced_chi2_max=5.0, pixels_min=0.25, n_pixel=20)
+        >>> [FitStatus(int(status)).name for status in fits.status]
+        ['POOR_FIT', None, 'FEW_PIXELS']
+        """
+        few = self.n_used < pixels_min * n_pixel
+        self.raise_flag(FitStatus.FEW_PIXELS, self.fitted & few)
+        poor = self.chi2 > reduced_chi2_max * self.dof
+        self.raise_flag(FitStatus.POOR_FIT, self.fitted & poor)
+
     def take(self, rows: NDArray[np.integer] | NDArray[np.bool_] | slice) -> Self:
         """Return the chosen rows, in the order given."""
         return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self)})

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from scalespec.optimize.gram import BlockGram
-from scalespec.optimize.levenberg import WINDOW, State
+from scalespec.optimize.levenberg import WINDOW
 from scalespec.optimize.matmul import whole
 from scalespec.optimize.objective import Objective, output_layer
+from scalespec.optimize.state import State
 from scalespec.optimize.trust import BOX_VARIANCE, edges, softened
 
 _HALF = 3.0**0.5  # sigma to both sides, where bounds leave so much

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scalespec.optimize.constraints import box
-from scalespec.optimize.levenberg import State
 from scalespec.optimize.matmul import whole
 from scalespec.optimize.objective import Objective
 from scalespec.optimize.quadratic import bounded_step, inverse, promised_gain
 from scalespec.optimize.result import FitResult, FitStatus
+from scalespec.optimize.state import State
 
 BOX_VARIANCE = 1.0 / 12.0
 """Variance of a uniform density over the scaled box: the most that a label is unknown."""

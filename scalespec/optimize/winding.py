@@ -1,45 +1,44 @@
-"""A label along which chi2 has one optimum behind the other, and starts all along it.
+"""Whether a model's searches go astray, and along which label: asked of mocks, once per model.
 
-Where few lines know of a label and the model has kinks, as of oxygen in metal-poor giants, searches
-end some third of the label's range away from where they should. Which label it is, is a
-property of the model: it is asked of mocks, once.
+Where few lines know of a label and the model has kinks, as of oxygen in metal-poor giants, chi2 has
+one optimum behind the other, and searches end some third of the label's range away from where they
+should. Other networks with kinks have as good as one optimum.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from scalespec.optimize.levenberg import Search, State
+from scalespec.optimize.levenberg import Search
 from scalespec.optimize.objective import Objective
 from scalespec.optimize.quadratic import inverse
+from scalespec.optimize.state import State
 from scalespec.optimize.trust import edges
 
 MOCKS, SNR = 128, 100.0
 ASTRAY = 0.12
 """Scatter of the mocks' first labels about the truth, in units of the box: as of an estimate."""
-_WORSE_CHI2 = 2.0  # than the search from the truth: it ended elsewhere
-_OFTEN = 0.03  # part of the mocks
+_LESS_GOOD, _ELSEWHERE = 0.1, 2.0
+"""Chi2 over that of the search from the truth: of another optimum, and of one some way off."""
+OFTEN = 0.03
+"""Part of the mocks."""
 _FAR = 0.1  # of the box
 
 
-def winding_label(
-    search: Search, observe: Callable[[Tensor, Tensor], Objective], like: Tensor
-) -> int | None:
-    """Return the label by which searches that went astray are farthest from the truth.
+@dataclass(frozen=True)
+class Terrain:
+    """What searches from an estimate meet.
 
-    Parameters
+    Attributes
     ----------
-    search : Search
-    observe : callable
-        Flux and ivar (n, P) -> the objective of these spectra.
-    like : (P,) tensor
-        Of the device and the precision of the model.
-
-    Returns
-    -------
-    int or None
-        None if less than 3 % go astray, or not far.
+    astray : float
+        Part of the mocks whose search ended at a chi2 over that of one from the truth, by 0.1.
+    along : int or None
+        The label by which those that ended elsewhere are farthest from the truth; None if they are
+        less than 3 %, or not far.
 
     Examples
     --------
@@ -60,9 +59,46 @@ def winding_label(
     >>> def observe(y, w):
     ...     return Objective.of(model, y, w, rv_start=torch.zeros(len(y)), rv_range=0.0)
     >>> search = Search.of(observe(*torch.ones(2, 1, 80)), SearchOptions(50, 0.01, False))
-    >>> winding_label(search, observe, model.scatter)
-    0
+    >>> terrain = Terrain.of(search, observe, model.scatter)
+    >>> terrain.several, terrain.along
+    (True, 0)
     """
+
+    astray: float
+    along: int | None
+
+    @property
+    def several(self) -> bool:
+        """Whether so many searches go astray that they should be begun again."""
+        return self.astray > OFTEN
+
+    @classmethod
+    def of(
+        cls, search: Search, observe: Callable[[Tensor, Tensor], Objective], like: Tensor
+    ) -> Self:
+        """Search for mocks, from the truth and from near it.
+
+        Parameters
+        ----------
+        search : Search
+        observe : callable
+            Flux and ivar (n, P) -> the objective of these spectra.
+        like : (P,) tensor
+            Of the device and the precision of the model.
+        """
+        worse, away = _astray(search, observe, like)
+        astray = float((worse > _LESS_GOOD).double().mean())
+        lost = worse > _ELSEWHERE
+        if lost.double().mean() < OFTEN:
+            return cls(astray, None)
+        away = away[lost].mean(dim=0)
+        return cls(astray, int(away.argmax()) if away.max() > _FAR else None)
+
+
+def _astray(
+    search: Search, observe: Callable[[Tensor, Tensor], Objective], like: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return by how much chi2 (n,) is greater, and labels (n, K) are off, than from the truth."""
     draw = torch.Generator().manual_seed(0)
     one = torch.ones((MOCKS, len(like))).to(like)
     ideal = observe(one, one)
@@ -75,14 +111,11 @@ def winding_label(
     wrong = ASTRAY * torch.randn(edge.shape, generator=draw).to(like)
     wrong[:, ideal.n_label :] = 0.0
     right, other = (
-        search.run(objective, first.clamp(-edge, edge), -edge, edge)
+        search.descend(objective, first.clamp(-edge, edge), -edge, edge)
         for first in (truth, truth + wrong)
     )
-    lost = (other.chi2 - right.chi2 > _WORSE_CHI2) & right.finite & other.finite
-    if lost.double().mean() < _OFTEN:
-        return None
-    away = (other.parameters - right.parameters)[lost, : ideal.n_label].abs().mean(dim=0)
-    return int(away.argmax()) if away.max() > _FAR else None
+    worse = (other.chi2 - right.chi2).where(right.finite & other.finite, 0.0)
+    return worse, (other.parameters - right.parameters)[:, : ideal.n_label].abs()
 
 
 def elsewhere(

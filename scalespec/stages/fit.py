@@ -158,15 +158,12 @@ def constraints_of(table: FitTable, spec: EmulatorSpec, first: pd.DataFrame) -> 
     )
 
 
-def doubted(model: Emulator, scatter: float, *, excess: float = 1.0) -> Emulator:
-    """Return the model with `scatter` added in quadrature to its own; the model itself stays.
-
-    All of its variance is then multiplied by `excess`.
-    """
-    if scatter == 0 and excess == 1:
+def doubted(model: Emulator, scatter: float) -> Emulator:
+    """Return the model with `scatter` added in quadrature to its own; the model itself stays."""
+    if scatter == 0:
         return model
     copy = deepcopy(model)  # on its device, whatever the model is made of
-    copy.scatter = torch.sqrt(excess * (model.scatter**2 + scatter**2))
+    copy.scatter = torch.sqrt(model.scatter**2 + scatter**2)
     return copy
 
 

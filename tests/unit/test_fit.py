@@ -14,14 +14,14 @@ from scalespec.errors import ConfigError, StoreError
 from scalespec.kernels.continuum import gaussian_smoothing, normalize
 from scalespec.models.base import EmulatorSpec
 from scalespec.models.payne import Payne
-from scalespec.optimize.fit import FitOptions, Fitter, below_snr, fit_labels
+from scalespec.optimize.fit import below_snr, fit_labels
 from scalespec.optimize.objective import Smoother
 from scalespec.optimize.result import FitStatus
 from scalespec.plan import BlockResult
 from scalespec.schema import C_KMS
 from scalespec.stages import folders
 from scalespec.stages.emulators import Ready
-from scalespec.stages.fit import best_labels, doubted, fit, fit_options
+from scalespec.stages.fit import best_labels, doubted, fit
 from scalespec.store import paths
 from scalespec.store.ledger import Ledger
 
@@ -188,7 +188,6 @@ def test_scatter_adds_to_what_the_model_says_of_itself_and_leaves_it_alone():
     np.testing.assert_allclose(wide.scatter, 0.05, rtol=1e-6)
     np.testing.assert_allclose(model.scatter, 0.03, rtol=1e-6)
     assert doubted(model, 0.0) is model
-    np.testing.assert_allclose(doubted(model, 0.04, excess=4.0).scatter, 0.1, rtol=1e-6)
 
 
 def test_the_velocity_is_barycentric_as_relativity_has_it():
@@ -373,14 +372,6 @@ def test_other_kinds_of_star_are_tried_as_starts():
     more = best_labels(spectra, first, [ONE], FitTable(starts=("giant", "subgiant", "dwarf")))
     assert (more["chi2"] <= one["chi2"] + 0.02).all()  # twice the tolerance
     assert (more["n_steps"] > one["n_steps"]).all()
-
-
-def test_models_with_kinks_are_begun_again_and_smooth_ones_not():
-    kinked = Payne(ONE.model.spec, hidden=(8,), activation="leaky_relu")
-    for model, asked, expected in ((kinked, None, 4), (ONE.model, None, 0), (ONE.model, 2, 2)):
-        options = fit_options(FitTable(restarts=asked))
-        assert Fitter.of(model, options=options).options.restarts == expected
-    assert Fitter.of(kinked, options=FitOptions(restarts=0)).options.restarts == 0
 
 
 def test_a_median_below_a_limit_is_counted_as_it_is_sorted():

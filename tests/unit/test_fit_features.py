@@ -70,6 +70,23 @@ def test_same_optimum_as_from_every_pixel():
     np.testing.assert_allclose(features.label_err, pixels.label_err, rtol=0.06)
 
 
+def test_flags_are_those_of_the_fit_of_every_pixel():
+    model = cannon()
+    _, _, flux, ivar = mocks(model, 6, 80.0, seed=5)
+    flux[1, ::20] += 1.5  # far off any star
+    ivar[2, 100:] = 0  # of 600: a sixth
+    ivar[3] = 0
+    for limits in ({}, {"reduced_chi2_max": 1e4, "pixels_min": 0.1}, {"pixels_min": 0.99}):
+        options = FitOptions(rv_range=0.0, tolerance=1e-3, **limits)
+        expected = fit_labels(model, flux, ivar, options=options)
+        found = fit_at_rest(model, flux, ivar, **limits)
+        for flag in (FitStatus.POOR_FIT, FitStatus.FEW_PIXELS):
+            np.testing.assert_array_equal(found.status & flag, expected.status & flag)
+    assert fit_at_rest(model, flux, ivar).status[[1, 2, 3]].tolist() == [
+        FitStatus.POOR_FIT, FitStatus.FEW_PIXELS, FitStatus.NO_PIXELS,
+    ]  # fmt: skip
+
+
 def test_several_starts_keep_the_best_end():
     model = cannon()
     x, labels, flux, ivar = mocks(model, 80, 80.0, seed=4)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from scalespec.kernels.tiles import Tile
 from scalespec.models.base import EmulatorSpec
 from scalespec.models.cannon import Cannon
 from scalespec.optimize import quadratic
@@ -17,7 +18,7 @@ from scalespec.optimize.constraints import Constraints, Given
 from scalespec.optimize.fit import FitOptions, fit_labels
 from scalespec.optimize.gram import BlockGram
 from scalespec.optimize.matmul import linear
-from scalespec.optimize.normalization import FreePolynomial
+from scalespec.optimize.normalization import FreePolynomial, Smoother
 from scalespec.optimize.objective import Objective
 from scalespec.optimize.shift import Broadening, Shift
 
@@ -72,6 +73,36 @@ def test_block_hessian_equals_that_of_every_pixel():
         values = torch.linalg.eigvalsh(root @ blocks @ root.transpose(1, 2))
         assert float(values.min()) > 0.85
         assert float(values.max()) < 1.25
+
+
+def test_a_search_knows_a_stars_own_continuum():
+    """Of a model whose continuum, and its slope by labels, is another one all over the box."""
+    model = small_payne()
+    place = torch.linspace(-1, 1, model.spec.n_pixel)
+    with torch.no_grad():
+        tilt = 1.2 * torch.outer(
+            1 + place, torch.randn(24, generator=torch.Generator().manual_seed(1))
+        )
+        model.output.weight.add_(tilt)
+    n, step = model.spec.n_pixel, torch.arange(model.spec.n_pixel)
+    kernel = torch.exp(-0.5 * ((step[:, None] - step) / 30.0) ** 2).numpy()
+    smoother = Smoother([Tile(0, n, 0, n, kernel)], model.scatter)
+    x = torch.rand((40, 4), generator=torch.Generator().manual_seed(2)) - 0.5
+    parameters = torch.nn.functional.pad(x, (0, 1))
+    flux = model.forward_scaled(x)
+    given = {"rv_start": torch.zeros(40), "rv_range": 0.0, "smoother": smoother}
+    objective = Objective.of(model, flux, torch.full_like(flux, 1e4), **given)
+    levels = objective.continuum.continuum(flux).median(dim=1).values
+    assert float(levels.max() / levels.min()) > 1.5
+    gram, _ = BlockGram.of(objective)
+    wanted = objective.hessian(parameters).diagonal(dim1=1, dim2=2)[:, :4]
+    plain = gram.blocks.coefficients(objective.data()[1])
+    off = [
+        (gram.hessian(objective, parameters, c).diagonal(dim1=1, dim2=2)[:, :4] / wanted).log()
+        for c in (plain, gram.means(objective, parameters))
+    ]
+    assert float(off[0].abs().median()) > 2 * float(off[1].abs().median())
+    assert float(off[1].abs().median()) < 0.15
 
 
 def test_lost_pixels_and_odd_weights_count_one_by_one():

@@ -142,9 +142,10 @@ def test_columns_shift_as_spectra_do():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_smoother_equals_the_dense_matrix(dtype: torch.dtype):
-    kernel = banded_kernel(12.0).astype(np.float32)
-    values = np.random.default_rng(4).random((2, 3, N_PIXEL))
+@pytest.mark.parametrize("n_pixel", [N_PIXEL, 1300])  # tiles all together, and in three
+def test_smoother_equals_the_dense_matrix(dtype: torch.dtype, n_pixel: int):
+    kernel = banded_kernel(12.0, n_pixel).astype(np.float32)
+    values = np.random.default_rng(4).random((2, 3, n_pixel))
     smoother = Smoother(as_tiles(kernel), torch.zeros(1, dtype=dtype))
     smooth = smoother(torch.tensor(values, dtype=dtype)).numpy()
     dense = values @ kernel.T.astype(float)

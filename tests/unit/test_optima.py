@@ -1,6 +1,7 @@
 """Several searches of one star: which end is kept, which is remembered, when it is enough."""
 
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,9 +11,9 @@ from torch import Tensor
 
 from scalespec.optimize.fit import FitOptions, fit_labels
 from scalespec.optimize.kink import Pieces
-from scalespec.optimize.levenberg import State
 from scalespec.optimize.optima import Optima, best_of
 from scalespec.optimize.result import FitStatus
+from scalespec.optimize.state import Plan, State, given_up
 
 SIGMA = 0.02
 
@@ -88,14 +89,13 @@ class Searching:
         self.asked: list[int] = []
         self.last = 0  # stars whose last Hessians were asked for
 
-    def run(self, objective: "Rows", first: Tensor, low: Tensor, high: Tensor) -> State:
-        del first, low, high
+    def descend(
+        self, objective: "Rows", first: Tensor, low: Tensor, high: Tensor, best: State | None = None
+    ) -> State:
+        del first, low, high, best
         made = self.chi2[len(self.asked)]
         self.asked.append(len(objective.rows))
         return ends([0.0] * len(objective.rows), [made[k] for k in objective.rows])
-
-    def rough(self) -> "Searching":
-        return self
 
     def ended(self, objective: "Rows", state: State) -> State:
         self.last = len(objective.rows)
@@ -107,8 +107,8 @@ class Rows(SimpleNamespace):
         return Rows(rows=[self.rows[k] for k in rows.tolist()])
 
 
-def test_two_searches_in_a_row_without_news_are_enough():
-    """The first star never has news; the second has after one search; the third always."""
+def test_two_searches_in_a_row_that_find_nothing_better_are_enough():
+    """The first star's never do; the second's do after one search; the third's always."""
     chi2 = [[10.0, 10, 10], [10, 10, 9], [10, 8, 8], [10, 8, 7], [10, 8, 6], [10, 8, 5]]
     search, edge = Searching(chi2), torch.full((3, 1), 0.5).double()
     found = best_of(search, Rows(rows=[0, 1, 2]), [edge * 0], (-edge, edge), 5)  # type: ignore[arg-type]
@@ -149,3 +149,14 @@ def test_a_search_without_a_start_is_refused():
     edge = torch.full((1, 1), 0.5).double()
     with pytest.raises(ValueError, match="at least one start, got none"):
         best_of(Searching([]), Rows(rows=[0]), [], (-edge, edge), 0)  # type: ignore[arg-type]
+
+
+def test_a_search_on_its_way_to_the_best_end_is_given_up():
+    """A tenth of a sigma from it, or promising to stay 5 above it; not one that is lower."""
+    best = ends([0.1] * 4, [10.0] * 4)
+    trial = ends([0.1 + 0.1 * SIGMA, 0.3, 0.1 + 0.1 * SIGMA, 0.3], [10.5, 16.0, 9.9, 12.0])
+    none = torch.zeros((4, 1)).double()
+    plan = Plan(none, torch.full((4,), 0.5).double(), none[:, 0], best.held)
+    assert given_up(trial, plan, best).tolist() == [True, True, False, False]
+    first = replace(trial, n_steps=0 * trial.n_steps)  # what it promises, nobody has seen it keep
+    assert given_up(first, plan, best).tolist() == [True, False, False, False]

@@ -1,5 +1,7 @@
 """A label with one optimum behind the other: it is found by mocks, and searched all along."""
 
+import runpy
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,9 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from scalespec.config import FitTable
 from scalespec.optimize.constraints import Constraints
 from scalespec.optimize.fit import FitOptions, Fitter
+from scalespec.stages.fit import fit_options
 
+_networks = runpy.run_path(str(Path(__file__).with_name("networks.py")))
+small_payne = _networks["small_payne"]
 N_PIXEL = 120
 LINES = torch.stack(
     [torch.exp(-0.5 * ((torch.arange(N_PIXEL) - c) / 3.0) ** 2) for c in (25.0, 60.0, 95.0)]
@@ -51,18 +57,18 @@ def mocks(model: SimpleNamespace, n: int) -> tuple[Tensor, Tensor, np.ndarray]:
 def test_the_label_that_winds_is_found_and_searched_all_along():
     model = waves(turns=12.0)
     flux, ivar, truth = mocks(model, 60)
-    fitters = [Fitter.of(model, options=FitOptions(rv_range=5.0, restarts=r)) for r in (0, 4, 6)]
+    fitters = [Fitter.of(model, options=FitOptions(rv_range=5.0, restarts=r)) for r in (0, 6, 10)]
     assert [fitter.along for fitter in fitters] == [None, 1, 1]
     once, few, more = (
         np.mean(np.abs(fitter.fit(flux, ivar).labels - truth).max(axis=1) > 0.02)
         for fitter in fitters
     )
     assert once > 0.6  # most stars are more than half a turn from the middle of the box
-    assert few < 0.1
+    assert few < 0.2
     assert more == 0
 
 
-def test_hops_of_two_sigma_would_not_have_found_it():
+def test_hops_alone_would_not_have_found_it():
     model = waves(turns=12.0)
     flux, ivar, truth = mocks(model, 60)
     fitter = Fitter.of(model, options=FitOptions(rv_range=5.0, restarts=4))
@@ -88,3 +94,16 @@ def test_a_label_that_cannot_move_is_left_where_it_is(how: str):
     fitter = Fitter.of(model, options=FitOptions(rv_range=5.0, restarts=4))
     made = fitter.fit(flux, ivar, constraints=HELD[how]).labels
     np.testing.assert_allclose(made[:, 1], 0.7 if how == "held" else made[:, 0], atol=1e-6)
+
+
+def test_models_with_kinks_are_begun_again_if_mocks_go_astray_and_others_not():
+    rough, tame = waves(turns=12.0), waves(turns=1.0)
+    for model, kinks, asked, expected in (
+        (rough, True, None, 6), (tame, True, None, 0), (rough, False, None, 0),
+        (rough, True, 0, 0), (tame, False, 2, 2),
+    ):  # fmt: skip
+        model.kinks = kinks
+        options = fit_options(FitTable(restarts=asked))
+        assert Fitter.of(model, options=options).options.restarts == expected
+    assert small_payne(activation="leaky_relu").kinks
+    assert not small_payne().kinks
