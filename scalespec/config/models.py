@@ -204,7 +204,7 @@ class FitTable(Table):
     stars_per_batch: int = Field(default=1024, ge=1)
     """Stars fitted together; bounds the memory of a worker. A quarter takes a third longer."""
     restarts: int | None = Field(default=None, ge=0)
-    """Most searches begun again: near the best end, until two in a row find nothing better, every
+    """Most searches begun again: near the best end, until two in a row find the same, every
     second one along a label that has one optimum behind the other, as mocks tell. Unset: 6 for
     models with kinks (LeakyReLU) whose mocks go astray, none for others."""
     starts: tuple[Literal["giant", "subgiant", "dwarf"], ...] = ()

@@ -48,7 +48,7 @@ class FitOptions:
     restarts : int, optional
         Most searches begun again; if not given, 6 for models with kinks (LeakyReLU) of whose mocks
         3 % end at a lesser optimum, none for others. They begin three sigma from the best end so
-        far, until two in a row find nothing better; every second one all along a label on which
+        far, until two in a row find the same; every second one all along a label on which
         optima lie behind each other, if mocks tell of one. Another optimum of nearly the same chi2
         is flagged, and its distance is in the covariance, which is of secants over an error, where
         the last layer is linear, not of derivatives (`optimize/secant.py`).

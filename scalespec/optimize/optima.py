@@ -20,7 +20,8 @@ from scalespec.optimize.winding import elsewhere
 
 _RIVAL_DISTANCE = 9.0  # in sigma^2, from which it is another one
 _SAME_CHI2 = 0.1  # within which two searches have found the same
-_ENOUGH = 2  # hops in a row that may find nothing better
+_SAME_DISTANCE = 1.0  # in sigma^2, within which they were about to
+_ENOUGH = 2  # hops in a row that may find the same
 _HOP_SIGMA = 3.0
 
 
@@ -68,11 +69,12 @@ class Optima:
         Returns
         -------
         (n,) bool
-            Which of them found something better.
+            Which of them found the same as before.
         """
         here = self.best.take(rows)
         wins = (other.chi2 < here.chi2) & other.finite | ~here.finite
-        better = wins & ~(here.chi2 - other.chi2 < _SAME_CHI2)
+        same = (other.chi2 - here.chi2).abs() < _SAME_CHI2
+        same |= ~wins & (here.distance(other.parameters) < _SAME_DISTANCE)
         total = here.n_steps + other.n_steps
         lost, winners, losers = replace(other), other.take(wins), here.take(wins)
         here.put(wins, winners)
@@ -80,7 +82,7 @@ class Optima:
         here.n_steps[:] = total
         self.best.put(rows, here)
         self._remember(rows, here, lost)
-        return better
+        return same
 
     def _remember(self, rows: Tensor, best: State, lost: State) -> None:
         """Note the ends that lost where they are the best of the other optima."""
@@ -111,7 +113,7 @@ def best_of(
         Starts, at least one.
     bounds : (n, Q), (n, Q)
     restarts : int
-        Most searches begun again; a star has no more when two in a row find nothing better.
+        Most searches begun again; a star has no more when two in a row find the same.
     along : int, optional
         A parameter all over whose range every second one begins, in equal steps, whatever the
         others find.
@@ -162,13 +164,13 @@ def best_of(
     everyone = torch.arange(len(best.chi2), device=best.chi2.device)
     for first in firsts[1:]:
         found.challenge(everyone, search.descend(objective, first, *bounds, best))
-    in_vain = torch.zeros_like(best.n_steps)
+    in_a_row = torch.zeros_like(best.n_steps)
     generator = torch.Generator().manual_seed(1)
     origin = best.parameters[:, along or 0].clone()
     free = (bounds[0] < bounds[1])[:, along or 0] & (along is not None)
     for turn in range(restarts):
         swept = free & bool(turn % 2)
-        rows = everyone[best.finite & (swept | (in_vain < _ENOUGH))]
+        rows = everyone[best.finite & (swept | (in_a_row < _ENOUGH))]
         if not len(rows):
             continue
         here, (low, high) = best.take(rows), (bound[rows] for bound in bounds)
@@ -178,8 +180,8 @@ def best_of(
             there = elsewhere(here, along, origin[rows], share, (low, high))
             start = torch.where(swept[rows, None], there, start)
         end = search.descend(objective.take(rows), start, low, high, here)
-        better = found.challenge(rows, end)
-        in_vain[rows] = torch.where(better, 0, in_vain[rows] + (~swept[rows]).int())
+        hopped = torch.where(found.challenge(rows, end), in_a_row[rows] + 1, 0)
+        in_a_row[rows] = torch.where(swept[rows], in_a_row[rows], hopped)
     so_far = best.n_steps.clone()
     best.n_steps.zero_()  # of all searches: they would leave the last steps no room
     search.ended(objective, best)

@@ -107,8 +107,8 @@ class Rows(SimpleNamespace):
         return Rows(rows=[self.rows[k] for k in rows.tolist()])
 
 
-def test_two_searches_in_a_row_that_find_nothing_better_are_enough():
-    """The first star's never do; the second's do after one search; the third's always."""
+def test_two_searches_in_a_row_that_find_the_same_are_enough():
+    """The first star's find nothing else; the second's do after one search; the third's always."""
     chi2 = [[10.0, 10, 10], [10, 10, 9], [10, 8, 8], [10, 8, 7], [10, 8, 6], [10, 8, 5]]
     search, edge = Searching(chi2), torch.full((3, 1), 0.5).double()
     found = best_of(search, Rows(rows=[0, 1, 2]), [edge * 0], (-edge, edge), 5)  # type: ignore[arg-type]
