@@ -175,7 +175,7 @@ def best_of(
             continue
         here, (low, high) = best.take(rows), (bound[rows] for bound in bounds)
         start = _hop(here, torch.randn(best.parameters.shape[1], generator=generator))
-        if along is not None:
+        if along is not None and turn % 2:
             share = (turn + 1) / (2 * (restarts // 2 + 1))
             there = elsewhere(here, along, origin[rows], share, (low, high))
             start = torch.where(swept[rows, None], there, start)

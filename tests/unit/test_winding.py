@@ -57,14 +57,14 @@ def mocks(model: SimpleNamespace, n: int) -> tuple[Tensor, Tensor, np.ndarray]:
 def test_the_label_that_winds_is_found_and_searched_all_along():
     model = waves(turns=12.0)
     flux, ivar, truth = mocks(model, 60)
-    fitters = [Fitter.of(model, options=FitOptions(rv_range=5.0, restarts=r)) for r in (0, 6, 10)]
+    fitters = [Fitter.of(model, options=FitOptions(rv_range=5.0, restarts=r)) for r in (0, 8, 10)]
     assert [fitter.along for fitter in fitters] == [None, 1, 1]
     once, few, more = (
         np.mean(np.abs(fitter.fit(flux, ivar).labels - truth).max(axis=1) > 0.02)
         for fitter in fitters
     )
     assert once > 0.6  # most stars are more than half a turn from the middle of the box
-    assert few < 0.2
+    assert few < 0.1
     assert more == 0
 
 
