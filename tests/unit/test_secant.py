@@ -78,7 +78,7 @@ def test_errors_of_a_model_with_kinks_are_those_of_its_secants(monkeypatch):
     monkeypatch.setattr(fit_module, "over_errors", lambda *_: None)
     local = pulls()
     np.testing.assert_allclose(local[:, 0], over[:, 0], rtol=0.02)  # a label without kinks
-    # The same ends, with errors of the piece that each lies in: of half the stars 2.5 times as large.
+    # The same ends, with errors of the pieces they lie in: for half the stars 2.5 times as large.
     assert np.median(local[:, 1] / over[:, 1]) < 0.5
     assert width(local[:, 1]) < 0.8
 
