@@ -38,8 +38,8 @@ PROFILE_SNR, OTHER_SNR = 350.0, (50.0, 100.0, 200.0, 600.0)
 """Of pixels: whose noise a model's scatter is seen beside, and where that has to do as well."""
 MOST_MISWEIGHED = 0.15
 """By so much of itself a label's information may be wrong, by what a model's scatter does to it,
-before derivatives are formed. By means over blocks alone The Cannon's errors came out at 0.6, The
-Payne's at 0.9."""
+before derivatives are formed for errors. By means over blocks alone The Cannon's errors came out at
+0.6, The Payne's at 0.9; searches by them take a tenth more steps."""
 PATH_LOSS, ERROR_LOSS = 2e-3, 1e-4
 """Parts of the squared derivatives that a search, and that errors may do without."""
 
@@ -122,12 +122,12 @@ class BlockGram:
     level: Tensor | None = None
 
     @classmethod
-    def of(cls, objective: Objective) -> tuple[Self, Self] | None:
+    def of(cls, objective: Objective) -> tuple[Self, Self | None] | None:
         """Return those for a search, and those for errors; None if derivatives must be formed.
 
-        Derivatives must be formed where the model does not end in a linear layer; where a continuum
-        is marginalized or line widths are free, which change them beyond a weight; and where blocks
-        do not know what the model's scatter does to weights.
+        Derivatives must be formed where the model does not end in a linear layer, and where a
+        continuum is marginalized or line widths are free, which change them beyond a weight; for
+        errors alone where blocks do not know what the model's scatter does to weights.
         """
         layer = output_layer(objective.model)
         smoothed = isinstance(objective.continuum, Renormalization)
@@ -150,10 +150,10 @@ class BlockGram:
         blocks = Blocks(tuple(cuts.tolist()), power, profile)
         usual = torch.stack([_weights(scatter, snr) for snr in OTHER_SNR]).to(columns)
         told = blocks.told(blocks.coefficients(usual))
+        path = replace(cls.made(spans, PATH_LOSS, blocks), level=level)
         if blocks.misweighs(usual - told, told, MOST_MISWEIGHED).any():
-            return None
-        path, last = (cls.made(spans, loss, blocks) for loss in (PATH_LOSS, ERROR_LOSS))
-        return replace(path, level=level), last
+            return path, None
+        return path, cls.made(spans, ERROR_LOSS, blocks)
 
     @classmethod
     def made(cls, spans: tuple[Span, Span], loss: float, blocks: Blocks) -> Self:

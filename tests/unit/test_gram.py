@@ -17,6 +17,7 @@ from scalespec.optimize.blocks import Blocks
 from scalespec.optimize.constraints import Constraints, Given
 from scalespec.optimize.fit import FitOptions, fit_labels
 from scalespec.optimize.gram import BlockGram
+from scalespec.optimize.levenberg import Search, SearchOptions
 from scalespec.optimize.matmul import linear
 from scalespec.optimize.normalization import FreePolynomial, Smoother
 from scalespec.optimize.objective import Objective
@@ -205,13 +206,15 @@ def test_models_without_a_last_layer_and_free_widths_form_their_derivatives():
 
 
 def test_a_scatter_that_is_greatest_in_lines_is_in_the_blocks():
-    """Against every pixel's own weight; where blocks cannot know it derivatives are formed."""
+    """Against every pixel's own weight; where blocks cannot know it errors are not theirs."""
     objective, parameters = objective_of(40)
     scatter = objective.model.scatter
     jacobian = objective.model.flux_and_jacobian(torch.zeros(1, objective.n_label))[1][0]
     power = jacobian.square().sum(dim=0).sqrt()
     scatter.copy_(0.001 + 0.02 * power / power.max())
-    assert BlockGram.of(objective) is None
+    path, gram = BlockGram.of(objective)
+    assert path is not None
+    assert gram is None
     scatter.copy_(0.001 + 0.002 * power / power.max())
     scatter[:20] = 1.0  # as training leaves a grid's ends
     _, gram = BlockGram.of(objective)
@@ -222,6 +225,29 @@ def test_a_scatter_that_is_greatest_in_lines_is_in_the_blocks():
         blocks = gram.hessian(at, parameters, gram.blocks.coefficients(at.data()[1]))
         ratio = (blocks / exact).diagonal(dim1=1, dim2=2)
         assert float((ratio.mean(dim=0) - 1).abs().max()) < 0.08
+
+
+def test_searches_go_by_blocks_that_do_not_know_the_scatter_and_errors_do_not():
+    objective, parameters = objective_of(40)
+    jacobian = objective.model.flux_and_jacobian(torch.zeros(1, objective.n_label))[1][0]
+    power = jacobian.square().sum(dim=0).sqrt()
+    scatter = objective.model.scatter.copy_(0.001 + 0.02 * power / power.max())
+    weight = 1 / (1 / objective.weight.clamp(min=1e-30) + scatter.square())
+    objective = replace(objective, weight=weight)
+    edge = torch.full_like(parameters, 0.5)
+    by_blocks = Search.of(objective, SearchOptions(50, 1e-4, exact_covariance=False))
+    assert by_blocks.gram is not None
+    by_pixels = replace(by_blocks, gram=None)
+    with torch.no_grad():
+        found, right = (
+            search.run(objective, torch.zeros_like(parameters), -edge, edge)
+            for search in (by_blocks, by_pixels)
+        )
+        exact = objective.hessian(found.parameters)
+    assert float((found.chi2 - right.chi2).abs().quantile(0.9)) < 0.01
+    assert float((_errors(found.hessian) / _errors(exact) - 1).abs().max()) < 1e-3
+    told = by_blocks.gram.hessian(objective, found.parameters, found.blocks)
+    assert float((_errors(told) / _errors(exact) - 1).abs().max()) > 0.05
 
 
 def test_weights_of_blocks_are_never_negative_and_keep_their_sums():
