@@ -1,4 +1,4 @@
-"""What is known of labels before a fit: priors, narrower bounds, fixed and tied labels, a domain.
+"""What is known of labels before a fit: priors, narrower bounds, fixed and tied labels.
 
 Labels are physical (K, dex, km/s).
 """
@@ -18,48 +18,6 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Domain:
-    """Where a model was trained: the mean and spread of its labels.
-
-    Attributes
-    ----------
-    mean : (K,)
-        Mean training labels.
-    whitening : (K, K)
-        Takes labels minus mean to uncorrelated numbers of unit spread.
-    """
-
-    mean: Array
-    whitening: Array
-
-    @classmethod
-    def of(cls, labels: NDArray[np.floating[Any]]) -> Self:
-        """Describe the training `labels` (n, K).
-
-        Raises
-        ------
-        ValueError
-            If there are not more label sets than labels, or they do not vary independently.
-        """
-        values = np.asarray(labels, np.float64)
-        if values.ndim != 2 or len(values) <= values.shape[1]:
-            raise ValueError(f"a domain wants more label sets than labels, got {values.shape}")
-        spread = np.linalg.eigh(np.atleast_2d(np.cov(values.T)))
-        if spread[0][0] <= 1e-12 * spread[0][-1]:
-            raise ValueError("a domain wants labels that vary independently of each other")
-        return cls(values.mean(axis=0), (spread[1] / np.sqrt(spread[0])).T)
-
-    def distance(self, labels: NDArray[np.floating[Any]]) -> Array:
-        """(n, K) labels -> (n,) Mahalanobis distance from the mean, divided by sqrt(K).
-
-        It is about 1 for a training star whatever K.
-        """
-        away = (np.asarray(labels, np.float64) - self.mean) @ self.whitening.T
-        distance: Array = np.sqrt(np.mean(away**2, axis=1))
-        return distance
-
-
-@dataclass(frozen=True)
 class Constraints:
     """What a fit takes as given. Arrays are (K,), or (n, K) for each star its own.
 
@@ -73,8 +31,6 @@ class Constraints:
         there: so are labels freed per class of star.
     tied : mapping of str to str
         Labels that take the value of another, as ``{"si_fe": "mg_fe"}``.
-    domain : Domain, optional
-        Of the model's training labels.
     """
 
     prior_mean: NDArray[np.floating[Any]] | None = None
@@ -82,7 +38,6 @@ class Constraints:
     low: NDArray[np.floating[Any]] | None = None
     high: NDArray[np.floating[Any]] | None = None
     tied: Mapping[str, str] = field(default_factory=dict)
-    domain: Domain | None = None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scalespec.optimize.constraints import box
+from scalespec.optimize.domain import Domain
 from scalespec.optimize.levenberg import Search, SearchOptions
 from scalespec.optimize.matmul import linear
 from scalespec.optimize.normalization import as_rows
@@ -257,6 +258,7 @@ def fit_at_rest(
             parts.append(_fit_batch(summing, tuple(data), starts[rows], (search, snr_min)))
     result = FitResult.concatenate(parts)
     result.flag_doubts(reduced_chi2_max=reduced_chi2_max, pixels_min=pixels_min, n_pixel=n_pixel)
+    result.flag_unlike(Domain.of_model(model), distance_max=np.inf)
     return result
 
 

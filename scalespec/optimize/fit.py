@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scalespec.optimize.constraints import Constraints, Given, box
+from scalespec.optimize.domain import Domain
 from scalespec.optimize.inputs import check_shapes, excess_variances, n_starts, plain
 from scalespec.optimize.levenberg import Search, SearchOptions
 from scalespec.optimize.normalization import FreePolynomial, Smoother, as_rows
@@ -67,7 +68,8 @@ class FitOptions:
     pixels_min : float
         Part of the model's pixels under which a fit is flagged FEW_PIXELS.
     distance_max : float
-        Distance over which a fit is flagged OUT_OF_DOMAIN.
+        Sigmas of chi2 that bounds cost over which a fit is flagged OUT_OF_DOMAIN; so is one farther
+        from the labels that the model learned from than any of them.
     """
 
     max_steps: int = 50
@@ -283,10 +285,7 @@ class Fitter:
         result.rv_err[:] *= np.sqrt(of_rv / excess)
         limits = {name: getattr(options, name) for name in ("reduced_chi2_max", "pixels_min")}
         result.flag_doubts(**limits, n_pixel=len(model.spec.wavelength))
-        if constraints.domain is not None:
-            away = constraints.domain.distance(result.labels).astype(np.float32)
-            result.distance[:] = np.fmax(result.distance, away)
-        result.raise_flag(FitStatus.OUT_OF_DOMAIN, result.distance > options.distance_max)
+        result.flag_unlike(Domain.of_model(model), distance_max=options.distance_max)
         return result
 
 

@@ -11,6 +11,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from scalespec.optimize.domain import Domain
+
 FloatArray = NDArray[np.float32]
 
 
@@ -69,8 +71,10 @@ class FitResult:
     prior_dominated : (n,) uint64
         Bit k is set if the box or the prior says as much of label k as the spectrum does.
     distance : (n,) float32
-        Sigmas that the bounds cost: the root of the fall of chi2 that is promised beyond them, or
-        the distance from the training labels in their spreads, if greater and if they are known.
+        Sigmas that the bounds cost: the root of the fall of chi2 that is promised beyond them.
+    training_distance : (n,) float32
+        Distance from the labels that the model learned from, 1 as far as the farthest of them
+        (`scalespec.optimize.domain`); NaN if the model does not know them.
     widths, width_err : (n, W) float32 [km/s]
         Line widths that were fitted, vsini first, and their 1 sigma.
     status : (n,) uint32
@@ -88,6 +92,7 @@ class FitResult:
     at_bound: NDArray[np.uint64]
     prior_dominated: NDArray[np.uint64]
     distance: FloatArray
+    training_distance: FloatArray
     widths: FloatArray
     width_err: FloatArray
     status: NDArray[np.uint32]
@@ -128,6 +133,7 @@ class FitResult:
             at_bound=np.zeros(n, np.uint64),
             prior_dominated=np.zeros(n, np.uint64),
             distance=np.full(n, np.nan, np.float32),
+            training_distance=np.full(n, np.nan, np.float32),
             widths=np.full((n, n_width), np.nan, np.float32),
             width_err=np.full((n, n_width), np.nan, np.float32),
             status=np.full(n, status, np.uint32),
@@ -176,6 +182,29 @@ class FitResult:
         self.raise_flag(FitStatus.FEW_PIXELS, self.fitted & few)
         poor = self.chi2 > reduced_chi2_max * self.dof
         self.raise_flag(FitStatus.POOR_FIT, self.fitted & poor)
+
+    def flag_unlike(self, domain: Domain | None, *, distance_max: float) -> None:
+        """Measure how far stars are from those the model knows, and flag the far ones, in place.
+
+        Parameters
+        ----------
+        domain : Domain, optional
+            Of the model.
+        distance_max : float
+            `distance` over which a fit is flagged OUT_OF_DOMAIN; over 1, `training_distance` is.
+
+        Examples
+        --------
+        >>> fits = FitResult.empty(2, 1)
+        >>> fits.labels[:], fits.label_cov[:] = [[4100.0], [7900.0]], 100.0
+        >>> fits.flag_unlike(Domain.of(np.linspace(4e3, 5e3, 11)[:, None]), distance_max=10.0)
+        >>> fits.training_distance.round(2), [FitStatus(int(s)).name for s in fits.status]
+        (array([0.8, 6.8], dtype=float32), [None, 'OUT_OF_DOMAIN'])
+        """
+        if domain is not None:
+            self.training_distance[:] = domain.distance(self.labels, self.label_cov)
+        far = (self.distance > distance_max) | (self.training_distance > 1)
+        self.raise_flag(FitStatus.OUT_OF_DOMAIN, self.fitted & far)
 
     def take(self, rows: NDArray[np.integer] | NDArray[np.bool_] | slice) -> Self:
         """Return the chosen rows, in the order given."""

@@ -11,7 +11,7 @@ from scalespec.kernels.wavelength import pixels_to_velocity
 from scalespec.models.base import Emulator, EmulatorSpec
 from scalespec.models.regressor import Prediction, RegressorSpec, Sample
 from scalespec.models.scatter import UNLEARNED
-from scalespec.optimize.constraints import Domain
+from scalespec.optimize.domain import Domain
 from scalespec.optimize.fit import FitOptions, fit_labels
 from scalespec.optimize.normalization import Smoother
 from scalespec.optimize.start import ridge_start
@@ -91,8 +91,8 @@ def make_card(
     Returns
     -------
     dict
-        ``data``, ``domain`` (``box`` and, for Mahalanobis distances, ``mean`` and ``whitening``),
-        ``lsf``, ``normalization``, ``n_training``, ``errors_by_snr`` and ``known_faults``.
+        ``data``, ``domain`` (``box`` and what `scalespec.optimize.domain` wants), ``lsf``,
+        ``normalization``, ``n_training``, ``errors_by_snr`` and ``known_faults``.
     """
     spec, given = model.spec, told(training.labels)
     labels = training.labels[:, given]
@@ -193,12 +193,11 @@ def label_errors(
 
 
 def _spread(labels: npt.NDArray[np.float64]) -> dict[str, Any]:
-    """Return the mean and the whitening of stars' labels, or why there are none."""
+    """Return what distances from stars' labels want, or why there are none."""
     try:
-        known = Domain.of(labels)
+        return Domain.of(labels).to_dict()
     except ValueError as error:
         return {"no_mahalanobis": str(error)}
-    return {"mean": known.mean.tolist(), "whitening": known.whitening.tolist()}
 
 
 def told(labels: FloatArray) -> npt.NDArray[np.intp]:

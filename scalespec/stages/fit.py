@@ -54,7 +54,7 @@ def best_labels(
     pd.DataFrame
         n rows: row, obsid, model, <label>, <label>_err, label_cov (upper triangle, row by row),
         rv [km/s, barycentric], rv_err, rv_residual, chi2, dof, n_used, n_steps, at_bound,
-        prior_dominated, fit_distance, fit_status; vsini and lsf [km/s] with errors where fitted.
+        prior_dominated, fit_distance, training_distance, fit_status; vsini and lsf [km/s] with errors where fitted.
     """
     return _best_labels(spectra, first, fitters(ready, table), table)
 
@@ -227,6 +227,7 @@ def _table(
         "at_bound": best.at_bound,
         "prior_dominated": best.prior_dominated,
         "fit_distance": best.distance,
+        "training_distance": best.training_distance,
         "fit_status": best.status,
     }
     for k, name in enumerate(widths):

@@ -30,6 +30,7 @@ UCDS = {
     "at_bound": "meta.code",
     "prior_dominated": "meta.code",
     "fit_distance": "stat.fit",
+    "training_distance": "stat.fit",
     "vsini": "phys.veloc.rotat",
     "lsf": "spect.line.width",
     "fit_status": "meta.code.status",

@@ -9,6 +9,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -213,7 +214,8 @@ def load_model(url: str) -> Emulator:
     Returns
     -------
     Emulator
-        Ready to predict, in evaluation mode.
+        Ready to predict, in evaluation mode; the labels that it learned from, if its card describes
+        them, are ``domain`` in its specification's ``extra``: fits flag stars far from them.
 
     Raises
     ------
@@ -243,6 +245,8 @@ def load_model(url: str) -> Emulator:
         raise ModelError(f"{url}: model '{record['model']}' is not one of {sorted(MODELS)}")
     try:
         spec = EmulatorSpec.from_dict(record["spec"])
+        if "reach" in (learned := record["metadata"].get("card", {}).get("domain", {})):
+            spec = replace(spec, extra={**spec.extra, "domain": learned})
         model = MODELS[record["model"]](spec, **record["options"])
         load_state(model, read_weights(url, record), url)
     except (ValueError, TypeError, KeyError) as error:

@@ -13,7 +13,7 @@ from scalespec.models.base import shift_flux
 from scalespec.models.payne import Payne
 from scalespec.models.regressor import Prediction, RegressorSpec, Sample
 from scalespec.models.transformer import SpectrumTransformer
-from scalespec.optimize.constraints import Domain
+from scalespec.optimize.domain import Domain
 from scalespec.stages import card as cards
 from scalespec.stages.card import (
     affordable,
@@ -63,13 +63,17 @@ def test_the_card_of_the_truth_has_no_bias(parts):
         assert row[name]["mae"] < 0.1 * (HIGH - LOW)[k]
 
 
-def test_distances_from_the_domain_are_those_of_the_training_labels(parts):
+def test_distances_from_the_domain_are_those_of_the_training_labels(parts, tmp_path):
     training, validation = parts
-    domain = make_card(truth(), training, validation, "made up")["domain"]
-    known = Domain(np.array(domain["mean"]), np.array(domain["whitening"]))
+    model = truth()
+    card = make_card(model, training, validation, "made up")
+    save_model(str(tmp_path), model, {"card": card})
+    known = Domain.of_model(load_model(str(tmp_path)))  # as a fit finds it
     distance = known.distance(training.labels)
-    # whitened labels have unit variance: the mean square distance is 1 but for n - 1 over n
-    assert np.mean(distance**2) == pytest.approx(1, abs=0.02)
+    assert distance.max() == pytest.approx(1)
+    # whitened labels have unit variance: the mean square distance is 1 a label but for n - 1 over n
+    square = np.mean((distance * known.reach) ** 2) / training.labels.shape[1]
+    assert square == pytest.approx(1, abs=0.02)
 
 
 def test_a_wrong_model_has_its_fault_said(parts):

@@ -37,6 +37,7 @@ def test_dtypes_are_those_of_the_catalog():
         "at_bound": "uint64",
         "prior_dominated": "uint64",
         "distance": "float32",
+        "training_distance": "float32",
         "widths": "float32",
         "width_err": "float32",
         "dof": "int32",

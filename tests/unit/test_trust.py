@@ -1,6 +1,7 @@
 """Covariances on and off bounds, flags, multi-start, and errors that mean something."""
 
 import runpy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ import torch
 from scipy.integrate import quad
 
 from scalespec.optimize import trust
-from scalespec.optimize.constraints import Constraints, Domain
+from scalespec.optimize.domain import Domain
 from scalespec.optimize.fit import FitOptions, fit_labels
 from scalespec.optimize.result import FitStatus
 
@@ -108,13 +109,29 @@ def test_stars_beyond_the_box_are_said_to_be_so():
     assert fit.status[1] == 0
 
 
-def test_distance_from_training_labels_counts_where_they_are_known():
+def test_stars_farther_than_all_that_a_model_learned_from_are_flagged():
+    """Inside the box, whose edges are those of each label alone."""
     model = small_payne()
-    stars = small_mocks(model, 30, spread=0.1)
-    domain = Domain.of(stars["labels"])
-    fit = fit_labels(model, stars["flux"], stars["ivar"], constraints=Constraints(domain=domain))
-    assert 0.6 < np.median(fit.distance) < 1.4
-    assert domain.distance(model.spec.maximum[None])[0] > 4
+    learned = small_mocks(model, 300, spread=0.1)["labels"]
+    domain = Domain.of(learned)
+    model.spec = replace(model.spec, extra={"domain": domain.to_dict()})
+    width = model.spec.maximum - model.spec.minimum
+    corner = model.spec.minimum + 0.9 * width
+    labels = np.stack([learned[0], corner, corner]).astype(np.float32)
+    with torch.no_grad():
+        flux = model(torch.from_numpy(labels)).numpy()
+    ivar = np.full_like(flux, 1e6)
+    ivar[2] = 1e-2  # hardly a star at all: it says nothing of how far it is
+    fit = fit_labels(model, flux, ivar, start=labels)
+    far = fit.status & np.uint32(FitStatus.OUT_OF_DOMAIN) != 0
+    assert fit.training_distance[0] <= 1
+    assert fit.training_distance[1] > 2
+    assert far.tolist() == [False, True, False]
+    assert domain.distance(learned).max() == pytest.approx(1)
+    model.spec = replace(model.spec, extra={})
+    again = fit_labels(model, flux, ivar, start=labels)
+    assert np.isnan(again.training_distance).all()
+    assert not (again.status & np.uint32(FitStatus.OUT_OF_DOMAIN)).any()
     with pytest.raises(ValueError, match="more label sets than labels"):
         Domain.of(np.zeros((3, 4)))
 
