@@ -47,9 +47,12 @@ class RayTable(Table):
     workers: int = Field(default=2, ge=1)
     """Actors, and training workers."""
     wait_seconds: float = Field(default=0.0, ge=0)
-    """How long to wait at an address until the nodes that have joined hold so many workers."""
+    """How long to wait at an address until the nodes that have joined hold so many workers; an
+    autoscaler is told. Blocks are then done by those that are there. A training, which wants all at
+    once, waits as long again, then ends; for places that others hold it waits ten minutes."""
     gpus_per_worker: float = Field(default=0.0, ge=0)
-    """GPUs each actor or training worker holds: a part of one, or a whole number."""
+    """GPUs each training worker, or actor that computes with an emulator or a network, holds: a
+    part of one, or a whole number. Models that compete (``[compare]``) learn on the processor."""
 
     @field_validator("gpus_per_worker")
     @classmethod

@@ -1,15 +1,12 @@
-"""Stateful blocks on Ray actors, and training on Ray Train: a local Ray, or one by address."""
+"""Stateful blocks on Ray actors: a local Ray, or one by address."""
 
 import logging
 import os
 import signal
-import tempfile
 import threading
 import time
-import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +17,8 @@ import ray
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
 
 from scalespec.config import RayTable
+from scalespec.engines import ray_training
+from scalespec.engines.places import LOOK_S, NOBODY_S, RESTARTS, Place
 from scalespec.engines.worker import (
     THREAD_LIMITS,
     Call,
@@ -37,14 +36,8 @@ log = logging.getLogger(__name__)
 
 CALLS_PER_ACTOR = 2
 """Calls in flight per actor: one at work, one waiting."""
-RESTARTS = 3
-"""How often a lost actor's call, or a lost training worker, is started again."""
-LOOK_S = 5.0
-"""How often actors that do not answer yet are looked at; the wait after one that ended so."""
 START_S = 60.0
 """An actor that has not answered for so long is said to be missing; the others go on."""
-NOBODY_S = 600.0
-"""How long a run waits while no actor at all answers: a new node is there in minutes."""
 OBJECT_STORE_BYTES = 200 * 2**20
 """Shared memory of a local Ray: spectra never pass through it, only block numbers and reports."""
 
@@ -62,26 +55,6 @@ class _Actor:
 # Ray restarts none: a call to an actor that it cannot place again would wait for ever.
 _RemoteActor: Any = ray.remote(max_restarts=0, max_task_retries=0)(_Actor)
 _LOST = (RayActorError, NodeDiedError, WorkerCrashedError, OutOfMemoryError)
-
-
-class _RayContext:
-    """A training loop's surroundings on a Ray Train worker."""
-
-    def __init__(self) -> None:
-        import ray.train.torch  # seconds, and torch: only a training worker needs it
-
-        context = ray.train.get_context()
-        self.rank: int = context.get_world_rank()
-        self.world_size: int = context.get_world_size()
-        self.device = str(ray.train.torch.get_device())
-
-    def wrap(self, model: Any) -> Any:
-        """Return the module on this worker's device, its gradients averaged over all workers."""
-        return ray.train.torch.prepare_model(model)
-
-    def report(self, metrics: Mapping[str, float]) -> None:
-        """Report to Ray Train; every rank calls it at the same epochs."""
-        ray.train.report(dict(metrics))
 
 
 class RayEngine:
@@ -116,7 +89,9 @@ class RayEngine:
                 "ray start --head, and more nodes with: ray start --address HOST:6379"
             ) from error
         if table.address and table.wait_seconds:
-            await_workers(table, lambda: self._room(1.0), "Ray")
+            place = Place(gpus=table.gpus_per_worker)
+            with place.asked(table.workers):
+                await_workers(table, place.room, "Ray")
 
     @property
     def workers(self) -> int:
@@ -131,9 +106,9 @@ class RayEngine:
         StageError
             If no actor fits on a node, or none has answered for `NOBODY_S`.
         """
-        gpus = self._table.gpus_per_worker
-        start = _RemoteActor.options(num_cpus=stage.cpus, num_gpus=gpus).remote
-        crew = _Crew(stage.name, self._fitting(stage), start, partial(self._short, stage))
+        start = _RemoteActor.options(num_cpus=stage.cpus, num_gpus=stage.gpus).remote
+        short = Place(stage.cpus, stage.gpus).short
+        crew = _Crew(stage.name, self._fitting(stage), start, short)
         try:
             run = partial(crew.run, ray.put(light(stage)))
             yield from run_calls(stage, blocks, run, CALLS_PER_ACTOR * crew.size)
@@ -142,86 +117,19 @@ class RayEngine:
 
     def _fitting(self, stage: Stage) -> int:
         """Actors to start: no more than the nodes hold, or than there are calls."""
-        room = self._room(stage.cpus)
-        if room < 1:
-            raise StageError(f"{stage.name}: no node has room for an actor; {self._short(stage)}")
+        place = Place(stage.cpus, stage.gpus)
+        if (room := place.room()) < 1:
+            raise StageError(f"{stage.name}: no node has room for an actor; {place.short()}")
         calls = -(-max(len(stage.blocks), 1) // stage.blocks_per_call)
         return min(self._table.workers, room, calls)
 
-    def _room(self, cpus: float) -> int:
-        """Return how many actors of so many CPUs the nodes that have joined can hold."""
-        gpus = self._table.gpus_per_worker
-        nodes = _nodes()
-        room = [_times(node.get("CPU", 0), cpus) for node in nodes]
-        if gpus:  # a part of a GPU is part of one: three times 0.6 want three GPUs
-            size, parts = (gpus, 1) if gpus >= 1 else (1, _times(1, gpus))
-            held = [parts * _times(node.get("GPU", 0), size) for node in nodes]
-            room = [min(both) for both in zip(room, held, strict=True)]
-        return sum(room)
-
-    def _short(self, stage: Stage) -> str:
-        """Say what one actor wants and what there is."""
-        nodes = _nodes()
-        cpus, gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
-        return (
-            f"Ray has {cpus:g} CPUs and {gpus:g} GPUs on {len(nodes)} nodes, one actor wants "
-            f"{stage.cpus:g} and {self._table.gpus_per_worker:g} on one node: add nodes or lower "
-            "engine.ray.gpus_per_worker"
-        )
-
     def train(self, training: Training) -> None:
-        """Run the loop on Ray Train workers; a lost one brings all back to the last checkpoint."""
-        import ray.train.torch
-
-        def loop() -> None:
-            training.loop(_RayContext())
-
-        gpus = self._table.gpus_per_worker
-        trainer = ray.train.torch.TorchTrainer(
-            loop,
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=self._table.workers,
-                use_gpu=gpus > 0,
-                resources_per_worker={"CPU": 1, **({"GPU": gpus} if gpus else {})},
-            ),
-            run_config=ray.train.RunConfig(
-                # Checkpoints are ours, in the workspace: a used name would resume Ray's own state.
-                name=f"{training.name}-{uuid.uuid4().hex[:8]}",
-                storage_path=tempfile.mkdtemp(prefix="scalespec-train-"),
-                failure_config=ray.train.FailureConfig(max_failures=RESTARTS),
-            ),
-        )
-        try:
-            _aside(trainer.fit)
-        except Exception as error:  # whatever a worker died of ends the stage
-            raise StageError(f"{training.name}: {last_line(error)}") from error
+        """Run the loop on Ray Train workers; see `scalespec.engines.ray_training`."""
+        ray_training.train(training, self._table)
 
     def search(self, name: str, n: int, trial: Callable[[int], float]) -> dict[int, float | str]:
         """Run `n` trials on Ray Tune; return what each measured, or why it did not."""
-        from ray import tune  # seconds: only a search needs it
-
-        def trainable(drawn: dict[str, Any]) -> None:
-            tune.report({"loss": trial(drawn["trial"])})
-
-        gpus = self._table.gpus_per_worker
-        wants = {"CPU": 1.0, **({"GPU": gpus} if gpus else {})}
-        tuner = tune.Tuner(
-            tune.with_resources(trainable, wants),
-            param_space={"trial": tune.grid_search(list(range(n)))},
-            tune_config=tune.TuneConfig(max_concurrent_trials=self._table.workers),
-            run_config=tune.RunConfig(
-                name=f"{name}-{uuid.uuid4().hex[:8]}",
-                storage_path=tempfile.mkdtemp(prefix="scalespec-search-"),
-                verbose=0,
-            ),
-        )
-        outcomes: dict[int, float | str] = {}
-        for one in tuner.fit():
-            found = (one.metrics or {}).get("loss")
-            failed = last_line(one.error) if one.error else "it reported nothing"
-            drawn = one.config or {}
-            outcomes[int(drawn["trial"])] = failed if found is None else float(found)
-        return outcomes
+        return ray_training.search(name, n, trial, self._table)
 
     def close(self) -> None:
         """Leave Ray; a Ray that was started here ends."""
@@ -237,30 +145,6 @@ def _own_sigterm() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread():  # elsewhere Ray sets none
             signal.signal(signal.SIGTERM, before)
-
-
-def _aside(call: Callable[[], Any]) -> None:
-    """Call in a thread of its own, and wait: in the main one Ray Train takes Ctrl-C for good."""
-    ended: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            ended.set_result(call())
-        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
-            ended.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()  # left behind by Ctrl-C, it ends with Ray
-    ended.result()
-
-
-def _nodes() -> list[dict[str, float]]:
-    """Return what each node that is there has, taken or not."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def _times(has: float, wants: float) -> int:
-    """Return how often a want fits, whatever binary fractions make of tenths."""
-    return int(has / max(wants, 1e-9) + 1e-6)
 
 
 @dataclass(eq=False)

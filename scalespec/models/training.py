@@ -45,7 +45,10 @@ class Context(Protocol):
 class SameProcess:
     """The context of a loop that runs here, alone."""
 
-    rank, world_size, device = 0, 1, "cpu"
+    rank, world_size = 0, 1
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device
 
     def wrap(self, model: Any) -> Any:
         """Return the model as it is."""

@@ -12,6 +12,7 @@ import xarray as xr
 from scalespec.config import RunConfig
 from scalespec.plan import Block, BlockResult, Stage
 from scalespec.stages import folders
+from scalespec.stages.emulators import wanted_device
 from scalespec.stages.inspect import Fitted, best_fit_flux, load_fitted
 from scalespec.stages.stores import make_store
 from scalespec.store import paths
@@ -44,7 +45,8 @@ def best_fit_stages(config: RunConfig, url: str) -> Iterator[Stage]:
         compute=_fits,
         write=partial(_write, url=target),
         runs_on="ray",
-        setup=partial(load_fitted, config, store),
+        setup=partial(load_fitted, config, store, wanted_device(config)),
+        gpus=config.engine.ray.gpus_per_worker,
         memory_bytes=memory_bytes(config.run.spectra_per_block, head.sizes["wavelength"]),
     )
 

@@ -23,6 +23,7 @@ from scalespec.kernels.variability import variability
 from scalespec.plan import Block, BlockResult, Stage
 from scalespec.stages import folders
 from scalespec.stages.anomalies import Usual, anomaly, learn_usual, residuals
+from scalespec.stages.emulators import wanted_device
 from scalespec.stages.ingest import read_index
 from scalespec.stages.inspect import Fitted, load_fitted
 from scalespec.stages.samples import Rows, scrambled
@@ -102,7 +103,8 @@ def derive(config: RunConfig) -> Iterator[Stage]:
             compute=_residuals,
             write=partial(_write_residuals, url=sample),
             runs_on="ray",
-            setup=partial(load_fitted, config, sources.store),
+            setup=partial(load_fitted, config, sources.store, wanted_device(config)),
+            gpus=config.engine.ray.gpus_per_worker,
         )
         if not whole(sample, len(blocks)):
             return
@@ -140,6 +142,7 @@ def _last_stage(config: RunConfig, sources: Sources, url: str, blocks: list[Bloc
         write=partial(_write_table, url=url),
         runs_on="ray" if table.anomaly_sample else "dask",
         setup=partial(_load, config, sources.store, url) if table.anomaly_sample else None,
+        gpus=config.engine.ray.gpus_per_worker if table.anomaly_sample else 0.0,
         memory_bytes=memory_bytes(config.run.spectra_per_block, n_pixel),
     )
 
@@ -263,7 +266,8 @@ def _learn(url: str, sample: str, table: DeriveTable) -> None:
 
 
 def _load(config: RunConfig, store: str, url: str) -> tuple[list[Fitted], Usual]:
-    return load_fitted(config, store), Usual.from_bytes(paths.read_bytes(paths.join(url, USUAL)))
+    usual = Usual.from_bytes(paths.read_bytes(paths.join(url, USUAL)))
+    return load_fitted(config, store, wanted_device(config)), usual
 
 
 def _read_block(

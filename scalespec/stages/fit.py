@@ -54,9 +54,10 @@ def best_labels(
     pd.DataFrame
         n rows: row, obsid, model, <label>, <label>_err, label_cov (upper triangle, row by row),
         rv [km/s, barycentric], rv_err, rv_residual, chi2, dof, n_used, n_steps, at_bound,
-        prior_dominated, fit_distance, training_distance, fit_status; vsini and lsf [km/s] with errors where fitted.
+        prior_dominated, fit_distance, training_distance, fit_status; vsini and lsf [km/s] with
+        errors where fitted.
     """
-    return _best_labels(spectra, first, fitters(ready, table), table)
+    return labels_by(spectra, first, fitters(ready, table), table)
 
 
 def fitters(ready: Sequence[Ready], table: FitTable) -> list[Fitter]:
@@ -71,9 +72,10 @@ def fitters(ready: Sequence[Ready], table: FitTable) -> list[Fitter]:
     ]
 
 
-def _best_labels(
+def labels_by(
     spectra: xr.Dataset, first: pd.DataFrame, made: Sequence[Fitter], table: FitTable
 ) -> pd.DataFrame:
+    """Return what `best_labels` does, by fits that `fitters` has prepared."""
     asked = np.flatnonzero(first["first_status"].to_numpy() == 0)
     names = made[0].model.spec.labels
     fits = [_fit(spectra, first, asked, one, table) for one in made]
@@ -262,6 +264,7 @@ def fit(config: RunConfig) -> Iterator[Stage]:
             config.fit,
             wanted_device(config),
         ),
+        gpus=config.engine.ray.gpus_per_worker,
         memory_bytes=memory_bytes(size, head.sizes["wavelength"]),
     )
 
@@ -309,4 +312,4 @@ def _compute(
     made: list[Fitter], data: tuple[xr.Dataset, pd.DataFrame], table: FitTable
 ) -> pd.DataFrame:
     spectra, first = data
-    return _best_labels(spectra, first, made, table)
+    return labels_by(spectra, first, made, table)

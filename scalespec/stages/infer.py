@@ -157,6 +157,7 @@ def infer(config: RunConfig) -> Iterator[Stage]:
             seed=config.run.seed,
             device=wanted_device(config),
         ),
+        gpus=config.engine.ray.gpus_per_worker,
         memory_bytes=memory_bytes(size, head.sizes["wavelength"]),
     )
 

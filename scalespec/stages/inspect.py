@@ -45,10 +45,11 @@ class Fitted:
     smoother: Smoother | None
 
 
-def load_fitted(config: RunConfig, store: str) -> list[Fitted]:
+def load_fitted(config: RunConfig, store: str, device: str = "cpu") -> list[Fitted]:
     """Load the run's models as the fit used them on the spectra store `store`."""
     head = read_spectra(store, 0, 0)
-    ready = load_ready(folders.model_urls(config), head["wavelength"].to_numpy(), dict(head.attrs))
+    grid, attrs = head["wavelength"].to_numpy(), dict(head.attrs)
+    ready = load_ready(folders.model_urls(config), grid, attrs, device=device)
     return [Fitted(one.model, one.smoothing) for one in ready]
 
 

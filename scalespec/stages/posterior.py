@@ -80,6 +80,7 @@ def posterior(config: RunConfig) -> Iterator[Stage]:
             dict(head.attrs),
             device=wanted_device(config),
         ),
+        gpus=config.engine.ray.gpus_per_worker,
     )
     found = read_parts(url, ["obsid", "designation"])
     known = {*found["obsid"].to_pylist(), *found["designation"].to_pylist()}

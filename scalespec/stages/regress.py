@@ -91,6 +91,7 @@ def regress(config: RunConfig) -> Iterator[Stage]:
         write=partial(write_labels, url=url, status="first_status"),
         runs_on="ray",
         setup=partial(load_there, urls[0], wanted_device(config)),
+        gpus=config.engine.ray.gpus_per_worker,
         memory_bytes=memory_bytes(config.run.spectra_per_block, head.sizes["wavelength"]),
     )
 

@@ -1,7 +1,6 @@
 """A search for the best settings of ``[train]``: draws, one trial each, the best model kept."""
 
 import json
-import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -12,12 +11,11 @@ from scalespec.config import RunConfig, TrainTable
 from scalespec.errors import ConfigError, StageError
 from scalespec.models.training import SameProcess
 from scalespec.stages import folders
+from scalespec.stages.emulators import device_here, wanted_device
 from scalespec.stages.train import train_loop
 from scalespec.store import paths
 from scalespec.store.ledger import set_current
 from scalespec.store.model import load_model, model_record, save_model
-
-log = logging.getLogger(__name__)
 
 SEARCH = 17
 """Kind of random numbers: of the settings tried."""
@@ -90,14 +88,19 @@ def search_trials(config: RunConfig) -> tuple[list[dict[str, Any]], Callable[[in
     if not paths.exists(paths.join(source, "zarr.json")):
         raise StageError(f"{source}: not there yet: run the stages before, or train once")
     url = paths.join(folders.model_url(config), "search")
-    return settings, partial(_train, tables=tables, source=source, url=url, seed=config.run.seed)
+    seed, device = config.run.seed, wanted_device(config)
+    return settings, partial(
+        _train, tables=tables, source=source, url=url, seed=seed, device=device
+    )
 
 
-def _train(trial: int, tables: list[TrainTable], source: str, url: str, seed: int) -> float:
+def _train(
+    trial: int, tables: list[TrainTable], source: str, url: str, seed: int, device: str
+) -> float:
     """Train one trial, if that is not done, and return its validation rms."""
     target = paths.join(url, f"{trial:03d}")
     if not paths.exists(paths.join(target, "model.json")):
-        train_loop(SameProcess(), tables[trial], source, target, seed)
+        train_loop(SameProcess(device_here(device)), tables[trial], source, target, seed)
     history = model_record(target)["metadata"]["history"]
     return float(min(one["validation_rms"] for one in history if "validation_rms" in one))
 

@@ -156,3 +156,14 @@ def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def secret() -> str:
     """What must be found nowhere."""
     return SECRET
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """A function after which an actor of Ray that does not answer within a second is missing."""
+
+    def hurry() -> None:
+        monkeypatch.setattr("scalespec.engines.ray.LOOK_S", 0.2)
+        monkeypatch.setattr("scalespec.engines.ray.START_S", 1.0)
+
+    return hurry

@@ -4,6 +4,7 @@ No GPU is needed: `pretend` has a device that refuses what CUDA refuses, and com
 """
 
 import pickle
+import shutil
 from copy import deepcopy
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from pretend import DEVICE, Elsewhere, elsewhere
 from toy_lines import toy, toy_spec
 
-from scalespec.config import FitTable, PosteriorTable, parse_config
+from scalespec.config import DeriveTable, FitTable, PosteriorTable, parse_config
 from scalespec.kernels.continuum import gaussian_smoothing
 from scalespec.models.base import EmulatorSpec
 from scalespec.models.binary import BinaryEmulator, MainSequence
@@ -28,6 +29,8 @@ from scalespec.optimize.posterior import sample_posterior
 from scalespec.optimize.shift import Broadening
 from scalespec.optimize.start import best_start, ridge_start, templates
 from scalespec.stages import emulators, regress
+from scalespec.stages.best_fit import best_fit_stages
+from scalespec.stages.derive import derive
 from scalespec.stages.emulators import device_here, load_ready, wanted_device
 from scalespec.stages.fit import doubted, fit
 from scalespec.stages.infer import infer
@@ -291,7 +294,27 @@ def run(tiny_run):
     return tiny_run.config.model_copy(update=update)
 
 
-STAGES = {verb.__name__: verb for verb in (infer, fit, posterior)}
+STORED = {"fit": FitTable()}
+"""The fits that the tiny run has in store."""
+
+
+def best_fits(config):
+    config = config.model_copy(update=STORED)
+    return best_fit_stages(config, f"{config.run.workspace}/catalog/made")
+
+
+def residuals(config):
+    """Where residuals are drawn, and where all are compared with those that are usual."""
+    table = DeriveTable(anomaly_sample=1000, anomaly_components=2)
+    for stage in derive(config.model_copy(update=STORED | {"derive": table})):
+        if stage.runs_on == "ray":
+            yield stage
+        value = stage.setup() if stage.setup else None
+        for block in stage.blocks:
+            stage.write(block, stage.compute(value, stage.read(block)))
+
+
+STAGES = {verb.__name__: verb for verb in (infer, fit, posterior, best_fits, residuals)}
 
 
 @pytest.mark.parametrize("verb", STAGES.values(), ids=STAGES)
@@ -299,11 +322,40 @@ STAGES = {verb.__name__: verb for verb in (infer, fit, posterior)}
 def test_a_stage_loads_its_models_where_its_actors_hold_gpus(verb, gpus, wanted, run, monkeypatch):
     asked = []
     monkeypatch.setattr(emulators, "device_here", lambda device: asked.append(device) or "cpu")
-    stage = pickle.loads(pickle.dumps(next(verb(with_gpus(run, gpus)))))
-    assert "cuda" not in asked  # the driver checks models on its processor
-    asked.clear()
-    stage.setup()
-    assert asked == [wanted]
+    stages = verb(with_gpus(run, gpus))
+    for _ in range(2 if verb is residuals else 1):
+        asked.clear()
+        stage = pickle.loads(pickle.dumps(next(stages)))
+        assert "cuda" not in asked[:-1]  # the driver checks models on its processor
+        asked.clear()
+        stage.setup()
+        assert asked == [wanted]
+        assert stage.gpus == gpus
+
+
+def test_no_gpu_is_asked_for_where_none_is_used(run):
+    """By what is derived without models; `test_compare` has the models that compete."""
+    config = with_gpus(run.model_copy(update={"derive": DeriveTable()}), 1)
+    assert next(derive(config)).gpus == 0
+
+
+@pytest.mark.parametrize("name", ["best_fits", "residuals"])
+def test_what_is_left_of_spectra_is_the_same_on_another_device(name, run, monkeypatch, request):
+    def made(config):
+        return [computed(stage) for stage in STAGES[name](config)]
+
+    here = made(run)
+    there = request.getfixturevalue("there")
+    monkeypatch.setattr(emulators, "device_here", {"cuda": there, "cpu": "cpu"}.get)
+    shutil.rmtree(run.run.workspace + "/derived", ignore_errors=True)
+    for one, other in zip(here, made(with_gpus(run, 1)), strict=True):
+        if name == "best_fits":
+            np.testing.assert_allclose(other["flux"], one["flux"], atol=1e-5)
+        elif isinstance(one, np.ndarray):
+            np.testing.assert_allclose(other, one, atol=0.01)  # sigmas of S/N up to 500
+        else:
+            scores = [table["anomaly"].to_numpy() for table in (one, other)]
+            np.testing.assert_allclose(*scores, rtol=0.01, atol=0.01)
 
 
 @pytest.mark.parametrize("name", ["infer", "fit"])

@@ -1,6 +1,7 @@
 """The search for settings: what is drawn, what is tried, and that the best model is the run's."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from click.testing import CliRunner
 from labelled import LABELS, spectra_with_labels, store_spectra
 
 from scalespec.cli import main
-from scalespec.config import RunConfig, RunTable, TrainTable
+from scalespec.config import EngineTable, RayTable, RunConfig, RunTable, TrainTable
 from scalespec.errors import ConfigError, StageError
 from scalespec.run import search
 from scalespec.stages import folders
@@ -114,6 +115,22 @@ def test_a_trial_that_is_done_is_not_trained_again(config, tmp_path):
     assert trial(1) == first
     assert where.stat().st_mtime_ns == before
     assert len(settings) == 3
+
+
+@pytest.mark.parametrize(("gpus", "device"), [(0.5, "cuda"), (0, "cpu")])
+def test_a_trial_trains_on_the_gpu_that_it_holds(config, monkeypatch, gpus, device):
+    class TrainedError(Exception):
+        pass
+
+    def train_loop(context, *_):
+        raise TrainedError(context.device)
+
+    monkeypatch.setattr("scalespec.stages.search.train_loop", train_loop)
+    monkeypatch.setattr("scalespec.stages.search.device_here", str)
+    engine = EngineTable(ray=RayTable(gpus_per_worker=gpus))
+    _, trial = search_trials(config.model_copy(update={"engine": engine}))
+    with pytest.raises(TrainedError, match=device):
+        pickle.loads(pickle.dumps(trial))(0)
 
 
 def test_failed_trials_come_last_and_say_why(config):
