@@ -78,6 +78,7 @@ class SpectrumStatus(IntFlag):
     PADDING = 1 << 12  # no spectrum was planned here: between two segments of a run
     NO_SIGNAL = 1 << 13  # median S/N per pixel below 1 in an arm: a failed exposure, or very faint
     COARSE = 1 << 14  # resolves, here or there, less than the run wants: no information there
+    INEXACT_ID = 1 << 15  # the file's Gaia id is a float that has lost its last digits: unknown
 
 
 UNREADABLE = SpectrumStatus(0x7F)
@@ -96,12 +97,6 @@ PER_SPECTRUM: dict[str, tuple[str, float | int, str]] = {
     "status": ("uint32", 0, ""),
 }
 """Per-spectrum variables every spectra store has; ``rv`` is the survey's own velocity."""
-
-PREPROCESSED = {
-    "rv_shift": ("float32", 0.0, "km/s"),  # taken out by whole pixels: exact, noise stays white
-    "continuum_median": ("float32", 0.0, "survey flux"),
-}
-"""Per-spectrum variables that preprocessing adds."""
 
 NOISE_CORRELATION = ("noise_correlation", "noise_correlation_rv")
 """Per-spectrum variables: variances of depths and velocities of lines over those of white noise."""

@@ -111,7 +111,8 @@ class CrossmatchTable(Table):
     star_id: str = ""
     """Column that is the same for all rows of a star; without it a catalog row is a star."""
     columns: dict[str, str] = Field(default_factory=dict)
-    """Labels taken over: ``{ teff = "TEFF", teff_err = "TEFF_ERR" }`` (our name = theirs)."""
+    """Labels taken over: ``{ teff = "TEFF", teff_err = "TEFF_ERR" }`` (our name = theirs); those of
+    ours that end in ``_id`` are identifiers, kept to the last digit."""
     units: dict[str, str] = Field(default_factory=dict)
     """Units of the catalog's columns, by our name, where they are not ours: ``{ ra = "hourangle",
     teff = "dex(K)" }``."""

@@ -8,8 +8,22 @@ import numpy.typing as npt
 
 from scalespec.kernels.where import as_text
 
-_LARGEST_EXACT = 2**53  # whole numbers up to here survive float64
 _TWOMASS = re.compile(r"(?:2MASS\s*J?|2M|J)?(\d{8}[+-]\d{7})", re.IGNORECASE)
+
+
+def inexact(values: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Say which numbers are floats so large that a whole number's last digits are lost: over 2^53.
+
+    Examples
+    --------
+    >>> inexact([6917528997577384321.0, 5.0, np.nan]), inexact([6917528997577384321])
+    (array([ True, False, False]), array([False]))
+    """
+    ids = np.asarray(values)
+    if ids.dtype.kind != "f":
+        return np.zeros(ids.shape, bool)
+    largest = 2.0 ** (np.finfo(ids.dtype).nmant + 1)  # 2^53 of float64, 2^24 of float32
+    return np.asarray(np.abs(ids) > largest)
 
 
 def identifiers(values: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
@@ -27,9 +41,12 @@ def identifiers(values: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[np
     """
     ids = np.asarray(values)
     if ids.dtype.kind == "f":
-        whole = np.isnan(ids) | ((ids == np.floor(ids)) & (np.abs(ids) <= _LARGEST_EXACT))
+        whole = np.isnan(ids) | ((ids == np.floor(ids)) & ~inexact(ids))
         if not whole.all():
-            raise ValueError(f"{ids[~whole][0]} is no exact id: read the column as int64 or string")
+            raise ValueError(
+                f"{ids[~whole][0]} is no exact id: a floating-point column loses digits of numbers "
+                "over 2^53; write it as 64-bit integers (FITS 'K') or as text"
+            )
         ids = np.where(np.isnan(ids), -1, ids)
     if ids.dtype.kind in "fiu":
         if ids.size and ids.max() > np.iinfo(np.int64).max:

@@ -24,6 +24,9 @@ BEYOND = 0.01
 Starts = Callable[[NDArray[np.float32]], NDArray[np.float64]]
 """(n, K) labels of the single fit -> (n, C, K') first labels of the composite one."""
 
+Estimate = Callable[[NDArray[np.float64], NDArray[np.float32]], NDArray[np.floating]]
+"""(n, P) flux and ivar -> (n, K) or (n, C, K) first labels of the single fit."""
+
 
 @dataclass(frozen=True)
 class CompositeResult:
@@ -171,6 +174,7 @@ def gain_threshold(
     ivar: ArrayLike,
     labels: NDArray[np.floating],
     *,
+    start: Estimate,
     starts: Starts,
     rate: float,
     seed: int = 0,
@@ -178,6 +182,9 @@ def gain_threshold(
     options: FitOptions | None = None,
 ) -> float:
     """Measure the gain of chi2 that single stars exceed with probability `rate`, by chance.
+
+    Mocks are fitted as stars are: searches that go astray gain from a companion that is not there,
+    so a threshold of mocks that begin at the truth would let too many through.
 
     Parameters
     ----------
@@ -187,6 +194,8 @@ def gain_threshold(
         White noise of the mocks; that of the single model, its scatter, is added.
     labels : (n, K) float
         Their labels: single stars of the kind that will be asked.
+    start : callable
+        Where the stars' single fits begin, as `RidgeStart.apply` says it of their flux and ivar.
     rate : float
         False positives allowed, 0 < rate < 1.
     seed : int
@@ -217,7 +226,8 @@ def gain_threshold(
     ...         flux_and_jacobian=lambda x: (1 - 2 * x @ shape, -2 * shape.expand(len(x), n, 90)))
     >>> found = gain_threshold(
     ...     (model_of(30), model_of(30, 60)), np.full((400, 90), 1e4), np.full((400, 1), 0.5),
-    ...     starts=lambda x: np.stack([x, 0 * x], axis=2), rate=0.317)
+    ...     start=lambda flux, ivar: 1 - flux[:, [30]], rate=0.317,
+    ...     starts=lambda x: np.stack([x, 0 * x], axis=2))
     >>> bool(abs(found - 1) < 0.3)
     True
     """
@@ -244,7 +254,8 @@ def gain_threshold(
     there = weights > 0
     sigma = np.where(there, np.sqrt(1 / np.where(there, weights, 1) + scatter**2), 0)
     flux = clean + sigma * np.random.default_rng(seed).standard_normal(clean.shape)
-    single = fit_labels(model, flux, weights, start=labels, smoothing=smoothing, options=options)
+    first = start(flux, weights)
+    single = fit_labels(model, flux, weights, start=first, smoothing=smoothing, options=options)
     found = fit_composite(
         models, flux, weights, single=single, starts=starts, threshold=np.inf,
         smoothing=smoothing, options=replace(options),

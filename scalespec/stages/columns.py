@@ -40,6 +40,7 @@ SPECTRUM_STATUS = {
     SpectrumStatus.PADDING: "no spectrum was planned here",
     SpectrumStatus.NO_SIGNAL: "hardly any light in an arm: its exposures failed",
     SpectrumStatus.COARSE: "resolves less, here or there, than the run wants",
+    SpectrumStatus.INEXACT_ID: "its Gaia id is a floating-point number, digits lost: unknown",
 }
 """What each bit of ``spectrum_status`` says; 0 is a good spectrum."""
 
@@ -100,6 +101,7 @@ AGE_STATUS = {
     "8 POOR_MATCH": "the nearest model star is far: the age means little",
 }
 """What each bit of ``age_status`` says."""
+
 
 COLUMNS = {
     # name: (unit, description)

@@ -15,6 +15,7 @@ import xarray as xr
 from scalespec.config import MATCH_NAMES, RunConfig
 from scalespec.plan import Block, BlockResult, Stage, plan_blocks
 from scalespec.stages import folders
+from scalespec.stages.label_catalog import ID
 from scalespec.stages.stores import encoding
 from scalespec.stages.training_set import (
     check_library,
@@ -115,9 +116,9 @@ def read_matches(url: str) -> pd.DataFrame:
 
 
 def label_columns(matches: pd.DataFrame) -> list[str]:
-    """Return the numeric label columns of a table of matches, without their errors."""
+    """Return the numeric label columns of a table of matches, without errors and identifiers."""
     numeric = [c for c in matches if c not in MATCH_NAMES and matches[c].dtype.kind in "iuf"]
-    return [str(c) for c in numeric if not str(c).endswith("_err")]
+    return [str(c) for c in numeric if not str(c).endswith(("_err", ID))]
 
 
 def training_block(spectra: xr.Dataset, matches: pd.DataFrame) -> xr.Dataset:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from scalespec.config import CrossmatchTable
 from scalespec.errors import ConfigError
-from scalespec.kernels.ids import identifiers, twomass_ids
+from scalespec.kernels.ids import identifiers, inexact, twomass_ids
 from scalespec.kernels.match import splitmix64
 from scalespec.kernels.where import columns_in, where
 from scalespec.stages.label_units import POSITION, as_numbers, in_our_unit, unit_of
@@ -20,6 +20,8 @@ Array = npt.NDArray[Any]
 
 FASTEST_MAS = 11_000.0
 """No star moves faster, in mas/yr (Barnard's: 10,393, Gaia DR3); what does is no motion."""
+ID = "_id"
+"""Columns whose names, ours, end so are identifiers: kept exactly, and no labels."""
 
 
 def iterate_catalog(
@@ -41,14 +43,16 @@ def iterate_catalog(
     pd.DataFrame
         ``right`` (row of the catalog), ra, dec [deg], pmra, pmdec [mas/yr], epoch [Julian year],
         ``star`` (hash of the star's id), ``tie`` (what orders rows of equal distance), ``id`` if
-        rows are joined by one, ``magnitude`` if it is looked at, and every label column.
+        rows are joined by one, ``magnitude`` if it is looked at, and every label column; those
+        named ``..._id`` are int64 (-1: none) or str ('': none).
 
     Raises
     ------
     StoreError
         If the catalog cannot be read or lacks a column.
     ConfigError
-        If a column holds several numbers a row, or text for numbers, or a unit is none.
+        If a column holds several numbers a row, text for numbers, ids that went through float64
+        or, as a label, whole numbers that float64 would change; or a unit is none.
     """
     first = piece.first
     for source in iterate_piece(piece, columns_wanted(table), rows):
@@ -82,6 +86,15 @@ def catalog_rows(
     for ours, theirs in (position | table.columns).items():
         sexagesimal = ours in ("ra", "dec") and ours in table.units
         values = source[theirs]
+        if ours.endswith(ID):
+            made[ours] = _exact_ids(values, table, f"column {theirs!r}")
+            continue
+        if values.dtype.kind in "iu" and inexact(float(values.max(initial=0))):
+            raise ConfigError(
+                f"{table.catalog}: column {theirs!r} holds whole numbers over 2^53, as "
+                f"{values.max()}, which labels, being float64, would change: call it "
+                f"'{ours}{ID}' to keep it as it is"
+            )
         if not sexagesimal and (unit_of(ours) or ours.endswith("_err") or ours in numbers):
             values = as_numbers(ours, theirs, values, keep, table.catalog)
         made[ours] = in_our_unit(ours, _known(values, table.missing), table)
@@ -91,10 +104,13 @@ def catalog_rows(
     if isinstance(table.epoch, str):
         epoch = as_numbers("epoch", table.epoch, source[table.epoch], keep, table.catalog)
         made["epoch"] = _known(epoch, table.missing)
-    made["star"] = star_hash(source[table.star_id], right) if table.star_id else star_hash(right)
+    stars = right
+    if table.star_id:
+        stars = _exact_ids(source[table.star_id], table, f"star_id {table.star_id!r}")
+    made["star"] = star_hash(stars, right) if table.star_id else star_hash(right)
     for theirs in table.key.values():
         made["id"] = key_values(source[theirs], table)
-    made["tie"] = source[table.star_id] if table.star_id else made.get("id", right)
+    made["tie"] = stars if table.star_id else made.get("id", right)
     if table.magnitude:
         theirs = table.magnitude.theirs
         magnitude = as_numbers("magnitude", theirs, source[theirs], keep, table.catalog)
@@ -112,10 +128,18 @@ def key_values(values: Array, table: CrossmatchTable) -> Array:
     """
     if table.key_kind == "twomass":
         return twomass_ids(values)
+    return _exact_ids(values, table, f"key {sorted(table.key.values())}")
+
+
+def _exact_ids(values: Array, table: CrossmatchTable, what: str) -> Array:
+    """Return identifiers as int64 (-1: none) or str ('': none), whatever a piece lacks."""
+    if values.dtype.kind == "f":
+        values = _known(values, table.missing)
     try:
-        return identifiers(values)[0]
+        ids, there = identifiers(values)
     except ValueError as error:
-        raise ConfigError(f"{table.catalog}: key {sorted(table.key.values())}: {error}") from error
+        raise ConfigError(f"{table.catalog}: {what}: {error}") from error
+    return np.where(there, ids, -1) if ids.dtype.kind == "i" else ids
 
 
 def _known(values: Array, missing: tuple[float, ...]) -> Array:
@@ -136,9 +160,9 @@ def star_hash(ids: Array, row: Array | None = None) -> npt.NDArray[np.int64]:
     Parameters
     ----------
     ids : (n,) int or str
-        Identifiers of stars.
+        Identifiers of stars, as `identifiers` reads them.
     row : (n,) int, optional
-        Rows without an id (-1, 0, NaN, '') are stars of their own, told by these.
+        Rows without an id (-1, 0, '') are stars of their own, told by these.
 
     Examples
     --------
@@ -150,7 +174,7 @@ def star_hash(ids: Array, row: Array | None = None) -> npt.NDArray[np.int64]:
         hashes = splitmix64(ids.astype(np.uint64))
         known = ids > 0
     else:
-        known = ids > 0 if ids.dtype.kind == "f" else ids != ""
+        known = ids != ""
         values, back = np.unique(ids.astype(str), return_inverse=True)
         digests = [hashlib.blake2b(v.encode(), digest_size=8).digest() for v in values.tolist()]
         hashes = np.array([int.from_bytes(d, "big") for d in digests], np.uint64)[back]

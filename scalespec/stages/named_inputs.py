@@ -13,11 +13,14 @@ from scalespec.config import CrossmatchTable, FitTable, RunConfig, TrainTable
 from scalespec.errors import ConfigError, ScalespecError
 from scalespec.kernels.where import columns_in
 from scalespec.stages.label_units import POSITION, with_stated_units
+from scalespec.stages.sampling import sampling_notes
 from scalespec.store import paths
 from scalespec.store.batches import column_units, opened
 from scalespec.store.isochrones import HDF5
 from scalespec.store.spectra import read_spectra
 from scalespec.store.tables import chosen
+
+log = logging.getLogger(__name__)
 
 Look = Callable[[str], Iterable[str]]
 """From a path to what is wrong with what lies there; or it raises that."""
@@ -30,7 +33,8 @@ PAYNE_ARRAYS = ("x_min", "x_max", "labels", "wavelength_vac", "w_array_0", "b_ar
 def check_inputs(config: RunConfig, verbs: Sequence[str] = ()) -> None:
     """Refuse to run on inputs that are not there, or lack what the run file asks of them.
 
-    What lies below the workspace and is not there is taken for something that the run makes.
+    What lies below the workspace and is not there is taken for something that the run makes. Pixels
+    too coarse for the lines that will be put on them are warned of.
 
     Parameters
     ----------
@@ -53,6 +57,8 @@ def check_inputs(config: RunConfig, verbs: Sequence[str] = ()) -> None:
     if problems:
         found = "\n  ".join(dict.fromkeys(problems))
         raise ConfigError(f"{config.run.name}: {len(set(problems))} wrong\n  {found}")
+    for note in sampling_notes(config) if "preprocess" in asked else ():
+        log.warning(note)
 
 
 Named = Iterator[tuple[str, str, Look]]

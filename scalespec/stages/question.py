@@ -17,6 +17,7 @@ from scalespec.optimize.result import FitStatus
 from scalespec.plan import Block, BlockResult
 from scalespec.schema import UNREADABLE, status_names
 from scalespec.stages.ingest import read_index
+from scalespec.stages.label_catalog import ID
 from scalespec.store import paths
 from scalespec.store.catalog import read_row_range, write_part
 from scalespec.store.spectra import read_spectra
@@ -104,9 +105,16 @@ def _columns(
 
 
 def match_columns(name: str, url: str, block: Block) -> dict[str, npt.NDArray[Any]]:
-    """Return a block's columns of one label catalog, named <catalog>_<column>; unmatched: NaN."""
-    found = read_row_range(paths.join(url, "matches.parquet"), block).to_pandas()
-    matched = found.set_index("row").reindex(np.arange(block.start, block.stop))
+    """Return a block's columns of one label catalog, named <catalog>_<column>.
+
+    What is not matched has NaN, and -1 for an identifier that is a number: floats round those.
+    """
+    found = read_row_range(paths.join(url, "matches.parquet"), block).to_pandas().set_index("row")
+    rows = np.arange(block.start, block.stop)
+    matched = found.reindex(rows)
+    for column in found:
+        if str(column).endswith(ID) and found[column].dtype.kind == "i":
+            matched[column] = found[column].reindex(rows, fill_value=-1)
     return {f"{name}_{column}": matched[column].to_numpy() for column in matched}
 
 

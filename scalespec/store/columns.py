@@ -26,7 +26,7 @@ def arrow_column(column: pa.ChunkedArray) -> Array | None:
     if pa.types.is_dictionary(kind):
         column = column.cast(kind.value_type)
     elif pa.types.is_null(kind) or pa.types.is_decimal(kind):
-        column = column.cast(pa.float64())
+        column = _undecimal(column)
     elif pa.types.is_boolean(kind):
         column = column.fill_null(False)
     kind = column.type
@@ -121,6 +121,16 @@ def votable_units(source: Any) -> dict[str, str]:
             if tag == "DATA" or (tag == "TABLE" and not starts):
                 break
     return found
+
+
+def _undecimal(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return decimals as int64 if they have no fraction, as a database's ids, else as float64."""
+    if pa.types.is_decimal(column.type) and column.type.scale == 0:
+        try:
+            return column.cast(pa.int64())
+        except pa.ArrowInvalid:  # beyond int64
+            pass
+    return column.cast(pa.float64())
 
 
 def _with_missing(values: Array, missing: npt.NDArray[np.bool_]) -> Array:

@@ -20,6 +20,7 @@ from scalespec.surveys.inflate import gunzip
 from scalespec.surveys.lattice import clean, inverse_variance
 from scalespec.surveys.rows import Arm, Pixels, Rows, Survey
 from scalespec.surveys.tables import (
+    LOST,
     check_range,
     filled_ids,
     ids,
@@ -75,7 +76,7 @@ def read_xp(data: bytes, name: str, first: int = 0, count: int = 1) -> Rows:
         flux, error = flux / middle, error / middle
     row_flux, row_ivar, mask = clean(flux, inverse_variance(error))
     source = ids(table, rows, *_SOURCE)
-    source = np.where(source < _LEAST_ID, -1, source)
+    source = np.where((source < _LEAST_ID) & (source != LOST), -1, source)
     scalars = {
         "obsid": filled_ids(source, "gaia_xp", name, rows.start),
         "source_id": source,

@@ -11,14 +11,9 @@ import pandas as pd
 import xarray as xr
 
 from scalespec.errors import SurveyFileError
-from scalespec.schema import (
-    NOISE_CORRELATION,
-    PER_SPECTRUM,
-    UNREADABLE,
-    MaskBit,
-    SpectrumStatus,
-)
+from scalespec.schema import NOISE_CORRELATION, PER_SPECTRUM, UNREADABLE, MaskBit, SpectrumStatus
 from scalespec.surveys.lattice import median_snr
+from scalespec.surveys.tables import LOST
 
 FloatArray: TypeAlias = npt.NDArray[np.floating[Any]]
 MaskArray: TypeAlias = npt.NDArray[np.uint32]
@@ -358,6 +353,9 @@ class _Block:
         if not str(self.survey.attrs.get("frame")).startswith("rest"):
             status[np.isnan(columns["rv"]) & ~self.unread] |= np.uint32(SpectrumStatus.NO_REDSHIFT)
         status[np.isnan(columns["ra"]) & ~self.unread] |= np.uint32(SpectrumStatus.NO_POSITION)
+        lost = columns["source_id"] == LOST
+        status[lost] |= np.uint32(SpectrumStatus.INEXACT_ID)
+        columns["source_id"][lost] = -1
         columns["status"][:] = status
         for arm in self.arms.values():
             arm.status |= status & ~bad

@@ -1,7 +1,9 @@
 """FITS tables of many spectra: some rows of a column, by any of the names that it goes by."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import PurePath
 from typing import Any
 
@@ -9,10 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from scalespec.errors import SurveyFileError
+from scalespec.kernels.ids import inexact
 from scalespec.surveys.cards import made_id
 from scalespec.surveys.fits import HDU
 
+log = logging.getLogger(__name__)
+
 Table = Mapping[str, np.ndarray]
+LOST = -2
+"""An id of which digits are lost."""
 
 
 def named(hdus: Sequence[HDU], *names: str) -> HDU:
@@ -84,13 +91,41 @@ def numbers(
 
 
 def ids(table: Table, rows: slice, *names: str) -> npt.NDArray[np.int64]:
-    """Return the first integer column of several names that is there; -1 for what is no id."""
+    """Return the first column of several names that is there, of numbers or digits.
+
+    It is -1 for what is no id, and `LOST` for one that is a floating-point number over 2^53: of its
+    last digits nobody knows any more.
+    """
     for name in names:
         column = table.get(name)
-        if column is not None and column.ndim == 1 and column.dtype.kind in "iu":
-            values = column[rows].astype(np.int64)
-            return np.where(values > 0, values, -1)
+        if column is not None and column.ndim == 1 and column.dtype.kind in "fiuS":
+            return _whole(column[rows], name)
     return np.full(rows.stop - rows.start, -1, np.int64)
+
+
+def _whole(values: np.ndarray, name: str) -> npt.NDArray[np.int64]:
+    if values.dtype.kind == "S":
+        digits = [text.strip() if text.strip().isdigit() else b"-1" for text in values.tolist()]
+        whole = [int(text) for text in digits]
+        return np.array([n if 0 < n < 2**63 else -1 for n in whole], np.int64)
+    with np.errstate(invalid="ignore"):
+        there = np.isfinite(values) & (values > 0) & (values == np.floor(values))
+    lost = there & inexact(values)
+    if lost.any():
+        _warn_of_lost(name)
+    found = np.where(there & ~lost, values, values.dtype.type(0)).astype(np.int64)
+    return np.where(lost, LOST, np.where(found > 0, found, -1))
+
+
+@lru_cache(maxsize=64)
+def _warn_of_lost(name: str) -> None:
+    """Say it once a process, not once a file."""
+    log.warning(
+        "column '%s' holds ids over 2^53 as floating-point numbers, whose last digits are lost: "
+        "they count as unknown. Write the column as 64-bit integers (FITS 'K') or "
+        "text, or let a release catalog say them ([ingest] source_id)",
+        name,
+    )
 
 
 def filled_ids(

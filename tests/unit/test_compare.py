@@ -14,12 +14,13 @@ from pages import undrawn
 from regression import sample
 
 from scalespec.cli import main
-from scalespec.config import CompareTable, parse_config
+from scalespec.config import CompareTable, EngineTable, RayTable, parse_config
 from scalespec.errors import ConfigError, StageError
 from scalespec.plan import plan_blocks
 from scalespec.run import run
 from scalespec.schema import PER_SPECTRUM
 from scalespec.stages import folders
+from scalespec.stages.compare import compare
 from scalespec.stages.contest import (
     deal,
     group_members,
@@ -129,6 +130,13 @@ def table(**changed):
     """A comparison's settings."""
     plain = {"source": "x", "labels": ("teff",), "models": {"ridge": {}}}
     return CompareTable.model_validate(plain | changed)
+
+
+def test_models_that_compete_hold_no_gpu_of_ray(compared):
+    """They learn and answer on the processor, and the regressions know no other."""
+    engine = EngineTable(ray=RayTable(gpus_per_worker=1))
+    stage = next(compare(compared[0].model_copy(update={"engine": engine})))
+    assert (stage.runs_on, stage.gpus) == ("ray", 0)
 
 
 def test_a_mean_of_named_models_is_made_with_their_options(compared):

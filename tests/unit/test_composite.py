@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from scalespec.optimize.composite import fit_composite
+from scalespec.optimize.composite import fit_composite, gain_threshold
 from scalespec.optimize.fit import FitOptions, fit_labels
 
 PIXEL = torch.arange(90.0)
@@ -105,6 +105,39 @@ def test_a_single_fit_that_stopped_at_a_lesser_optimum_is_no_companion():
     assert found.single.labels[0, 0] == pytest.approx(0.5, abs=0.01)
     assert abs(found.gain[0]) < 0.1
     assert not found.accepted[0]
+
+
+def test_the_rate_holds_for_stars_whose_searches_go_astray():
+    """A line as deep as a sine of x, a weak one that knows in which turn: the pair's line is there.
+
+    What a search in the wrong turn leaves of the weak line, a companion explains.
+    """
+
+    def first(x):
+        return 1 - 0.3 * (1 + torch.sin(12 * x)) * shape(25) - 0.3 * (x + 0.5) * shape(60)
+
+    def slope(x):
+        return -3.6 * torch.cos(12 * x) * shape(25) - 0.3 * shape(60)
+
+    models, n, rate = (model_of(first, slope), model_of(first, slope, 59.0)), 400, 0.05
+    rng = np.random.default_rng(7)
+    depths, ivar = rng.uniform(-0.9, 0.9, (2, n, 1)), np.full((n, 90), SNR**2)
+    flux = models[0].forward_scaled(torch.tensor(depths[1] / 2).float()).numpy()
+    flux = flux + rng.standard_normal(flux.shape) / SNR
+
+    def middle(flux, ivar):
+        return np.zeros((len(flux), 1))
+
+    found = fit_both(models, flux, middle(flux, ivar), without, np.inf)
+    share = {}
+    for name, start in (("truth", lambda *_: depths[0]), ("stars", middle)):
+        threshold = gain_threshold(
+            models, ivar, depths[0], start=start, starts=without, rate=rate, options=AT_REST
+        )
+        share[name] = (found.gain > threshold).mean()
+    assert share["truth"] > 4 * rate  # what goes astray passes for a companion
+    # Both the threshold and the count are of n stars: 3 sigma of chance.
+    assert abs(share["stars"] - rate) <= 3 * np.sqrt(2 * rate * (1 - rate) / n)
 
 
 def test_a_gain_is_of_the_same_pixels():

@@ -27,13 +27,14 @@ from scalespec.run import _set_current
 from scalespec.schema import PER_SPECTRUM
 from scalespec.stages import folders, partitions
 from scalespec.stages.crossmatch import CHOSEN_FROM, crossmatch, spectra_rows
-from scalespec.stages.gather import read_matches
+from scalespec.stages.gather import label_columns, read_matches
 from scalespec.stages.ingest import write_raw
 from scalespec.stages.matches import Split, combine_matches
 from scalespec.stages.partitions import CELL_ORDER
 from scalespec.stages.question import match_columns
 from scalespec.stages.segments import Segment, add_segment
 from scalespec.stages.train import train
+from scalespec.stages.training_set import features_stage
 from scalespec.status import stage_states
 from scalespec.store import paths, streams
 from scalespec.store.catalog import iterate_parts
@@ -489,6 +490,19 @@ def test_no_match_at_all_can_be_asked_for_by_infer(tiny, config_of):
     assert len(columns["apogee_teff"]) == ROWS
 
 
+def test_ids_beside_labels_are_exact_to_the_catalog_and_to_infer(tiny, config_of):
+    ids = 6917528997577384321 + np.arange(2)
+    catalog = {"ra": SPECTRA["ra"][[4, 6]], "dec": np.zeros(2), "id": ids, "t": np.ones(2)}
+    config = config_of(catalog, columns={"gaia_id": "id", "teff": "t"}, star_id="id")
+    found = matched(tiny, config)
+    assert found["gaia_id"].tolist() == ids.tolist()
+    assert label_columns(found) == ["teff"]  # an id is none
+    url = folders.matches_url(config, "apogee")
+    columns = match_columns("apogee", url, plan_blocks(N, ROWS)[1])  # rows 4 to 7
+    assert columns["apogee_gaia_id"].tolist() == [ids[0], -1, ids[1], -1]
+    assert where(f"apogee_gaia_id == {ids[1]}", columns).tolist() == [False, False, True, False]
+
+
 def test_spectra_are_joined_by_the_name_of_their_file(tiny, config_of):
     files = {"file": np.array(["spec-3.fits", "spec-8.fits"]), "t": np.ones(2)}
     config = config_of(files, ra="", dec="", key={"name": "file"}, columns={"teff": "t"})
@@ -588,10 +602,12 @@ def test_status_says_which_of_a_crossmatchs_own_steps_failed(config_of, tiny):
 
 def test_status_says_that_features_of_a_training_set_failed(config_of, tiny):
     config = config_of(CATALOG, **LABELS)
-    matched(tiny, config)
+    matches = matched(tiny, config)
     config = config.model_copy(update={"preprocess": PreprocessTable()})
     url = f"{folders.training_url(config, 'apogee')}/features"
-    Ledger(url).record_failure(plan_blocks(4, 4)[0], "OSError: Input/output error")
+    step = features_stage("apogee", url, ("never read", matches, 4))
+    _set_current(config, step)
+    Ledger(url).record_failure(step.blocks[0], "OSError: Input/output error")
     shown = [state["stage"] for state in stage_states(config) if state["failed"]]
     assert shown == ["crossmatch apogee train.zarr features"]
 

@@ -1,10 +1,12 @@
 """Gaia XP sampled spectra: FITS tables and the archive's CSV."""
 
 import gzip
+import io
 
 import numpy as np
 import pytest
-from survey_files import XP_WAVELENGTH, xp, xp_arrays, xp_csv
+from astropy.io import fits
+from survey_files import XP_WAVELENGTH, to_bytes, xp, xp_arrays, xp_csv
 
 from scalespec.errors import SurveyFileError
 from scalespec.schema import SpectrumStatus, check_spectra
@@ -128,3 +130,15 @@ def test_null_ids_are_no_ids():
     scalars = read_xp(data, "x", 0, 5).scalars
     assert scalars["source_id"].tolist() == [ids[0], -1, *ids[2:]]
     assert scalars["obsid"][1] >= 2**61
+
+
+def test_a_source_whose_id_is_a_float_has_none():
+    with fits.open(io.BytesIO(xp())) as hdus:
+        table = hdus[1]
+        forms = {c.name: "D" if "source_id" in c.name.lower() else c.format for c in table.columns}
+        columns = [fits.Column(n, f, array=table.data[n]) for n, f in forms.items()]
+        data = to_bytes(fits.PrimaryHDU(), fits.BinTableHDU.from_columns(columns))
+    spectra = SURVEYS["gaia_xp"].read_block([("a", data, 0, 5)])[0][""]
+    assert (spectra.source_id == -1).all()
+    assert (spectra.status & SpectrumStatus.INEXACT_ID > 0).all()
+    assert len(set(spectra.obsid.values.tolist())) == 5  # of file and row

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from scalespec.kernels.ids import identifiers, source_ids, twomass_ids
+from scalespec.kernels.ids import identifiers, inexact, source_ids, twomass_ids
 
 
 @pytest.mark.parametrize("kind", ["i2", "i8", "u1", "u8", "f4", "f8", ">i8", ">f8"])
@@ -18,8 +18,10 @@ def test_large_integers_stay_exact_and_large_floats_are_refused():
     gaia = 6917528997577384320  # beyond 2**53
     assert identifiers(np.array([gaia]))[0][0] == gaia
     assert identifiers(np.array([2.0**53]))[0][0] == 2**53
-    with pytest.raises(ValueError, match=r"6\.9\d*e\+18 is no exact id: read the column as int64"):
+    with pytest.raises(ValueError, match=r"6\.9\d*e\+18 is no exact id: .* as 64-bit integers"):
         identifiers(np.array([1.0, float(gaia)]))
+    with pytest.raises(ValueError, match="is no exact id"):  # 20,000,001 of float32 is another
+        identifiers(np.array([20_000_001], np.float32))
     with pytest.raises(ValueError, match="must fit in int64, got 18446744073709551615"):
         identifiers(np.array([2**64 - 1], np.uint64))
 
@@ -28,6 +30,13 @@ def test_large_integers_stay_exact_and_large_floats_are_refused():
 def test_floats_that_are_no_whole_number_are_refused(bad):
     with pytest.raises(ValueError, match="no exact id"):
         identifiers(np.array([1.0, bad]))
+
+
+def test_floats_lose_the_digits_of_numbers_over_what_their_mantissa_holds():
+    assert inexact(np.array([2.0**53, 2.0**53 + 2, -(2.0**60), np.nan])).tolist() == [0, 1, 1, 0]
+    assert inexact(np.array([2**24, 2**24 + 2], np.float32)).tolist() == [False, True]
+    assert not inexact(np.array([2**62 + 1])).any()
+    assert not inexact(np.array(["4611686018427387905"])).any()
 
 
 def test_negative_numbers_and_nan_are_no_ids():

@@ -159,3 +159,43 @@ def test_pieces_and_batches_number_the_rows_of_the_whole_catalog(tmp_path):
     right = np.concatenate([part["right"] for part in parts])
     np.testing.assert_array_equal(right, np.arange(5, n))
     np.testing.assert_array_equal(np.concatenate([part["teff"] for part in parts]), right)
+
+
+GAIA = np.array([6917528997577384321, 6917528997577384320, -1])
+
+
+def test_a_column_called_an_id_is_kept_to_the_last_digit():
+    found = rows_of({"x": GAIA}, columns={"gaia_id": "x"})["gaia_id"]
+    assert found.dtype == np.int64
+    assert found.tolist() == GAIA.tolist()
+    # Pieces of one catalog have one type, whatever they lack.
+    lacking = rows_of({"x": np.array([5, np.nan, -9999.0])}, columns={"gaia_id": "x"})["gaia_id"]
+    assert lacking.tolist() == [5, -1, -1]
+    assert lacking.dtype == np.int64
+    names = rows_of({"x": np.array(["2M01", ""])}, columns={"apogee_id": "x"})["apogee_id"]
+    assert names.tolist() == ["2M01", ""]
+
+
+def test_whole_numbers_that_a_label_cannot_hold_are_refused():
+    with pytest.raises(ConfigError, match=r"column 'x' holds .* 6917528997577384321, .* 'gaia_id'"):
+        rows_of({"x": GAIA}, columns={"gaia": "x"})
+    assert rows_of({"x": np.array([-(2**63), 3])}, columns={"flag": "x"})["flag"][1] == 3
+
+
+@pytest.mark.parametrize(
+    "table", [{"columns": {"gaia_id": "x"}}, {"star_id": "x"}], ids=["column", "star_id"]
+)
+def test_ids_that_went_through_float64_are_refused_by_column(table):
+    """Two stars would be one: these ids differ in the last digit."""
+    with pytest.raises(
+        ConfigError, match=r"labels\.fits: .*'x': 6\.9\d*e\+18 is no exact id: .*'K'"
+    ):
+        rows_of({"x": GAIA.astype(float)}, **table)
+
+
+def test_a_star_is_the_same_in_a_piece_that_lacks_ids():
+    """Whole numbers with missing ones come as floats."""
+    whole = rows_of({"x": np.array([5, 6])}, star_id="x")
+    lacking = rows_of({"x": np.array([5.0, np.nan])}, first=2, star_id="x")
+    assert whole["star"][0] == lacking["star"][0]
+    assert whole["tie"].dtype == lacking["tie"].dtype == np.int64

@@ -11,7 +11,7 @@ from scalespec.schema import MaskBit, SpectrumStatus, check_spectra
 from scalespec.surveys.cards import made_id, number, position, survey_bits, velocity
 from scalespec.surveys.lattice import Lattice, check_increasing, clean, inverse_variance
 from scalespec.surveys.rows import INDEX_COLUMNS, Arm, Piece, Pixels, Rows, Survey, file_column
-from scalespec.surveys.tables import check_range, ids, numbers, places, texts
+from scalespec.surveys.tables import LOST, check_range, ids, numbers, places, texts
 
 ATTRS = {
     "wavelength_medium": "vacuum",
@@ -395,6 +395,43 @@ def test_columns_are_found_by_any_of_their_names_and_sentinels_are_nan():
     assert ids(table, rows, "name").tolist() == [-1, -1]
     assert texts(table, slice(0, 2), "name").tolist() == ["x", "y"]
     assert texts(table, rows, "b").tolist() == ["", ""]
+
+
+GAIA = 6917528997577384321  # 2^53 ends at 9.0e15
+
+
+@pytest.mark.parametrize(
+    ("column", "known"),
+    [
+        (np.array([GAIA, -1, 0], ">i8"), [GAIA, -1, -1]),  # FITS 'K'
+        (np.array([GAIA, 2**64 - 1, 0], np.uint64), [GAIA, -1, -1]),
+        (np.array([GAIA, np.nan, 5.0], ">f8"), [LOST, -1, 5]),  # FITS 'D'
+        (np.array([-9999.0, 2.5, np.inf]), [-1, -1, -1]),
+        (np.array([2**24 + 2, 7, -1], np.float32), [LOST, 7, -1]),
+        (np.array([str(GAIA), " 12 ", "none"], "S19"), [GAIA, 12, -1]),
+        (np.array(["99999999999999999999", "0", "-5"], "S20"), [-1, -1, -1]),  # beyond int64
+    ],
+)
+def test_ids_of_any_type_are_exact_or_said_to_be_lost(column, known):
+    found = ids({"source_id": column}, slice(0, 3), "source_id")
+    assert found.dtype == np.int64
+    assert found.tolist() == known
+
+
+def test_a_star_whose_id_is_lost_is_marked_unless_a_release_catalog_knows_it(caplog):
+    table = {"gaia_of_a_survey": np.array([float(GAIA), 12.0])}
+
+    def read(data, name, first, count):
+        found = ids(table, slice(first, first + count), "gaia_of_a_survey")
+        return Rows({"": _pixels(count)}, {**KNOWN, "source_id": found}, {})
+
+    pieces = [Piece("a", b"", 0, 2), Piece("b", b"", 0, 1, 0, GAIA)]
+    spectra = _survey(read).read_block(pieces)[0][""]
+    assert spectra.source_id.values.tolist() == [-1, 12, GAIA]
+    assert spectra.status.values.tolist() == [SpectrumStatus.INEXACT_ID, 0, 0]
+    (said,) = caplog.records  # once, not once a file
+    assert "column 'gaia_of_a_survey' holds ids over 2^53 as floating-point" in said.getMessage()
+    assert "64-bit integers (FITS 'K') or text" in said.getMessage()
 
 
 def test_rows_that_a_container_does_not_have_are_refused():

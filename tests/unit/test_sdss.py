@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 from astropy.io import fits
-from survey_files import sdss
+from survey_files import sdss, to_bytes
 
 from scalespec.errors import SurveyFileError
 from scalespec.schema import MaskBit, SpectrumStatus, check_spectra
@@ -138,3 +138,23 @@ def test_what_is_not_the_surveys_is_refused(data, reason):
 def test_path_is_the_data_models():
     row = {"PLATE": 266, "MJD": 51602, "FIBERID": 5}
     assert spec_path(row) == "0266/spec-0266-51602-0005.fits"
+
+
+@pytest.mark.parametrize(
+    ("form", "known", "status"),
+    [
+        ("K", 6917528997577384321, 0),
+        ("19A", 6917528997577384321, 0),
+        ("D", -1, SpectrumStatus.INEXACT_ID),  # digits are lost: not the id of another star
+    ],
+)
+def test_gaia_ids_of_nineteen_digits_are_kept_or_marked(form, known, status):
+    gaia = 6917528997577384321
+    with fits.open(io.BytesIO(sdss(about="SPALL"))) as hdus:
+        values = [str(gaia)] if form == "19A" else np.array([gaia])
+        more = fits.ColDefs([fits.Column("GAIA_DR3_SOURCE_ID", form, array=values)])
+        about = fits.BinTableHDU.from_columns(hdus[2].columns + more, name="SPALL")
+        data = to_bytes(hdus[0], hdus[1], about)
+    spectra = SURVEYS["sdss"].read_block([("spec-266-51630-0005.fits", data)])[0][""]
+    assert spectra.source_id.values.tolist() == [known]
+    assert spectra.status.values[0] & SpectrumStatus.INEXACT_ID == status

@@ -140,15 +140,25 @@ def test_other_arrow_types(tmp_path):
         "words": pa.array([["a"], None], pa.list_(pa.string())),
         "blob": pa.array([b"1", b"2"]),
         "price": pa.array([1, None], pa.int64()).cast(pa.decimal128(25, 2)),
+        "star": pa.array([2**62 + 1, None], pa.int64()).cast(pa.decimal128(19, 0)),
+        "hash": pa.array([10**30, None], pa.decimal128(38, 0)),
     })  # fmt: skip
     sink = io.BytesIO()
     pq.write_table(table, sink)
     url = put(tmp_path, "t.parquet", sink.getvalue())
     got = read_table(url)
-    assert list(got) == ["date", "even", "price"]  # what no label comes in is left out
+    assert list(got) == [
+        "date",
+        "even",
+        "price",
+        "star",
+        "hash",
+    ]  # what no label comes in is left out
     assert got["date"].tolist() == ["2011-10-24", ""]
     np.testing.assert_array_equal(got["even"], [[1, 2], [np.nan, np.nan]])
     np.testing.assert_array_equal(got["price"], [1, np.nan])
+    assert got["star"].tolist() == [2**62 + 1, -1]  # a database's bigint or numeric
+    np.testing.assert_array_equal(got["hash"], [1e30, np.nan])
     with pytest.raises(StoreError, match="columns of this type: ragged, blob"):
         read_table(url, ["ragged", "date", "blob"])
 
