@@ -208,7 +208,7 @@ def measured(arguments, verb: str, workers: int, share: float) -> dict:
     """Time one stage with so many workers on a share of its blocks; what it stores is removed."""
     tables = EngineTable(dask=DaskTable(workers=workers), ray=RayTable(workers=workers))
     config = load_config(arguments.run_file).model_copy(update={"engine": tables})
-    stage = next(_stages(config, verb))
+    stage = first_stage(config, verb)
     kept = Path(stage.url).rename(stage.url + ".kept")
     shutil.copytree(kept, stage.url, ignore=_without_results)
     try:
@@ -262,7 +262,7 @@ def alone(arguments) -> list[dict]:
 
 def computed(run_file: str, verb: str, barrier, rates) -> None:
     """Compute all blocks of a stage from memory beside others; tell how many spectra a second."""
-    stage = next(_stages(load_config(run_file), verb))
+    stage = first_stage(load_config(run_file), verb)
     made = None if stage.setup is None else stage.setup()
     data = [stage.read(block) for block in stage.blocks]
     stage.compute(made, data[0])
@@ -273,11 +273,9 @@ def computed(run_file: str, verb: str, barrier, rates) -> None:
     rates.put(sum(block.size for block in stage.blocks) / (time.perf_counter() - begin))
 
 
-def _stages(config: RunConfig, verb: str):
-    for step in VERBS[verb](config):
-        if isinstance(step, Stage):
-            yield step
-            return  # nothing is combined: the stage is all that is wanted
+def first_stage(config: RunConfig, verb: str) -> Stage:
+    """Return a verb's first stage; nothing is combined: the stage is all that is wanted."""
+    return next(step for step in VERBS[verb](config) if isinstance(step, Stage))
 
 
 def _first(stage: Stage, blocks) -> Stage:

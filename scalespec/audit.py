@@ -15,9 +15,8 @@ from scalespec.errors import ScalespecError
 from scalespec.plan import Block
 from scalespec.stages import folders
 from scalespec.stages.ingest import read_index
-from scalespec.stages.partitioned import verify_hats
 from scalespec.store import paths
-from scalespec.store.catalog import MANIFEST, read_part
+from scalespec.store.catalog import read_part
 from scalespec.store.ledger import Ledger
 from scalespec.store.spectra import arm_names, read_spectra
 
@@ -41,7 +40,7 @@ def audit_run(config: RunConfig) -> tuple[Found, int]:
             checked += 1
             found = _told(partial(check, block))
             problems += [f"{stage}: block {block.index}: {line}" for line in found]
-    return problems + [f"publish: {line}" for line in _hats(config)], checked
+    return problems, checked
 
 
 def _told(check: Callable[[], Found]) -> Found:
@@ -50,16 +49,6 @@ def _told(check: Callable[[], Found]) -> Found:
         return check()
     except (ScalespecError, ValueError, KeyError) as error:
         return [str(error)]
-
-
-def _hats(config: RunConfig) -> Found:
-    """Count the rows of the catalog's HATS form, if it has one and is whole."""
-    if config.publish is None or "hats" not in config.publish.formats:
-        return []
-    url = _known(config, "catalog_url")
-    if not url or not paths.exists(paths.join(url, MANIFEST)):
-        return []
-    return _told(partial(verify_hats, url))
 
 
 def _checks(config: RunConfig) -> Iterator[tuple[str, str, Callable[[Block], Found]]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from scalespec.config import RunConfig
 from scalespec.status import run_folders
 from scalespec.store import paths
-from scalespec.store.ledger import Ledger, current, read_json
+from scalespec.store.ledger import Ledger, current, is_digest, read_json
 from scalespec.store.listing import list_unfinished
 
 OLDER_THAN = 24.0
@@ -95,10 +95,6 @@ def _is_current(config: RunConfig, url: str) -> bool:
     return record is not None and record["digest"] == name
 
 
-def _is_digest(name: str) -> bool:
-    return len(name) == 16 and set(name) <= set("0123456789abcdef")
-
-
 def _by_folder(written: Written) -> dict[str, Written]:
     """Return keys by the folder ``<stage>/<digest>`` they lie in; "": in none, as a plan's lists.
 
@@ -110,7 +106,7 @@ def _by_folder(written: Written) -> dict[str, Written]:
     found: dict[str, Written] = {}
     for key, when in written.items():
         parts = key.split("/")
-        depth = next((i for i, part in enumerate(parts[:-1]) if _is_digest(part)), -1)
+        depth = next((i for i, part in enumerate(parts[:-1]) if is_digest(part)), -1)
         folder = "" if parts[0] == "plan" else "/".join(parts[: depth + 1])
         found.setdefault(folder, {})[key] = when
     return found

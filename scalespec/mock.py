@@ -179,6 +179,6 @@ def _write_run_files(
 
 def _told(name: str, listener: Listener) -> Callable[[BlockReport], None]:
     def tell(report: BlockReport) -> None:
-        listener(Progress(name, 0, 0, report.block.size, report))
+        listener(Progress(name, 0, 0, report))
 
     return tell

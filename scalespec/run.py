@@ -1,7 +1,6 @@
 """The loop: which blocks are left, who runs them, what is done."""
 
 import importlib.metadata
-import logging
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +14,7 @@ from scalespec.plan import Block, BlockReport, BlockResult, Stage, Training
 from scalespec.stages import VERBS
 from scalespec.stages.named_inputs import check_inputs
 from scalespec.store import paths
-from scalespec.store.ledger import Ledger, find_json, set_current, write_json
-
-log = logging.getLogger(__name__)
+from scalespec.store.ledger import Ledger, find_json, note_step, set_current, write_json
 
 EngineChoice = Literal["local", "dask", "ray"] | None
 
@@ -32,7 +29,6 @@ class Progress:
     stage: str
     planned: int
     done_before: int
-    rows_per_block: int = 0
     report: BlockReport | None = None
     training: bool = False
 
@@ -139,8 +135,7 @@ class Runner:
         done, failed = ledger.done(), ledger.failures()
         skip = done if self.retry_failed else done | set(failed)
         left = [block for block in stage.blocks if block.index not in skip]
-        rows = max((block.size for block in stage.blocks), default=0)
-        self.listener(Progress(stage.name, len(stage.blocks), len(stage.blocks) - len(left), rows))
+        self.listener(Progress(stage.name, len(stage.blocks), len(stage.blocks) - len(left)))
         self.summary.resumed += len(done & _indices(stage))
         reports = self._reports(stage, left, ledger) if left else []
         self.summary.left = len(left) - len(reports)
@@ -158,7 +153,7 @@ class Runner:
                 self.summary.done += 1
             else:
                 ledger.record_failure(report.block, report.error)
-            self.listener(Progress(stage.name, len(stage.blocks), 0, report.block.size, report))
+            self.listener(Progress(stage.name, len(stage.blocks), 0, report))
         seconds = time.monotonic() - started
         rows = sum(report.rows for report in reports if report.ok)
         busy = sum(report.seconds for report in reports)
@@ -234,8 +229,10 @@ def _set_current(config: RunConfig, step: Stage | Training) -> None:
     """Name the step's folder as the one in use, and say in it which blocks there are."""
     path = step.url.partition("?")[0]
     root = config.run.workspace.partition("?")[0].rstrip("/")
-    stage, _, name = path.removeprefix(root + "/").rpartition("/")
+    place = path.removeprefix(root + "/")
+    stage, _, name = place.rpartition("/")
     set_current(config.run.workspace, stage, name, stage=step.name)
+    note_step(config.run.workspace, place)
     if isinstance(step, Stage):
         Ledger(step.url).plan(step.blocks)
 

@@ -1,23 +1,24 @@
 """What a run holds: planned, done, failed and left; read back and checked."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from scalespec.config import PreprocessTable, RunConfig
 from scalespec.errors import ScalespecError, StoreError
-from scalespec.plan import BlockResult
 from scalespec.schema import check_spectra
 from scalespec.stages import folders
+from scalespec.stages.anew import made_anew
 from scalespec.stages.inputs import count_inputs, nothing_to_read
 from scalespec.stages.named_inputs import check_inputs
+from scalespec.stages.partitioned import verify_hats, withdraw_hats
 from scalespec.stages.reader import survey_of
 from scalespec.stages.regrid import theory_grid
 from scalespec.store import paths
-from scalespec.store.catalog import MANIFEST
-from scalespec.store.fixed import is_recorded, verify_fixed
-from scalespec.store.ledger import Ledger, current, read_json
+from scalespec.store.catalog import MANIFEST, verify_catalog
+from scalespec.store.fixed import find_strays, is_recorded, verify_fixed
+from scalespec.store.ledger import Ledger, own_steps, read_json
 from scalespec.store.spectra import (
     arm_names,
     count_spectra,
@@ -25,7 +26,7 @@ from scalespec.store.spectra import (
     open_spectra,
     read_spectra,
 )
-from scalespec.store.together import each
+from scalespec.store.streams import differing
 
 WITHDRAWN = "its record is withdrawn, the next run makes it anew"
 """What `verify --mend` says of what it has found broken."""
@@ -37,6 +38,7 @@ ENGINES = {
     "infer": "ray",
     "fit": "ray",
     "posterior": "ray",
+    "binaries": "ray",
     "calibrate": "dask",
     "derive": "ray",
     "ages": "dask",
@@ -44,6 +46,10 @@ ENGINES = {
     "report": "driver",
     "compare": "ray",
 }
+FITTING = ("fit", "binaries")
+"""Stages that hold batches of fits."""
+STORES = ("spectra.zarr", "train.zarr")
+"""Names of what a stage's folder may hold."""
 ROW_BYTES = {"ingest": 12, "preprocess": 12}
 """Bytes per pixel that a stage stores: flux, ivar, mask."""
 FAILURES_SAID = 5
@@ -114,28 +120,22 @@ def _known(call: Callable[[], str]) -> str | None:
 def stage_states(config: RunConfig) -> list[dict[str, Any]]:
     """Return per folder: blocks planned, done, failed and left, rows, and rows by status.
 
-    `why` has the errors of the first `FAILURES_SAID` failed blocks, by their numbers. What a
-    crossmatch does before it has matches stands before them where blocks of it failed.
+    `why` has the errors of the first `FAILURES_SAID` failed blocks, by their numbers. A stage's own
+    steps, as a crossmatch does before it has matches, stand before it where blocks of them failed.
     """
-    return [
-        state
-        for folder in run_folders(config)
-        for state in (*_failed_steps(folder), _state(folder))
-    ]
+    there = run_folders(config)
+    shown = {folder.url for folder in there}
+    return [state for folder in there for state in (*_failed_steps(folder, shown), _state(folder))]
 
 
-def _failed_steps(folder: Folder) -> list[dict[str, Any]]:
-    """Return the states of those of a crossmatch's own steps that stop it."""
-    if folder.url is None or not folder.stage.startswith("crossmatch "):
-        return []
-    names = ["features"] if folder.stage.endswith(" train.zarr") else ["catalog", "spectra"]
-    if pairs := current(folder.url, "pairs"):
-        names.append(f"pairs/{pairs['digest']}")
-    steps = [
-        Folder(f"{folder.stage} {name.partition('/')[0]}", paths.join(folder.url, name))
-        for name in names
+def _failed_steps(folder: Folder, shown: Collection[str | None]) -> list[dict[str, Any]]:
+    """Return the states of a stage's own steps of which blocks failed, but for those `shown`."""
+    steps = own_steps(folder.url) if folder.url is not None else {}
+    found = [
+        _state(Folder(f"{folder.stage} {name}", url))
+        for name, url in steps.items()
+        if url not in shown and Ledger(url).failures()
     ]
-    found = [_state(step) for step in steps if step.url and Ledger(step.url).failures()]
     return [state for state in found if state["failed"]]
 
 
@@ -147,7 +147,9 @@ def _state(folder: Folder) -> dict[str, Any]:
         made = paths.exists(
             paths.join(folder.url, "model.json" if folder.stage == "train" else "index.html")
         )
-        return state | {"blocks": 1, "done": int(made), "failed": 0, "left": 1 - made, "rows": 0}
+        lost = {} if made else Ledger(folder.url).failures()
+        state |= {"failed": len(lost), "why": {str(i): error for i, error in lost.items()}}
+        return state | {"blocks": 1, "done": int(made), "left": 1 - made - len(lost), "rows": 0}
     ledger = Ledger(folder.url)
     blocks = ledger.planned()
     ours = {index for index, *_ in blocks or ()}  # a longer run file may share them
@@ -207,8 +209,13 @@ def _verify_folder(stage: str, url: str, *, mend: bool) -> tuple[list[str], int]
         return ["not run yet with these settings"], 0
     problems, checked = [], 0
     commits = Ledger(url).commits()
+    strays = {name: find_strays(paths.join(url, name), commits) for name in STORES}
     for index, result in sorted(commits.items()):
-        problems += _verify_block(url, index, result, mend=mend)
+        found = differing(url, result.objects, "its commit")
+        for name, keys in strays.items():
+            there = (paths.join(url, name, key) for key in keys.get(index, ()))
+            found += [f"{key}: there, and its commit does not name it" for key in there]
+        problems += _verify_block(url, index, found, mend=mend)
         checked += len(result.objects)
     for index, start, stop in blocks:
         if index not in commits:
@@ -223,8 +230,8 @@ def _verify_folder(stage: str, url: str, *, mend: bool) -> tuple[list[str], int]
     return problems, checked
 
 
-def _verify_block(url: str, index: int, result: BlockResult, *, mend: bool) -> list[str]:
-    found = [f"block {index}: {line}" for line in _verify_objects(url, result.objects)]
+def _verify_block(url: str, index: int, found: list[str], *, mend: bool) -> list[str]:
+    found = [f"block {index}: {line}" for line in found]
     if found and mend:
         Ledger(url).withdraw(index)
         found.append(f"block {index}: {WITHDRAWN}")
@@ -247,24 +254,9 @@ def _verified(call: Callable[[], Any]) -> list[str]:
     return []
 
 
-def _verify_objects(url: str, objects: Mapping[str, str]) -> list[str]:
-    """Read objects of a folder back, key -> sha256, and say which are not there or others."""
-
-    def problem(item: tuple[str, str]) -> str:
-        target = paths.join(url, paths.below(item[0]))
-        try:
-            found = paths.sha256(paths.read_bytes(target))
-        except StoreError as error:
-            return str(error)
-        changed = f"{target} changed since its commit (sha256 {found[:12]}...)"
-        return changed if found != item[1] else ""
-
-    return list(filter(None, each(problem, objects.items())))
-
-
 def _verify_store(url: str) -> tuple[list[str], int]:
     """Check what no commit names of a store: metadata, coordinates, schema."""
-    for name in ("spectra.zarr", "train.zarr"):
+    for name in STORES:
         store = paths.join(url, name)
         if is_recorded(store) or paths.exists(paths.join(store, "zarr.json")):
             problems, n = verify_fixed(store)
@@ -280,12 +272,17 @@ def _check_store(store: str) -> None:
 
 def _verify_manifest(url: str, *, mend: bool) -> list[str]:
     try:
-        manifest = read_json(paths.join(url, MANIFEST))
+        read_json(paths.join(url, MANIFEST))
     except StoreError as error:
         return [str(error)]
-    found = [f"catalog: {line}" for line in _verify_objects(url, manifest["objects"])]
+    try:
+        lines = verify_catalog(url) or verify_hats(url)
+    except StoreError as error:
+        lines = [str(error)]
+    found = [f"catalog: {line}" for line in lines]
     if found and mend:
         paths.delete(paths.join(url, MANIFEST))
+        withdraw_hats(url)
         found.append(f"catalog: {WITHDRAWN}")
     return found
 
@@ -313,8 +310,9 @@ def plan_run(config: RunConfig) -> list[dict[str, Any]]:
         counts = dict.fromkeys(counts, there)
     n, n_pixel = counts.get("preprocess", (0, 0))
     memory["preprocess"] = 2 * memory_bytes(min(size, n), n_pixel)
-    memory["infer"] = memory["fit"] = memory_bytes(min(size, n), n_pixel)
-    gpus = config.engine.ray.gpus_per_worker
+    memory |= dict.fromkeys(FITTING, memory_bytes(min(size, n), n_pixel))
+    memory["infer"] = memory["fit"]
+    gpus, anew = config.engine.ray.gpus_per_worker, made_anew(config)
     fits = config.fit.batch_bytes(n_pixel) if config.fit else 0
     return [
         {
@@ -323,8 +321,9 @@ def plan_run(config: RunConfig) -> list[dict[str, Any]]:
             "blocks": _count_blocks(config, stage, n),
             "spectra": n,
             "bytes": n * n_pixel * ROW_BYTES.get(stage, 0),
-            "memory_bytes": memory.get(stage, 0) + (fits if stage == "fit" and not gpus else 0),
-            "gpu_bytes": fits if stage == "fit" and gpus else 0,
+            "memory_bytes": memory.get(stage, 0) + (fits if stage in FITTING and not gpus else 0),
+            "gpu_bytes": fits if stage in FITTING and gpus else 0,
+            "anew": anew.get(stage, ""),
         }
         for stage, (n, n_pixel) in counts.items()
     ]

@@ -15,6 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 out = Console()
 err = Console(stderr=True)
@@ -130,8 +131,10 @@ def say_cleaned(old: list[str], young: list[str], hours: float, *, removed: bool
 
 
 def plan_table(facts: list[dict[str, Any]]) -> Table:
-    """Return what `plan` shows: a row per stage."""
-    table = Table("stage", "engine", "blocks", "spectra", "bytes to store", "memory per worker")
+    """Return what `plan` shows: a row per stage, and below what is made anew."""
+    anew = "\n".join(f"{fact['stage']}: {fact['anew']}" for fact in facts if fact["anew"])
+    columns = ("stage", "engine", "blocks", "spectra", "bytes to store", "memory per worker")
+    table = Table(*columns, caption=Text(anew) if anew else None, caption_justify="left")
     for fact in facts:
         table.add_row(
             fact["stage"],

@@ -15,7 +15,6 @@ FloatArray = npt.NDArray[np.floating[Any]]
 Named = Sequence[tuple[float, str]]
 """Wavelengths [Å] of features, and what is known there; "" where nothing is."""
 WAVELENGTH = "rest wavelength, vacuum [Å]"
-CURVES = (BLUE, ORANGE)
 
 
 @styled

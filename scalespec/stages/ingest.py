@@ -14,7 +14,7 @@ from scalespec.errors import StoreError, SurveyFileError
 from scalespec.plan import Block, BlockResult, Stage
 from scalespec.schema import SpectrumStatus, status_names
 from scalespec.stages import folders
-from scalespec.stages.inputs import block_bytes, plan_inputs, read_items
+from scalespec.stages.inputs import block_bytes, input_roots, plan_inputs, read_items
 from scalespec.stages.known import differs
 from scalespec.stages.reader import Description, description_of, survey_of
 from scalespec.stages.stores import make_store
@@ -56,7 +56,9 @@ def ingest_block(
     return open_survey(survey_name, description).read_block(files)
 
 
-def read_files(block: Block, plan_url: str, count: Count | None = None) -> list[Piece]:
+def read_files(
+    block: Block, plan_url: str, count: Count | None = None, roots: Sequence[str] = ()
+) -> list[Piece]:
     """Fetch the bytes of a block's files, many at once; what is not there is its error.
 
     Large files are left to be fetched one after another when their turn comes: a block may be made
@@ -68,18 +70,21 @@ def read_files(block: Block, plan_url: str, count: Count | None = None) -> list[
     plan_url : str
     count : callable, optional
         The survey's ``count_spectra``.
+    roots : sequence of str
+        `input_roots`: what the files were planned under.
 
     Raises
     ------
     StoreError
-        If a file cannot be read for a reason that may pass: the block is to be tried again, for a
-        row that says MISSING stays.
+        If a file cannot be read for a reason that may pass, or is missing with all else of its
+        root: the block is to be tried again, for a row that says MISSING stays.
     """
     items: list[Any] = list(read_items(plan_url, block).itertuples())
     small = [item for item in items if item.size < LARGE_BYTES]
-    found = dict(zip(small, fetch([item.url for item in small]), strict=True))
+    found = dict(zip(small, fetch([item.url for item in small], roots=roots), strict=True))
     return [
-        _piece(item, found[item], count) if item in found else _later(item, count) for item in items
+        _piece(item, found[item], count) if item in found else _later(item, count, roots)
+        for item in items
     ]
 
 
@@ -108,13 +113,13 @@ def _holds_more(name: str, content: bytes, count: Count | None) -> bool:
     return n > 1
 
 
-def _later(item: Any, count: Count | None) -> Piece:
+def _later(item: Any, count: Count | None, roots: Sequence[str]) -> Piece:
     known = SimpleNamespace(**item._asdict())  # a row's own type is made at run time: no pickle
-    return _planned(item)._replace(content=partial(_fetched, known, count))
+    return _planned(item)._replace(content=partial(_fetched, known, count, roots))
 
 
-def _fetched(item: Any, count: Count | None) -> Piece:
-    return _piece(item, fetch([item.url])[0], count)
+def _fetched(item: Any, count: Count | None, roots: Sequence[str]) -> Piece:
+    return _piece(item, fetch([item.url], roots=roots)[0], count)
 
 
 def _planned(item: Any) -> Piece:
@@ -155,7 +160,12 @@ def ingest(config: RunConfig) -> Iterator[Stage]:
         name="ingest",
         url=url,
         blocks=folders.planned_blocks(config),
-        read=partial(read_files, plan_url=folders.plan_url(config), count=survey.count_spectra),
+        read=partial(
+            read_files,
+            plan_url=folders.plan_url(config),
+            count=survey.count_spectra,
+            roots=input_roots(config),
+        ),
         compute=partial(_compute, survey_name=table.survey, description=description_of(table)),
         write=partial(write_raw, url=url),
         runs_on="dask",

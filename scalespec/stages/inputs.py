@@ -38,7 +38,7 @@ from scalespec.stages.segments import (
     part_url,
 )
 from scalespec.store import paths
-from scalespec.store.fetch import is_lasting
+from scalespec.store.fetch import is_lasting, refuse_vanished
 from scalespec.store.ledger import new_attempt
 from scalespec.store.listing import Entry, identify, iterate_files, split_glob
 from scalespec.surveys.rows import Survey
@@ -78,7 +78,8 @@ def plan_inputs(config: RunConfig) -> dict[str, Any]:
     ConfigError
         If the survey is not known or there is nothing to read.
     StoreError
-        If a container cannot be read now: nothing is added to the plan then.
+        If a container cannot be read now, or a file is missing with all else of its root: nothing
+        is added to the plan then.
     """
     if config.ingest is None:
         raise ConfigError("the run file has no [ingest] table")
@@ -119,10 +120,11 @@ def _add(config: RunConfig, url: str, cut: Iterator[list[Item]]) -> int:
     """Write the lists of one new segment, then its record; return the number of its spectra."""
     size, attempt = config.run.spectra_per_block, new_attempt()
     number, start = next_start(url)
-    base = common_root(config)
+    base, roots = common_root(config), input_roots(config)
     stop, n_files, n_bytes, hashes = start, 0, 0, []
     for items in cut:
         block = Block("spectrum", stop // size, stop, stop + sum(item.n for item in items))
+        refuse_vanished([item.entry.url for item in items if item.entry.size < 0], roots)
         part = _part(items, base)
         paths.write_bytes(part_url(url, attempt, block), part)
         hashes.append(paths.sha256(part))
@@ -280,7 +282,23 @@ def common_root(config: RunConfig) -> str:
     """Return the folder that all inputs lie below: what a catalog calls its files starts there."""
     if config.ingest and config.ingest.catalog:
         return paths.plain(config.ingest.root).rstrip("/")
-    roots = [paths.plain(root) for entry in folders.entries_of(config) for root in _roots(entry)]
+    return _shared([root for entry in folders.entries_of(config) for root in _roots(entry)])
+
+
+def input_roots(config: RunConfig) -> tuple[str, ...]:
+    """Return the folders that inputs are planned under, one for each `files` entry, or a catalog's.
+
+    Two disks may so be two entries, and each is missed when it is not mounted. Of a list it is the
+    folder that all its files lie below; one whose files have none in common has no root.
+    """
+    entries = folders.entries_of(config)
+    found = [_shared(list(_roots(entry))) for entry in entries] or [common_root(config)]
+    return tuple(dict.fromkeys(filter(None, found)))
+
+
+def _shared(urls: Sequence[str]) -> str:
+    """Return the folder that all of some folders lie in, without options; "" if there is none."""
+    roots = [paths.plain(url) for url in urls]
     try:
         shared = os.path.commonpath([root or "." for root in roots])
     except ValueError:  # a bucket and a disk have nothing in common

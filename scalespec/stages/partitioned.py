@@ -109,10 +109,16 @@ def _part_key(result: BlockResult) -> str:
     return next(key for key in result.objects if key.startswith("parts/"))
 
 
+def _placed(table: pa.Table) -> npt.NDArray[np.bool_]:
+    """Return which rows have a position."""
+    ra, dec = (np.isfinite(table[name].to_numpy()) for name in ("ra", "dec"))
+    return np.asarray(ra & dec)
+
+
 def _cells(table: pa.Table) -> npt.NDArray[np.int64]:
     """Return the pixels of rows that have a position."""
     ra, dec = (table[name].to_numpy() for name in ("ra", "dec"))
-    placed = np.isfinite(ra) & np.isfinite(dec)
+    placed = _placed(table)
     return np.asarray(healpix_nested(ra[placed], dec[placed], hats.HIGHEST_ORDER), np.int64)
 
 
@@ -134,7 +140,7 @@ def _read(
 def _indexed(table: pa.Table) -> pa.Table:
     """Put the pixel of order 29 before the other columns; leave out rows without a position."""
     ra, dec = (table[name].to_numpy() for name in ("ra", "dec"))
-    placed = np.isfinite(ra) & np.isfinite(dec)
+    placed = _placed(table)
     index = healpix_nested(ra[placed], dec[placed], hats.INDEX_ORDER).astype(np.int64)
     about = {"unit": "", "ucd": "", "description": "HEALPix pixel of order 29, nested, ICRS"}
     field = pa.field(hats.INDEX, pa.int64(), metadata=about)
@@ -188,19 +194,40 @@ def finish_hats(url: str, plan: HatsPlan, *, name: str, about: str) -> dict[str,
 def verify_hats(url: str) -> list[str]:
     """Say so if the HATS form of the catalog at `url` does not hold every row that has a position.
 
+    Of partitions, and of the metadata that readers know them by, only footers are read.
+
     Raises
     ------
     StoreError
         If there is no complete catalog, or something cannot be read.
     """
-    rows = 0
-    for key in read_json(paths.join(url, MANIFEST))["objects"]:
-        if key.startswith(f"{FOLDER}/") and "/Npix=" in key:
-            with streams.opened(paths.join(url, paths.below(key))) as source:
-                rows += pq.read_metadata(source).num_rows
-    placed = sum(len(_cells(table)) for table in iterate_parts(url, ["ra", "dec"]))
-    problem = (
-        f"{paths.join(url, FOLDER)}: {rows} rows, {placed} of the catalog have a position; "
-        f"delete {paths.join(url, MANIFEST)} and run publish again"
-    )
-    return [problem] if rows != placed else []
+    target = paths.join(url, FOLDER)
+    keys = [key for key in read_json(paths.join(url, MANIFEST))["objects"] if _is_partition(key)]
+    if not keys:
+        return []
+    counted = {
+        f"{len(keys)} partitions": sum(_rows(paths.join(url, paths.below(key))) for key in keys),
+        "dataset/_metadata": _rows(paths.join(target, "dataset", "_metadata")),
+    }
+    parts = iterate_parts(url, ["ra", "dec"])
+    placed = sum(np.count_nonzero(_placed(table)) for table in parts)
+    return [
+        f"{target}: {rows} rows in {where}, {placed} of the catalog have a position: `scalespec "
+        "verify --mend` withdraws them, and the next run makes them anew"
+        for where, rows in counted.items()
+        if rows != placed
+    ]
+
+
+def _is_partition(key: str) -> bool:
+    return key.startswith(f"{FOLDER}/") and "/Npix=" in key
+
+
+def _rows(url: str) -> int:
+    with streams.opened(url) as source:
+        return int(pq.read_metadata(source).num_rows)
+
+
+def withdraw_hats(url: str) -> None:
+    """Let the next run make all partitions of the catalog at `url` anew, whatever is committed."""
+    paths.delete(paths.join(url, FOLDER, PLAN))

@@ -2,13 +2,11 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from scalespec.config import CalibrateTable, RunConfig
 from scalespec.errors import ConfigError
@@ -20,7 +18,7 @@ from scalespec.stages.columns import label_names
 from scalespec.stages.ingest import read_index
 from scalespec.stages.label_catalog import star_hash
 from scalespec.stages.samples import Rows
-from scalespec.store import paths, streams
+from scalespec.store import paths
 from scalespec.store.batches import iterate_piece, list_pieces
 from scalespec.store.catalog import (
     iterate_parts,
@@ -29,6 +27,7 @@ from scalespec.store.catalog import (
     read_schema,
     write_part,
 )
+from scalespec.store.joined import write_tables
 from scalespec.store.ledger import write_json
 from scalespec.store.spectra import read_spectra
 from scalespec.store.stars import StarTable, opened_stars
@@ -190,27 +189,19 @@ def join_stars(url: str, table: CalibrateTable) -> None:
     rows = {}
     with opened_stars(iterate_parts(paths.join(url, "stars"))) as stars:
         if table.pairs is not None:
-            rows["pairs"] = _stream(url, "pairs", stars.pairs(_listed(table)))
-        rows["repeats"] = _stream(url, "repeats", stars.repeats())
+            rows["pairs"] = write_tables(
+                paths.join(url, "pairs.parquet"), stars.pairs(_listed(table))
+            )
+        rows["repeats"] = write_tables(paths.join(url, "repeats.parquet"), stars.repeats())
         if table.clusters is not None:
-            rows["clusters"] = _stream(url, "clusters", _members(stars, table))
+            rows["clusters"] = write_tables(
+                paths.join(url, "clusters.parquet"), _members(stars, table)
+            )
     parts = iterate_parts(paths.join(url, "stars"))
-    rows["references"] = _stream(url, "references", map(_with_reference, parts))
+    rows["references"] = write_tables(
+        paths.join(url, "references.parquet"), map(_with_reference, parts)
+    )
     write_json(marker, rows)
-
-
-def _stream(url: str, name: str, tables: Iterable[pa.Table]) -> int:
-    """Write tables one after another into one Parquet file; return its rows."""
-    rows, parts = 0, iter(tables)
-    first = next(parts)
-    with (
-        streams.written(paths.join(url, f"{name}.parquet")) as sink,
-        pq.ParquetWriter(sink, first.schema, compression="zstd") as writer,
-    ):
-        for part in chain([first], parts):
-            writer.write_table(part.cast(first.schema))
-            rows += part.num_rows
-    return rows
 
 
 def _listed(table: CalibrateTable) -> Iterator[pa.Table]:

@@ -326,13 +326,7 @@ def verify_catalog(url: str) -> list[str]:
     """
     folder = catalog_folder(url)
     manifest = read_json(paths.join(folder, MANIFEST))
-    problems = []
-    for name, wanted in manifest["objects"].items():
-        target = paths.join(folder, paths.below(name))
-        if not paths.exists(target):
-            problems.append(f"{target}: named by the manifest, but missing")
-        elif (found := streams.sha256(target)) != wanted:
-            problems.append(f"{target}: sha256 {found[:12]}..., the manifest says {wanted[:12]}...")
+    problems = streams.differing(folder, manifest["objects"], "it was published")
     if not problems and (n := open_catalog(folder).count_rows()) != manifest["rows"]:
         problems.append(f"{folder}: {n} rows, the manifest says {manifest['rows']}")
     return problems

@@ -1,4 +1,12 @@
-"""Write what a block made and commit it, once: an attempt that comes second writes nothing."""
+"""Write what a block made and commit it, once: an attempt that comes second writes nothing.
+
+It looks for a commit before it writes. Parts are named by their attempt, but a shard has one name:
+an attempt that looked, was held up and goes on when another has committed writes over that one's.
+Of the same input it writes the same bytes. Of another, as of a file that changed meanwhile, it
+withdraws the commit and does the block again (`Ledger.commit`), so that what is committed is whole.
+If it is killed before that, shards differ from their commit: `verify` says so, `verify --mend` has
+them made anew.
+"""
 
 from collections.abc import Callable, Mapping
 

@@ -14,7 +14,7 @@ import obstore
 
 from scalespec.errors import StoreError
 from scalespec.store import paths
-from scalespec.store.listing import Entry, as_entry
+from scalespec.store.listing import Entry, as_entry, holds_files
 
 GETS_IN_FLIGHT = 32
 """Objects fetched at once by one worker: a bucket's latency is hidden, its bandwidth not wasted."""
@@ -107,7 +107,39 @@ def _granted(found: os.stat_result) -> int:
     return found.st_mode
 
 
-def fetch(urls: Sequence[str], in_flight: int | None = None) -> list[Fetched]:
+def refuse_vanished(missing: Sequence[str], roots: Sequence[str]) -> None:
+    """Refuse to take files for missing when a folder above them, their root, holds none at all.
+
+    A disk that is not mounted, or a wrong bind, is an empty folder or none. A file that is missing
+    alone leaves others in its root. Where nothing is missing, nothing is asked of disk or bucket.
+
+    Parameters
+    ----------
+    missing : sequence of str
+        Files that are not there.
+    roots : sequence of str
+        Folders or prefixes, without options, that files were planned under; those above none of
+        the missing files are not looked at.
+
+    Raises
+    ------
+    StoreError
+        If a root is gone or empty.
+    """
+    places = {os.path.normpath(paths.plain(url)): url for url in missing} if roots else {}
+    for root in roots:
+        above = os.path.normpath(root).rstrip("/") + "/"
+        url = next((url for place, url in places.items() if place.startswith(above)), None)
+        if url is not None and not holds_files(root + url[len(paths.plain(url)) :]):
+            raise StoreError(
+                f"{root}: gone or empty, though {url} was planned below it: mount it (or give "
+                "access to it) as it was, then run again with --retry-failed"
+            )
+
+
+def fetch(
+    urls: Sequence[str], in_flight: int | None = None, roots: Sequence[str] = ()
+) -> list[Fetched]:
     """Read many objects at once; one that is not there or closed to us is its error, in its place.
 
     Files of a disk that answers within `PROMPT_S` are read one after another: threads would cost
@@ -118,12 +150,14 @@ def fetch(urls: Sequence[str], in_flight: int | None = None) -> list[Fetched]:
     urls : sequence of str
     in_flight : int, optional
         How many at once: `GETS_IN_FLIGHT` of a bucket, `READS_IN_FLIGHT` of a slow disk.
+    roots : sequence of str
+        What must hold files for one to be missing: see `refuse_vanished`.
 
     Raises
     ------
     StoreError
         If one cannot be read for a reason that may pass (`is_lasting`); what follows is not asked
-        for.
+        for. If one is missing, and its root holds no file.
     """
     remote = any(map(paths.is_remote, urls))
     n = min(in_flight or (GETS_IN_FLIGHT if remote else READS_IN_FLIGHT), len(urls))
@@ -151,4 +185,10 @@ def fetch(urls: Sequence[str], in_flight: int | None = None) -> list[Fetched]:
         with ThreadPoolExecutor(left) as pool:
             for done in [pool.submit(work) for _ in range(left)]:
                 done.result()
+    refuse_vanished([url for url, one in zip(urls, found, strict=True) if _is_missing(one)], roots)
     return found
+
+
+def _is_missing(found: Fetched) -> bool:
+    """Whether there is no file, rather than one that is closed to us."""
+    return isinstance(found, StoreError) and not isinstance(found.__cause__, PermissionError)

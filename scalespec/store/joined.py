@@ -2,15 +2,14 @@
 
 import io
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scalespec.errors import StoreError
 from scalespec.store import paths, streams
-
-ROW_GROUP_ROWS = 65_536
-"""A row group is as many whole parts as reach this."""
+from scalespec.store.formats import row_groups
 
 
 def join_parquet(url: str, parts: Iterable[str]) -> int:
@@ -37,7 +36,7 @@ def join_parquet(url: str, parts: Iterable[str]) -> int:
 
 
 def write_tables(url: str, tables: Iterable[pa.Table]) -> int:
-    """Write tables with the same columns to one file, as `join_parquet` does with parts.
+    """Write tables with the same columns, of the first one's types, as `join_parquet` does parts.
 
     Raises
     ------
@@ -48,12 +47,12 @@ def write_tables(url: str, tables: Iterable[pa.Table]) -> int:
     first = next(rest, None)
     if first is None:
         raise StoreError(f"{url}: there are no parts to join")
-    rows = 0
+    rows, alike = 0, (table.cast(first.schema) for table in chain([first], rest))
     with (
         streams.written(url) as sink,
         pq.ParquetWriter(sink, first.schema, compression="zstd") as writer,
     ):
-        for group in _row_groups(first, rest):
+        for group in row_groups(alike):
             writer.write_table(group, row_group_size=max(group.num_rows, 1))
             rows += group.num_rows
     return rows
@@ -74,13 +73,3 @@ def _tables(parts: Iterable[str]) -> Iterator[pa.Table]:
                 "or other types; remove the parts and write them anew"
             )
         yield table
-
-
-def _row_groups(first: pa.Table, rest: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    held = [first]
-    for table in rest:
-        if sum(t.num_rows for t in held) >= ROW_GROUP_ROWS:
-            yield pa.concat_tables(held).combine_chunks()
-            held = []
-        held.append(table)
-    yield pa.concat_tables(held).combine_chunks()

@@ -166,6 +166,13 @@ class Ledger:
         BlockResult
             The record that stands. A create that is refused may be our own earlier success whose
             answer was lost, so the record is read back rather than believed lost.
+
+        Raises
+        ------
+        StoreError
+            If another attempt was first and made something else, as of a file that changed between
+            the two. What both wrote under one name, shards, is now of the one or of the other: the
+            record is withdrawn, and who tries again writes and commits the block as a whole.
         """
         record = asdict(result) | {"start": block.start, "stop": block.stop}
         if write_json(self._commit_url(block), record, create=True):
@@ -173,6 +180,12 @@ class Ledger:
         standing = self.committed(block)
         if standing is None:
             raise StoreError(f"{self._commit_url(block)}: exists, yet cannot be read")
+        if _shared(standing) != _shared(result):
+            self.withdraw(block.index)
+            raise StoreError(
+                f"{self._commit_url(block)}: withdrawn: another attempt committed other content "
+                "while this one wrote over it; the block is to be done again"
+            )
         return standing
 
     def withdraw(self, index: int) -> None:
@@ -191,6 +204,12 @@ class Ledger:
         left = [index for index in failed if index not in done]
         records = each(read_json, (failed[index] for index in left))
         return {i: str(record.get("error", "")) for i, record in zip(left, records, strict=True)}
+
+
+def _shared(result: BlockResult) -> dict[str, str]:
+    """Return the objects whose names are the same of every attempt."""
+    own = result.attempt  # "" of stages whose attempts have no names
+    return {key: sha for key, sha in result.objects.items() if not own or own not in key}
 
 
 def _as_result(url: str, record: Mapping[str, Any]) -> BlockResult:
@@ -230,3 +249,46 @@ def current(workspace: str, folder: str) -> dict[str, Any] | None:
     if record is not None:
         paths.below(str(record.get("digest", "none")))
     return record
+
+
+def is_digest(name: str) -> bool:
+    """Whether a folder is named by what it depends on.
+
+    Examples
+    --------
+    >>> is_digest("0123456789abcdef"), is_digest("visits")
+    (True, False)
+    """
+    return len(name) == 16 and set(name) <= set("0123456789abcdef")
+
+
+def note_step(workspace: str, place: str) -> None:
+    """Keep in a stage's folder that a step of its own stores below it, for `own_steps`.
+
+    Parameters
+    ----------
+    workspace : str
+    place : str
+        The step's folder below the workspace, ``<stage>/<digest>/<step>``; of a stage itself,
+        ``<stage>/<digest>``, nothing is kept.
+    """
+    parts = place.split("/")
+    depth = next((i for i, part in enumerate(parts, 1) if is_digest(part)), len(parts))
+    if inside := parts[depth:]:
+        url = paths.join(workspace, *parts[:depth], "steps.json")
+        name = " ".join(part for part in inside if not is_digest(part))
+        before = find_json(url) or {}
+        if before.get(name) != "/".join(inside):
+            write_json(url, {**before, name: "/".join(inside)})
+
+
+def own_steps(folder: str) -> dict[str, str]:
+    """Return the folders of a stage's own steps by their names; of several runs, the last one's.
+
+    Raises
+    ------
+    StoreError
+        If their record is damaged, or leads out of the folder.
+    """
+    record = find_json(paths.join(folder, "steps.json")) or {}
+    return {name: paths.join(folder, paths.below(str(place))) for name, place in record.items()}

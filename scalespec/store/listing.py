@@ -105,6 +105,25 @@ def entry(url: str) -> Entry:
     return Entry(url, -1, 0.0) if meta is None else as_entry(url, meta)
 
 
+def holds_files(url: str) -> bool:
+    """Whether one file at least lies below a folder or a prefix of a bucket, at any depth.
+
+    A folder that cannot be listed holds none: nobody could read its files.
+    """
+    if not paths.is_remote(url):
+        return _holds_files(str(paths.local_path(url)))
+    with paths.explained(url):
+        store, key = paths.opened(url)
+        first = paths.persistent(lambda: next(iter(obstore.list(store, key or None)), ()))
+    return bool(first)
+
+
+def _holds_files(folder: str) -> bool:
+    with suppress(OSError), os.scandir(folder) as found:  # its first name is soon there
+        return any(not item.is_dir() or _holds_files(item.path) for item in found)
+    return False
+
+
 def identify(urls: Sequence[str]) -> list[Entry]:
     """Return what is known of each of many objects, in their order; see `entry`.
 

@@ -7,14 +7,11 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import duckdb
 import pyarrow as pa
 
 from scalespec.errors import StoreError
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
 
 MEMORY_BYTES = 1 << 30
 """DuckDB's share of memory; beyond it joins go through the disk."""
@@ -27,7 +24,7 @@ class StarTable:
     Rows have ``row`` (int64, unique), ``star`` (int64 or str), ``snr`` and whatever else.
     """
 
-    def __init__(self, connection: "DuckDBPyConnection", columns: Sequence[str]) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> None:
         self._connection = connection
         self._columns = tuple(columns)
 
@@ -106,7 +103,7 @@ class StarTable:
 
 
 def _load(
-    connection: "DuckDBPyConnection", name: str, tables: Iterable[pa.Table]
+    connection: duckdb.DuckDBPyConnection, name: str, tables: Iterable[pa.Table]
 ) -> tuple[str, ...]:
     """Stream tables into one of the database; return its columns."""
     parts = iter(tables)
@@ -142,12 +139,8 @@ def opened_stars(
     Raises
     ------
     StoreError
-        If there is no table, DuckDB is not installed, or the disk is full.
+        If there is no table, or the disk is full.
     """
-    try:
-        import duckdb
-    except ImportError as error:
-        raise StoreError("pairs are joined by DuckDB: pip install duckdb") from error
     with tempfile.TemporaryDirectory(prefix="scalespec-stars-") as folder:
         settings: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": f"{memory_bytes >> 20}MiB",

@@ -2,13 +2,15 @@
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import obstore
 
+from scalespec.errors import StoreError
 from scalespec.store import paths
+from scalespec.store.together import each
 
 if TYPE_CHECKING:
     from obstore import ReadableFile, WritableFile
@@ -105,9 +107,51 @@ def opened(url: str) -> Iterator[Source]:
 
 
 def sha256(url: str) -> str:
-    """Return the SHA-256 of an object in hex, without holding it in memory."""
-    total = hashlib.sha256()
-    with opened(url) as source:
-        while piece := source.read(READ_BYTES):
+    """Return the SHA-256 of an object in hex, without holding it in memory.
+
+    Raises
+    ------
+    StoreError
+        If it is not there or cannot be read.
+    """
+
+    def read() -> str:
+        total = hashlib.sha256()
+        if not paths.is_remote(url):  # any file name is good here, as of `paths.read_bytes`
+            with paths.local_path(url).open("rb") as file:
+                return hashlib.file_digest(file, lambda: total).hexdigest()
+        for piece in obstore.get(*paths.opened(url)).stream(READ_BYTES):
             total.update(piece)
-    return total.hexdigest()
+        return total.hexdigest()
+
+    with paths.explained(url):
+        return paths.persistent(read)
+
+
+def differing(url: str, objects: Mapping[str, str], since: str) -> list[str]:
+    """Read objects of a folder back, and say which are not there or not what they were.
+
+    Parameters
+    ----------
+    url : str
+        The folder.
+    objects : mapping of str to str
+        SHA-256 by key.
+    since : str
+        When they were that, as "its commit".
+
+    Returns
+    -------
+    list of str
+        A sentence each; none if all is well.
+    """
+
+    def problem(item: tuple[str, str]) -> str:
+        target = paths.join(url, paths.below(item[0]))
+        try:
+            found = sha256(target)
+        except StoreError as error:
+            return str(error)
+        return f"{target} changed since {since} (sha256 {found[:12]}...)" * (found != item[1])
+
+    return list(filter(None, each(problem, objects.items())))

@@ -15,12 +15,15 @@ import xarray as xr
 from obstore.exceptions import AlreadyExistsError
 
 from scalespec.config import IngestTable, RunConfig, RunTable
+from scalespec.engines import worker
 from scalespec.errors import StoreError
 from scalespec.plan import Block, BlockResult, plan_blocks
 from scalespec.run import run
 from scalespec.stages import folders
-from scalespec.stages.ingest import write_raw
+from scalespec.stages import ingest as ingest_stage
+from scalespec.stages.ingest import ingest, write_raw
 from scalespec.store import paths
+from scalespec.store.fixed import find_strays
 from scalespec.store.ledger import Ledger, current
 from scalespec.store.spectra import create_spectra, read_spectra, write_spectra
 
@@ -208,6 +211,58 @@ def test_a_late_writer_leaves_what_is_committed(tmp_path):
     never_read = (None, None)
     assert write_raw(BLOCK, never_read, str(tmp_path)) == standing
     assert paths.list_keys(str(tmp_path)) == ["commits/000000.json"]
+
+
+def _ingest_of(tmp_path, files):
+    """Return the stage that reads files in blocks of four."""
+    run_table = RunTable(name="t", workspace=f"{tmp_path}/work", spectra_per_block=4)
+    return next(ingest(RunConfig(run=run_table, ingest=IngestTable(files=str(files)))))
+
+
+@pytest.mark.parametrize("lost", ["one", "all"])  # a shard is another one, or there is none
+def test_a_late_attempt_that_wrote_other_content_does_its_block_again(
+    tmp_path, write_survey, monkeypatch, lost
+):
+    """Its files change while it is away, another attempt reads and commits them, it wakes."""
+    written = sorted(write_survey(tmp_path / "raw", 4))
+    stage = _ingest_of(tmp_path, tmp_path / "raw")
+    write, others = ingest_stage.write_arms, []
+
+    def late(*what):
+        monkeypatch.setattr(ingest_stage, "write_arms", write)
+        for path in written[: 1 if lost == "one" else 4]:
+            path.write_bytes(b"no FITS any more")
+        made = stage.compute(None, stage.read(stage.blocks[0]))
+        others.append(stage.write(stage.blocks[0], made))
+        return write(*what)
+
+    monkeypatch.setattr(ingest_stage, "write_arms", late)
+    monkeypatch.setattr(worker, "PAUSE_S", 0.0)
+    (report,) = worker.run_blocks(stage, stage.blocks)
+    assert report.ok
+    standing = Ledger(stage.url).commits()[0]
+    assert standing == report.result != others[0]
+    for key, sha256 in standing.objects.items():
+        assert paths.sha256(paths.read_bytes(paths.join(stage.url, key))) == sha256, key
+    assert find_strays(f"{stage.url}/spectra.zarr", {0: standing}) == {}
+
+
+def test_files_of_a_disk_that_is_unmounted_fail_their_blocks_until_it_is_mounted(
+    tmp_path, write_survey
+):
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    write_survey(tmp_path / "disk", 4)
+    mount("--bind", str(tmp_path / "disk"), str(folder))
+    try:
+        stage = _ingest_of(tmp_path, folder)
+        subprocess.run(["umount", folder], check=True)
+        with pytest.raises(StoreError, match=f"{folder}: gone or empty, though "):
+            stage.read(stage.blocks[0])
+        mount("--bind", str(tmp_path / "disk"), str(folder))
+        assert all(isinstance(piece.content, bytes) for piece in stage.read(stage.blocks[0]))
+    finally:
+        subprocess.run(["umount", folder], check=False)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Files that cannot be read for a while: no row says for good that there is none."""
 
 import os
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -11,7 +12,7 @@ from survey_files import write_files
 from scalespec.config import IngestTable, RunConfig, RunTable
 from scalespec.engines import worker
 from scalespec.errors import StoreError
-from scalespec.run import run
+from scalespec.run import Runner, run
 from scalespec.schema import SpectrumStatus
 from scalespec.stages import folders, inputs
 from scalespec.stages import ingest as ingest_stage
@@ -192,3 +193,115 @@ def test_a_container_that_is_still_damaged_is_a_row_of_its_damage(containers):
     path.write_bytes(path.read_bytes()[:5000])
     assert run(config, engine="local").exit_code == 0
     assert _status(config) == [SpectrumStatus.TRUNCATED]
+
+
+class Mount:
+    """A disk of survey files that is taken away and given back, as `mount` does it."""
+
+    def __init__(self, point, disk):
+        self.point, self.disk = point, disk
+
+    def leave(self, how):
+        self.point.rename(self.disk)
+        if how == "empty":  # a mount point is a folder like any other
+            self.point.mkdir()
+        elif how == "of empty folders":
+            (self.point / "lamost" / "dr10").mkdir(parents=True)
+
+    def come_back(self):
+        if self.point.exists():
+            shutil.rmtree(self.point)
+        self.disk.rename(self.point)
+
+
+@pytest.fixture
+def mount(tmp_path):
+    """Where a run's files lie."""
+    (tmp_path / "raw").mkdir(exist_ok=True)
+    return Mount(tmp_path / "raw", tmp_path / "elsewhere")
+
+
+@pytest.fixture
+def _prompt(monkeypatch):
+    monkeypatch.setattr(worker, "PAUSE_S", 0.0)
+
+
+def _run_without(config, mount, how):
+    """Plan with the mount, read without; the plan stands, as of a mount that goes amid a run."""
+    (stage,) = ingest(config)
+    mount.leave(how)
+    runner = Runner(config, "local")
+    runner.map(stage)
+    runner.close()
+    return runner.summary
+
+
+@pytest.mark.usefixtures("_prompt")
+@pytest.mark.parametrize("how", ["gone", "empty", "of empty folders"])
+def test_blocks_of_a_mount_that_vanished_fail_by_its_name_and_are_mended(config, mount, how):
+    lost = _run_without(config, mount, how)
+    assert lost.exit_code == 3
+    assert set(lost.failed["ingest"]) == {0, 1}
+    for why in lost.failed["ingest"].values():
+        assert f"{mount.point}: gone or empty" in why
+        assert "mount it" in why
+        assert "--retry-failed" in why
+    assert Ledger(folders.raw_url(config)).commits() == {}
+    mount.come_back()
+    assert run(config, engine="local", retry_failed=True).exit_code == 0
+    assert _status(config) == [0] * N
+
+
+@pytest.mark.usefixtures("_prompt")
+def test_each_of_two_mounts_is_missed_by_itself(tmp_path, write_survey, mount):
+    write_survey(tmp_path / "raw", N)
+    write_survey(tmp_path / "zone", PER_BLOCK)
+    config = _config(tmp_path, [f"{tmp_path}/raw", f"{tmp_path}/zone/**/*.fits"])
+    lost = _run_without(config, mount, "empty")
+    assert set(lost.failed["ingest"]) == {0, 1}
+    assert set(Ledger(folders.raw_url(config)).commits()) == {2}  # the other mount's
+
+
+def test_a_folder_of_a_root_that_is_gone_is_rows(config, tmp_path):
+    """As a plate that nobody fetched: the root still holds others."""
+    plan_inputs(config)
+    folder = min((tmp_path / "raw").rglob("*.fits")).parent
+    n = len(list(folder.iterdir()))
+    assert 0 < n < N
+    shutil.rmtree(folder)
+    assert run(config, engine="local").exit_code == 0
+    assert _status(config).count(SpectrumStatus.MISSING) == n
+
+
+def test_roots_are_looked_at_only_for_files_that_are_missing(config, monkeypatch):
+    looked = []
+    monkeypatch.setattr(fetch, "holds_files", lambda url: looked.append(url) or True)
+    assert run(config, engine="local").exit_code == 0
+    assert looked == []
+
+
+@pytest.mark.usefixtures("_prompt")
+@pytest.mark.parametrize("large_bytes", [-1, 2**26])  # fetched when its turn comes, or before
+def test_a_container_of_a_mount_that_vanished_is_no_row(tmp_path, mount, monkeypatch, large_bytes):
+    monkeypatch.setattr(ingest_stage, "LARGE_BYTES", large_bytes)
+    (name,) = write_files(mount.point, "desi", 1)
+    (tmp_path / "list.txt").write_text(f"raw/{name}")
+    config = _config(tmp_path, f"@{tmp_path}/list.txt", "desi")
+    (why,) = _run_without(config, mount, "empty").failed["ingest"].values()
+    assert f"{(mount.point / name).parent}: gone or empty" in why
+    mount.come_back()
+    assert run(config, engine="local", retry_failed=True).exit_code == 0
+    assert _status(config) == [0] * 4
+
+
+def test_nothing_is_planned_of_a_list_whose_mount_is_not_there(tmp_path, mount):
+    """Its containers would be one row each, and that for good."""
+    (name,) = write_files(mount.point, "desi", 1)
+    (tmp_path / "list.txt").write_text(f"raw/{name}")
+    config = _config(tmp_path, f"@{tmp_path}/list.txt", "desi")
+    mount.leave("gone")
+    with pytest.raises(StoreError, match=r"gone or empty, though .* was planned below it"):
+        run(config, engine="local")
+    mount.come_back()
+    assert run(config, engine="local").exit_code == 0
+    assert _status(config) == [0] * 4

@@ -270,6 +270,22 @@ def test_a_listed_object_that_is_missing_keeps_its_row(config, bucket):
     assert result.counts == {"OK": 1, "MISSING": 1, "fallbacks": 0}
 
 
+def test_objects_of_a_prefix_that_is_gone_are_no_rows(config, bucket):
+    (stage,) = ingest(config.model_copy(update={"preprocess": None}))
+    prefix = config.ingest.files
+    kept = {key: paths.read_bytes(paths.join(prefix, key)) for key in paths.list_keys(prefix)}
+    first = min(kept)
+    paths.delete(paths.join(prefix, first))
+    assert sum(isinstance(piece.content, Exception) for piece in stage.read(stage.blocks[0])) == 1
+    paths.delete_keys(prefix, list(kept))
+    for block in stage.blocks:
+        with pytest.raises(StoreError, match=r"gone or empty, though s3://.* was planned below it"):
+            stage.read(block)
+    for key, content in kept.items():
+        paths.write_bytes(paths.join(prefix, key), content)
+    assert all(isinstance(piece.content, bytes) for piece in stage.read(stage.blocks[0]))
+
+
 def test_no_secret_travels_with_a_stage(config, secret):
     stage = next(ingest(config))
     stage.write(stage.blocks[0], stage.compute(None, stage.read(stage.blocks[0])))  # it was used

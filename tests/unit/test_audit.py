@@ -12,7 +12,6 @@ from scalespec.audit import audit_run
 from scalespec.cli import main
 from scalespec.plan import plan_blocks
 from scalespec.stages import folders
-from scalespec.stages.publish import publish
 from scalespec.store.catalog import write_part
 from scalespec.store.ledger import Ledger
 
@@ -85,21 +84,6 @@ def test_what_cannot_be_decoded_is_a_problem_and_no_end(config):
     problems, checked = audit_run(config)
     assert checked == 12
     assert any(line.startswith("ingest: block 1: ") for line in problems)
-
-
-def test_a_hats_form_that_lacks_rows_is_found(tiny, tmp_path):
-    config = fitted(tmp_path, '[publish]\nformats = ["hats"]\n')
-    assert audit_run(config)[0] == []  # there is no catalog yet
-    tiny.run_stage(publish(config))
-    assert audit_run(config) == ([], 5 * (N // PER_BLOCK))
-    (file,) = tmp_path.glob("work/catalog/*/hats/dataset/*/*/Npix=*.parquet")
-    pd.read_parquet(file).iloc[1:].to_parquet(file)
-    (said,) = audit_run(config)[0]
-    assert said.startswith("publish: ")
-    assert "hats: 11 rows, 12 of the catalog have a position" in said
-    file.unlink()
-    (said,) = audit_run(config)[0]
-    assert said.endswith("not found")
 
 
 def test_the_verb_says_it(config, tmp_path, monkeypatch):

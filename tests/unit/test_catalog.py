@@ -241,7 +241,7 @@ def test_verify_finds_a_changed_and_a_missing_object(whole):
     problems = verify_catalog(whole)
     assert len(problems) == 2
     assert "sha256" in problems[0]
-    assert "missing" in problems[1]
+    assert "not found" in problems[1]
 
 
 def test_an_object_that_fails_half_way_does_not_appear(folder, monkeypatch):

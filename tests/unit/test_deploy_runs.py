@@ -33,6 +33,7 @@ def plan(monkeypatch):
     monkeypatch.setattr(status, "check_inputs", lambda _: None)
     monkeypatch.setattr(status, "count_inputs", lambda _: (1000, 41_000_000))
     monkeypatch.setattr(status, "count_spectra", lambda _: 1000)
+    monkeypatch.setattr(status, "made_anew", lambda _: {})
     monkeypatch.setattr(status, "arm_names", lambda _: ())
     monkeypatch.setattr(status, "read_spectra", lambda *_: {})
 

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from scalespec.errors import StoreError
-from scalespec.store import joined
+from scalespec.store import formats
 from scalespec.store.joined import join_parquet
 from scalespec.store.tables import read_table, write_table
 
@@ -32,7 +32,7 @@ def test_rows_are_those_of_the_parts_in_order(tmp_path, parts):
 
 
 def test_row_groups_are_whole_parts(tmp_path, parts, monkeypatch):
-    monkeypatch.setattr(joined, "ROW_GROUP_ROWS", 4)
+    monkeypatch.setattr(formats, "ROW_GROUP_ROWS", 4)
     url = str(tmp_path / "all.parquet")
     join_parquet(url, parts)
     groups = pq.ParquetFile(url).metadata
@@ -71,7 +71,7 @@ def test_no_parts_are_an_error(tmp_path):
 
 
 def test_memory_does_not_grow_with_the_number_of_parts(tmp_path, monkeypatch):
-    monkeypatch.setattr(joined, "ROW_GROUP_ROWS", 4000)
+    monkeypatch.setattr(formats, "ROW_GROUP_ROWS", 4000)
     url = str(tmp_path / "part.parquet")
     write_table(url, {f"x{i}": np.random.default_rng(i).random(2000) for i in range(20)})
     size = 20 * 2000 * 8

@@ -16,9 +16,9 @@ DONE = BlockReport(
 LOST = BlockReport(BLOCK, None, 'ValueError: a "quoted"\nreason', 0.5, "host:8")
 EVENTS = [
     Progress("fit", 4, 1),
-    Progress("fit", 4, 0, 10, DONE),
-    Progress("fit", 4, 0, 10, LOST),
-    Progress("fit", 4, 0, 10, DONE),
+    Progress("fit", 4, 0, DONE),
+    Progress("fit", 4, 0, LOST),
+    Progress("fit", 4, 0, DONE),
 ]
 
 

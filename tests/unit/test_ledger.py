@@ -10,6 +10,8 @@ from scalespec.store.ledger import (
     Ledger,
     current,
     find_json,
+    note_step,
+    own_steps,
     read_json,
     set_current,
     stage_url,
@@ -37,6 +39,35 @@ def test_the_second_of_two_attempts_is_told_what_stands(ledger):
     late = BlockResult(8, {"parts/000000-b.parquet": "11"}, {}, "b")
     assert ledger.commit(FIRST, late) == RESULT
     assert ledger.commits() == {0: RESULT}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"x.zarr/c/0": "1"}, {"x.zarr/c/0": "2"}),
+        ({"x.zarr/c/0": "1"}, {}),  # of nothing but fill values: the shard is gone
+        ({}, {"x.zarr/c/0": "1"}),
+    ],
+)
+def test_of_two_attempts_that_made_different_shards_none_is_committed_until_one_tries_again(
+    ledger, first, second
+):
+    one, two = (
+        BlockResult(8, shards | {f"index/{attempt}": "0"}, {}, attempt)
+        for shards, attempt in ((first, "aa"), (second, "bb"))
+    )
+    ledger.commit(FIRST, one)
+    with pytest.raises(StoreError, match=r"000000\.json: withdrawn: another attempt"):
+        ledger.commit(FIRST, two)
+    assert ledger.done() == set()
+    assert ledger.commit(FIRST, two) == two
+
+
+def test_an_attempt_that_made_the_same_shards_leaves_the_first_its_record(ledger):
+    shards = {"x.zarr/c/0": "1"}
+    one, two = (BlockResult(8, shards | {f"index/{a}": a}, {}, a) for a in ("aa", "bb"))
+    ledger.commit(FIRST, one)
+    assert ledger.commit(FIRST, two) == one
 
 
 def test_done_counts_commits_and_nothing_else(ledger, tmp_path):
@@ -129,3 +160,21 @@ def test_json_is_the_same_bytes_for_the_same_record(tmp_path):
     write_json(f"{tmp_path}/a", {"b": 1, "a": 2})
     write_json(f"{tmp_path}/b", {"a": 2, "b": 1})
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_stage_knows_the_last_of_each_of_its_own_steps(tmp_path):
+    stage, old, new = (f"spectra/{letter * 16}" for letter in "abc")
+    for place in (stage, f"{stage}/statistics", f"{stage}/pairs/{old[8:]}/all"):
+        note_step(str(tmp_path), place)
+    note_step(str(tmp_path), f"{stage}/pairs/{new[8:]}/all")
+    assert own_steps(f"{tmp_path}/{stage}") == {
+        "statistics": f"{tmp_path}/{stage}/statistics",
+        "pairs all": f"{tmp_path}/{stage}/pairs/{new[8:]}/all",
+    }
+    assert own_steps(f"{tmp_path}/{old}") == {}
+
+
+def test_a_step_that_leads_out_of_its_stage_is_refused(tmp_path):
+    write_json(f"{tmp_path}/steps.json", {"statistics": "../../other"})
+    with pytest.raises(StoreError, match="leads out of its folder"):
+        own_steps(str(tmp_path))

@@ -11,8 +11,10 @@ from fitted_run import write_fitted
 
 from scalespec.errors import StageError
 from scalespec.plan import BlockResult, plan_blocks
+from scalespec.run import Runner
 from scalespec.stages import folders, partitioned
 from scalespec.stages.publish import publish
+from scalespec.status import verify_run
 from scalespec.store import paths
 from scalespec.store.catalog import verify_catalog
 from scalespec.store.ledger import Ledger
@@ -58,6 +60,13 @@ def first_night(config, tiny):
     tiny.run_stage(publish(config))
     assert json.loads((folder_of(config) / "manifest.json").read_text())["missing_blocks"] == [LATE]
     bring_back()
+
+
+def run_publish(config):
+    """Publish as a run does."""
+    runner = Runner(config, "local")
+    runner.run(["publish"])
+    assert runner.summary.exit_code == 0
 
 
 def partition_files(config):
@@ -183,11 +192,55 @@ def test_a_worker_of_an_earlier_plan_that_commits_late_ends_in_no_catalog(config
     assert_whole(config)
 
 
-def test_rows_that_a_partition_lacks_are_said(config_of, tiny):
-    config = config_of(FEW)
-    tiny.run_stage(publish(config))
-    file = partition_files(config)[0]
-    table = pd.read_parquet(file)
-    table.iloc[2:].to_parquet(file)
-    (said,) = partitioned.verify_hats(str(folder_of(config)))
-    assert "hats: 37 rows, 39 of the catalog have a position; delete " in said
+def problems_of(config, **how):
+    """What `verify` says of the catalog; of the rest, which no run made, it says that."""
+    found = verify_run(config, **how)[0]
+    return [line for line in found if line.startswith("publish: ")]
+
+
+def test_rows_that_partitions_lack_are_counted_by_verify(config_of):
+    """As of a version that left out what came late: every checksum is right."""
+    config = config_of(MANY)
+    run_publish(config)
+    assert problems_of(config) == []
+    manifest = folder_of(config) / "manifest.json"
+    record = json.loads(manifest.read_text())
+    lost = next(key for key in record["objects"] if "Npix=" in key)
+    n = pq.read_metadata(folder_of(config) / lost).num_rows
+    del record["objects"][lost]
+    manifest.write_text(json.dumps(record))
+    (said,) = problems_of(config)
+    assert f"hats: {39 - n} rows in {len(partition_files(config)) - 1} partitions, 39 of" in said
+
+
+def test_rows_that_the_metadata_of_partitions_lacks_are_counted(config_of):
+    """Readers know partitions by it alone."""
+    config = config_of(MANY)
+    run_publish(config)
+    url = folder_of(config) / "hats" / "dataset" / "_metadata"
+    pq.write_table(pq.read_table(partition_files(config)[0]), url)
+    manifest = folder_of(config) / "manifest.json"
+    record = json.loads(manifest.read_text())
+    record["objects"]["hats/dataset/_metadata"] = paths.sha256(url.read_bytes())
+    manifest.write_text(json.dumps(record))
+    (said,) = problems_of(config)
+    assert " rows in dataset/_metadata, 39 of the catalog have a position" in said
+
+
+@pytest.mark.parametrize("how", ["gone", "changed"])
+def test_a_partition_that_verify_mends_is_made_anew_to_the_same_bytes(config_of, how):
+    config = config_of(MANY)
+    run_publish(config)
+    file = partition_files(config)[1]
+    whole = file.read_bytes()
+    if how == "gone":
+        file.unlink()
+    else:
+        pd.read_parquet(file).iloc[:1].to_parquet(file)
+    said, withdrawn = problems_of(config, mend=True)
+    assert str(file) in said
+    assert withdrawn.endswith("the next run makes it anew")
+    run_publish(config)
+    assert file.read_bytes() == whole
+    assert problems_of(config) == []
+    assert_whole(config)

@@ -27,7 +27,7 @@ def scaling():
 def ended(watch, *workers):
     for i, worker in enumerate(workers):
         report = BlockReport(Block("spectrum", i, i, i + 1), BlockResult(1, {}), "", 1.0, worker)
-        watch(Progress("fit", 9, 0, 1, report))
+        watch(Progress("fit", 9, 0, report))
 
 
 def test_workers_are_warm_when_the_last_has_ended_its_first_block(scaling):
@@ -68,7 +68,7 @@ def test_what_a_stage_computes_alone_is_timed_without_its_reading(scaling, monke
         write=None, setup=lambda: "model", runs_on="ray",
     )  # fmt: skip
     monkeypatch.setattr(scaling, "load_config", lambda _: None)
-    monkeypatch.setattr(scaling, "_stages", lambda *_: iter([stage]))
+    monkeypatch.setattr(scaling, "first_stage", lambda *_: stage)
     rates = []
     queue, nobody = SimpleNamespace(put=rates.append), SimpleNamespace(wait=lambda: None)
     scaling.computed("", "fit", nobody, queue)

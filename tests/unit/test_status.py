@@ -172,6 +172,23 @@ def test_verify_finds_a_missing_object(config):
     assert verify_run(config)[0] == [f"preprocess: block 1: {shard(config)}: not found"]
 
 
+def test_verify_finds_a_shard_that_its_block_did_not_leave(config):
+    """As an attempt does that is killed while it writes over a block of nothing but fill values."""
+    ledger = Ledger(folders.spectra_url(config))
+    store = Path(ledger.url, "spectra.zarr")
+    named = {key.split("/")[1] for key in ledger.commits()[1].objects}
+    empty = min({path.parent.name for path in store.glob("*/zarr.json")} - named - {"wavelength"})
+    stray = store / empty / "c" / "1"
+    stray.parent.mkdir(parents=True, exist_ok=True)
+    stray.write_bytes((store / "snr" / "c" / "1").read_bytes())
+    (problem, withdrawn) = verify_run(config, mend=True)[0]
+    assert problem == f"preprocess: block 1: {stray}: there, and its commit does not name it"
+    assert withdrawn.endswith("the next run makes it anew")
+    assert run(config, engine="local").done == 1
+    assert not stray.exists()
+    assert verify_run(config)[0] == []
+
+
 @pytest.mark.parametrize("array", ["flux", "status"])
 def test_a_lost_shard_is_refused_and_one_that_never_was_is_not(config, array):
     """Zarr says fill values of both: of the one, spectra of nothing whose status is good."""
