@@ -94,12 +94,15 @@ def _stage_folders(config: RunConfig, stage: str) -> list[tuple[str, Callable[[]
     if stage == "preprocess" and config.preprocess is not None and config.preprocess.library:
         theory = partial(folders.theory_url, config)
         found.append(("preprocess library", theory))
+    if stage == "binaries":
+        found.append(("binaries singles", partial(folders.singles_url, config)))
     simple = {
         "ingest": folders.raw_url,
         "preprocess": folders.spectra_url,
         "infer": folders.first_url,
         "fit": folders.best_url,
         "posterior": folders.posterior_url,
+        "binaries": folders.binaries_url,
         "calibrate": folders.calibrated_url,
         "derive": folders.derived_url,
         "ages": folders.ages_url,
@@ -240,8 +243,8 @@ def _verify_block(url: str, index: int, found: list[str], *, mend: bool) -> list
 
 def _verify_rows(stage: str, index: int, rows: int, planned: int) -> list[str]:
     """Every planned spectrum has its row; matches are as many as there are."""
-    # a split, and chosen stars, have the rows that they have
-    if stage.startswith(("crossmatch", "compare", "posterior")):
+    # a split, chosen stars, and mocks have the rows that they have
+    if stage.startswith(("crossmatch", "compare", "posterior", "binaries singles")):
         return []
     return [f"block {index} holds {rows} rows, planned were {planned}"]
 

@@ -4,6 +4,7 @@ Below this a value is taken as good. Every field says under itself what it means
 """
 
 from scalespec.config.ages import AgesTable
+from scalespec.config.binaries import BinariesTable
 from scalespec.config.calibrate import (
     CalibrateTable,
     ClustersTable,
@@ -59,6 +60,7 @@ __all__ = [
     "STEPS",
     "SURVEY_BITS",
     "AgesTable",
+    "BinariesTable",
     "CalibrateTable",
     "CandidatesTable",
     "ClustersTable",

@@ -9,7 +9,7 @@ from typing import Any
 PATH_KEYS = frozenset(
     {
         *("workspace", "files", "catalog", "root", "library", "models", "truth", "source"),
-        *("description", "teacher", "gradients", "isochrones", "adapt"),
+        *("description", "teacher", "gradients", "isochrone", "isochrones", "adapt"),
     }
 )
 """Keys of tables that hold paths."""

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 from pydantic import BaseModel, ValidationError, model_validator
 
 from scalespec.config.ages import AgesTable
+from scalespec.config.binaries import BinariesTable
 from scalespec.config.calibrate import CalibrateTable
 from scalespec.config.compare import CompareTable
 from scalespec.config.crossmatch import CrossmatchTable
@@ -28,15 +29,17 @@ from scalespec.config.table import Table
 from scalespec.errors import ConfigError
 
 STAGES = (
-    *("ingest", "preprocess", "crossmatch", "train", "infer", "fit", "posterior"),
+    *("ingest", "preprocess", "crossmatch", "train", "infer", "fit", "posterior", "binaries"),
     *("calibrate", "derive", "ages", "publish", "report", "compare"),
 )
 """The verbs that `scalespec run` knows, in the order of the data."""
 SURVEY_TABLES = (
-    *("ingest", "crossmatch", "infer", "fit", "posterior"),
+    *("ingest", "crossmatch", "infer", "fit", "posterior", "binaries"),
     *("calibrate", "derive", "ages", "publish"),
 )
 """Tables that go by the rows of what [ingest] read."""
+NOT_OF_PAIRS = ("fixed", "tied", "kinds", "robust", "vsini_kms", "lsf_kms")
+"""Settings of [fit] that fits of two stars do not have, or whose chi2 does not compare."""
 
 
 class RunConfig(Table):
@@ -51,6 +54,7 @@ class RunConfig(Table):
     infer: InferTable | None = None
     fit: FitTable | None = None
     posterior: PosteriorTable | None = None
+    binaries: BinariesTable | None = None
     calibrate: CalibrateTable | None = None
     derive: DeriveTable | None = None
     ages: AgesTable | None = None
@@ -68,6 +72,7 @@ class RunConfig(Table):
             "infer": ("preprocess",),
             "fit": ("infer",),
             "posterior": ("fit",),
+            "binaries": ("fit",),
             "calibrate": ("fit",),
             "derive": ("fit",),
             "ages": ("fit",),
@@ -87,6 +92,7 @@ class RunConfig(Table):
         if self.train is not None and self.train.catalog and self.preprocess is None:
             raise ValueError("[train] on matched stars wants a [preprocess] table")
         self._pages_are_possible()
+        self._pairs_are_possible()
         if self.compare is not None and not self.compare.source and self.preprocess is None:
             raise ValueError("[compare] wants a source, or a [preprocess] table")
         self._sources_come_before()
@@ -183,6 +189,25 @@ class RunConfig(Table):
         for name in self.report.references:
             if name not in (self.crossmatch or {}):
                 raise ValueError(f"report.references names no [crossmatch.{name}] table")
+
+    def _pairs_are_possible(self) -> None:
+        """Refuse fits and models whose stars cannot be told from two."""
+        if self.binaries is None or self.fit is None:
+            return
+        if wrong := [name for name in NOT_OF_PAIRS if getattr(self.fit, name)]:
+            raise ValueError(
+                f"[binaries] knows no fits with {', '.join(wrong)}: leave that out of [fit], or "
+                "give [binaries] a run file of its own that does, with this workspace: all before "
+                "the fit is shared"
+            )
+        train, other = self.train, self.infer is not None and self.infer.models
+        if train is not None and not (other or train.teacher or train.adapt):
+            raise ValueError(
+                "[binaries] adds the light of two stars, which only spectra over the true "
+                "continuum allow; what [train] learns of a library or catalog is normalized as "
+                "[preprocess] normalizes: name an emulator of theory in infer.models, or learn "
+                "from one with train.teacher or train.adapt"
+            )
 
     def _sources_come_before(self) -> None:
         catalogs: set[str] = set()

@@ -15,6 +15,8 @@ OLDEST_GYR = 15.0
 """Where axes of age end; the universe is 13.8."""
 P_BINS = 20
 """Bins of a histogram of p-values."""
+POINTS = 400
+"""Steps that a cumulative distribution is drawn with."""
 
 
 MANY = 10
@@ -104,6 +106,37 @@ def variable_velocities(
     right.plot([0, high], [0, high], color=GREY, lw=0.8, ls="--")
     right.set(xscale="log", yscale="log")
     right.legend()
+    return figure
+
+
+@styled
+def gains(singles: FloatArray, stars: FloatArray, *, threshold: float, rate: float) -> Figure:
+    """Draw which share of mock single stars, and of stars, gain more chi2 by a second star.
+
+    Parameters
+    ----------
+    singles, stars : (n,), (m,) float
+        Gains of chi2; those below 1 are drawn at 1.
+    threshold : float
+        Above it, stars are two.
+    rate : float
+        Share of single stars that are above it.
+    """
+    figure = Figure(figsize=(5.4, 3.4), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlabel="gain of χ² by a second star", ylabel="share of stars that gain more")
+    if not len(singles) or not len(stars):
+        say_empty(axes, "no star was asked for")
+        return figure
+    for values, color, name in ((singles, GREY, "mock single stars"), (stars, BLUE, "stars")):
+        n = len(values)
+        places = np.unique(np.geomspace(1, n, POINTS).astype(int))  # from the greatest gain on
+        gain = np.sort(values)[::-1][places - 1]
+        axes.step(np.maximum(gain, 1.0), places / n, where="post", color=color, label=name)
+    axes.axvline(threshold, color=ORANGE, lw=1, ls="--", label=f"threshold, {threshold:.3g}")
+    axes.axhline(rate, color=INK, lw=0.8, ls=":")
+    axes.set(xscale="log", yscale="log")
+    axes.legend()
     return figure
 
 

@@ -18,6 +18,7 @@ from scalespec.models.grid import C_KMS
 
 _HC_OVER_K = 1.438776877e8
 """Second radiation constant [Å K] (CODATA 2018)."""
+_LN_10 = float(np.log(10))
 _REACH = 4
 _NODES = np.arange(-_REACH, _REACH + 1)
 _BLUR = 4 * LINE_SIGMA_PIXEL**2
@@ -227,14 +228,82 @@ class BinaryEmulator(Emulator):
         """Return flux (n, n_pixel) for scaled labels `x` (n, n_label)."""
         labels = (x.to(self.span.dtype) + 0.5) * self.span + self.minimum
         second, area = self.secondary(labels)
-        t = self.single.spec.labels.index("teff")
-        hot = torch.expm1(_HC_OVER_K / (self._wavelength * labels[:, t, None]))
-        cool = torch.expm1(_HC_OVER_K / (self._wavelength * second[:, t, None]))
+        hot, cool = (torch.expm1(one) for one in self._exponents(labels, second))
         light = (area[:, None] * hot / cool).to(x.dtype)  # secondary over primary
         faint = self.single.forward_scaled(self.single.scale(second))
-        moved = _moved(faint, torch.atanh(labels[:, -1] / C_KMS) / self._step)
+        moved = _moved(faint[:, None], *_weights(self._pixels(labels))[:2])[:, 0]
         bright = self.single.forward_scaled(x[:, :-2])
         return (bright + light * moved) / (1.0 + light)
+
+    def flux_and_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return flux (n, n_pixel) and its derivatives (n, n_label, n_pixel) by scaled labels.
+
+        Of F = (B + L M) / (1 + L), bright and moved: dF = (dB + L dM + (M - F) dL) / (1 + L).
+        """
+        labels = (x.to(self.span.dtype) + 0.5) * self.span + self.minimum
+        second, area = self.secondary(labels)
+        own, many = self._places(), second.shape[1]
+        hot, cool = self._exponents(labels, second)
+        light = area[:, None] * torch.expm1(hot) / torch.expm1(cool)
+        share = (light / (1.0 + light)).to(x.dtype)
+        bright, by_bright = self.single.flux_and_jacobian(x[:, :-2])
+        slopes = self._slopes(labels)
+        moved, by_moved = self._moved_and_jacobian(labels, second, slopes)
+        flux = bright + share * (moved - bright)
+        jacobian = share[:, None] * by_moved
+        jacobian[:, :many] += (1 - share)[:, None] * by_bright
+        # d ln L by the primary's teff and logg, and by q
+        by_hot, by_cool = (-u / (1 - torch.exp(-u)) / of[:, own[0], None]
+                           for u, of in ((hot, labels), (cool, second)))  # fmt: skip
+        by_both = -by_cool[:, None] * slopes[:, 0, :, None] - _LN_10 * slopes[:, 1, :, None]
+        by_teff = by_both[:, 0] + by_hot
+        by_q = by_both[:, 1] + 1 / labels[:, -2, None]
+        by_light = torch.stack([by_teff, torch.full_like(by_q, _LN_10), by_q], dim=1)
+        places = [*own, many]
+        by_light = (by_light * self.span[places][:, None]).to(x.dtype)
+        jacobian[:, places] += by_light * (share * (moved - flux))[:, None]
+        return flux, jacobian
+
+    def _moved_and_jacobian(
+        self, labels: Tensor, second: Tensor, slopes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the secondary's flux (n, P) at its velocity, and derivatives (n, K + 2, P)."""
+        (t, g), span = self._places(), self.span
+        faint, by_faint = self.single.flux_and_jacobian(self.single.scale(second))
+        whole, weight, change = _weights(self._pixels(labels))
+        both = _moved(torch.cat([faint[:, None], by_faint], dim=1), whole, weight)
+        moved, by_second = both[:, 0], both[:, 1:]
+        scaled = slopes * span[[t, -2]] / span[[t, g]][:, None]
+        followed = torch.einsum("njk,njp->nkp", scaled.to(moved), by_second[:, [t, g]])
+        by_velocity = span[-1] / C_KMS / (1 - (labels[:, -1] / C_KMS) ** 2) / self._step
+        by_dv = _moved(faint[:, None], whole, change * by_velocity[:, None])
+        by_moved = torch.cat([by_second, followed[:, 1:], by_dv], dim=1)
+        by_moved[:, t], by_moved[:, g] = followed[:, 0], 0.0  # the secondary has its own gravity
+        return moved, by_moved
+
+    def _places(self) -> tuple[int, int]:
+        """Return where among the labels temperature and gravity stand."""
+        names = self.single.spec.labels
+        return names.index("teff"), names.index("logg")
+
+    def _exponents(self, labels: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """Return h c / (λ k T) of primary and secondary, (n, P) both."""
+        t, _ = self._places()
+        scale = _HC_OVER_K / self._wavelength
+        return scale / labels[:, t, None], scale / second[:, t, None]
+
+    def _pixels(self, labels: Tensor) -> Tensor:
+        """Return by how many pixels (n,) the secondary stands to the red."""
+        return torch.atanh(labels[:, -1] / C_KMS) / self._step
+
+    def _slopes(self, labels: Tensor) -> Tensor:
+        """(n, 2, 2): derivatives of the secondary's teff and logg by the primary's teff, and q."""
+        mass, *values = self._table
+        teff, q = labels[:, self._places()[0]], labels[:, -2]
+        primary = _interpolate(teff, values[0], mass)
+        by_mass = torch.stack([_slope(primary * q, mass, one) for one in values], dim=1)
+        of_mass = torch.stack([_slope(teff, values[0], mass) * q, primary], dim=1)
+        return by_mass[:, :, None] * of_mass[:, None]
 
 
 def composite_starts(
@@ -255,23 +324,34 @@ def _interpolate(x: Tensor, xp: Tensor, fp: Tensor) -> Tensor:
     return fp[place - 1] + share * (fp[place] - fp[place - 1])
 
 
-def _moved(flux: Tensor, pixels: Tensor) -> Tensor:
-    """(n, P) flux moved by (n,) `pixels` towards the red; differentiable in both.
+def _slope(x: Tensor, xp: Tensor, fp: Tensor) -> Tensor:
+    """Return the derivative of `_interpolate` by `x`."""
+    place = torch.searchsorted(xp, x.contiguous()).clamp(1, len(xp) - 1)
+    return (fp[place] - fp[place - 1]) / (xp[place] - xp[place - 1])
+
+
+def _weights(pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(n,) pixels -> (n,) whole ones, (n, m) weights of a pixel's neighbors, their derivatives.
 
     Weights as in `models.base.shift_flux`, for any move, and without its check.
     """
-    n_pixel = flux.shape[1]
     whole = torch.floor(pixels.detach() + 0.5)
     fraction = pixels - whole  # -0.5 to 0.5
     system = np.exp(-(np.subtract.outer(_NODES, _NODES) ** 2) / _BLUR) + 100.0
     system += 1e-9 * np.eye(len(_NODES))
-    inverse = torch.tensor(np.linalg.inv(system), device=flux.device)
-    nodes = torch.tensor(_NODES, device=flux.device, dtype=torch.float64)
-    target = torch.exp(-((nodes + fraction.double()[:, None]) ** 2) / _BLUR) + 100.0
-    weight = (target @ inverse).to(flux.dtype)
-    base = torch.arange(n_pixel, device=flux.device) - whole.long()[:, None]
-    total = torch.zeros_like(flux)
-    for k, node in enumerate(_NODES):
-        index = (base + int(node)).clamp(0, n_pixel - 1)
-        total = total + weight[:, k, None] * flux.gather(1, index)
+    inverse = torch.tensor(np.linalg.inv(system), device=pixels.device)
+    away = torch.tensor(_NODES, device=pixels.device) + fraction.double()[:, None]
+    close = torch.exp(-(away**2) / _BLUR)
+    return whole.long(), (close + 100.0) @ inverse, (-2 / _BLUR * away * close) @ inverse
+
+
+def _moved(flux: Tensor, whole: Tensor, weight: Tensor) -> Tensor:
+    """(n, m, P) flux, m spectra of each star moved by its `_weights`; differentiable in both."""
+    n_pixel = flux.shape[2]
+    places = torch.arange(-_REACH, n_pixel + _REACH, device=flux.device) - whole[:, None]
+    index = places.clamp(0, n_pixel - 1)[:, None].expand(-1, flux.shape[1], -1)
+    wide, share = flux.gather(2, index), weight[:, :, None, None].to(flux.dtype)
+    total = share[:, 0] * wide[:, :, :n_pixel]
+    for k in range(1, len(_NODES)):
+        total = torch.addcmul(total, share[:, k], wide[:, :, k : k + n_pixel])
     return total

@@ -102,6 +102,13 @@ AGE_STATUS = {
 }
 """What each bit of ``age_status`` says."""
 
+BINARY_STATUS = {
+    "1 NOT_ASKED": "no fit of two stars was asked for",
+    "2 NO_FIT": "the fit of one star or of two failed",
+    "4 TWO_STARS": "two stars: they lower chi2 by more than chance does",
+    "8 DOUBTFUL": "two stars, but their fit has a flag: q means little",
+}
+"""What each bit of ``binary_status`` says; 0: one star is enough."""
 
 COLUMNS = {
     # name: (unit, description)
@@ -120,6 +127,9 @@ COLUMNS = {
     "continuum_median": ("", "median continuum, in the survey's unit of flux"),
     "label_cov": ("", "covariance of the labels: upper triangle, row by row"),
     "label_corr": ("", "correlation of the labels over 32767: upper triangle without diagonal"),
+    "binary_gain": ("", "chi2 of the fit of one star less that of two, as of white noise"),
+    "binary_q": ("", "mass ratio M2 / M1 of the fit of two stars; see binary_status"),
+    "binary_status": ("", "bits: whether it is two stars; 0: one is enough"),
     "calibration_status": ("", "bits: why calibrated labels may be no better; 0 is good"),
     "n_visit": ("", "spectra of this star with a good fit, this one among them"),
     "rv_scatter": ("km/s", "standard deviation of the star's velocities"),
@@ -186,6 +196,7 @@ NOTES = {
     "spectrum_status": {f"{bit.value} {bit.name}": text for bit, text in SPECTRUM_STATUS.items()},
     "calibration_status": {f"{b.value} {b.name}": text for b, text in CALIBRATION_STATUS.items()},
     "age_status": AGE_STATUS,
+    "binary_status": BINARY_STATUS,
 }
 """Meanings of coded columns, as manifest and FITS header keep them."""
 

@@ -56,7 +56,10 @@ def read_timings(config: RunConfig) -> list[Timing]:
     return [read_json(paths.join(url, "timing.json")) for url in dict.fromkeys(urls)]
 
 
-INNER = (("stars",), ("trends",), ("visits",), ("sample",), ("hats",), ("best_fit",))
+INNER = (
+    *(("stars",), ("chosen",), ("singles",), ("trends",), ("visits",), ("sample",)),
+    *(("hats",), ("best_fit",)),
+)
 """Folders of stages within a stage's."""
 
 

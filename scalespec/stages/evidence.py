@@ -275,6 +275,7 @@ def stage_folders(config: RunConfig) -> dict[str, str]:
         "first": partial(folders.first_url, config),
         **({"best": partial(folders.best_url, config)} if config.fit else {}),
         **({"posterior": partial(folders.posterior_url, config)} if config.posterior else {}),
+        "binaries": partial(folders.binaries_url, config),
         "calibrated": partial(folders.calibrated_url, config),
         "derived": partial(folders.derived_url, config),
         "ages": partial(folders.ages_url, config),

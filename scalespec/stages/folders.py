@@ -283,6 +283,27 @@ def posterior_url(config: RunConfig) -> str:
     return stage_url(config.run.workspace, "posterior", name)
 
 
+def binaries_url(config: RunConfig) -> str:
+    """Return the folder of what fits of two stars say of chosen ones.
+
+    A block that is fitted later has stars that the threshold is learned of: it makes another
+    folder.
+    """
+    table, best = config.binaries, best_url(config)
+    if table is None:
+        raise StoreError("no [binaries] table: no star is asked for a companion")
+    matches = [_matched(config, c) for c in config.crossmatch or {}] if table.where else []
+    there = sorted(Ledger(best).done())
+    parts = [_name(best), matches, identity(table.isochrone), there, config.run.seed]
+    name = digest(table, *parts, FORMAT_VERSION)
+    return stage_url(config.run.workspace, "binaries", name)
+
+
+def singles_url(config: RunConfig) -> str:
+    """Return the folder of the mock single stars that tell what chance gains."""
+    return paths.join(binaries_url(config), "singles")
+
+
 def calibrated_url(config: RunConfig) -> str:
     """Return the folder of the calibrated labels.
 
@@ -331,6 +352,7 @@ def catalog_url(config: RunConfig) -> str:
     matches = [_matched(config, catalog) for catalog in config.crossmatch or {}]
     planned = [segment.sha256 for segment in planned_segments(config)]
     best = [_name(best_url(config))]
+    best += [_name(binaries_url(config))] if config.binaries else []
     best += [_name(calibrated_url(config))] if config.calibrate else []
     best += [_name(derived_url(config))] if config.derive else []
     best += [_name(ages_url(config))] if config.ages else []

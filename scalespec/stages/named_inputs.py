@@ -9,14 +9,14 @@ import logging
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from scalespec.config import CrossmatchTable, FitTable, RunConfig, TrainTable
+from scalespec.config import BinariesTable, CrossmatchTable, FitTable, RunConfig, TrainTable
 from scalespec.errors import ConfigError, ScalespecError
 from scalespec.kernels.where import columns_in
 from scalespec.stages.label_units import POSITION, with_stated_units
 from scalespec.stages.sampling import sampling_notes
 from scalespec.store import paths
 from scalespec.store.batches import column_units, opened
-from scalespec.store.isochrones import HDF5
+from scalespec.store.isochrones import HDF5, read_main_sequence
 from scalespec.store.spectra import read_spectra
 from scalespec.store.tables import chosen
 
@@ -137,6 +137,15 @@ def _ages(config: RunConfig) -> Named:
         yield "ages.isochrones", config.ages.isochrones, _isochrones
 
 
+def _binaries(config: RunConfig) -> Named:
+    if (table := config.binaries) is None:
+        return
+    yield "binaries.isochrone", table.isochrone, _main_sequence
+    train, models = config.train, config.infer.models if config.infer else ()
+    for url in models or ((train.teacher or train.adapt,) if train else ()):
+        yield "binaries", url, _pairs(table)
+
+
 def _report(config: RunConfig) -> Named:
     if (table := config.report) is None:
         return
@@ -160,6 +169,7 @@ LOOKED_AT: Mapping[str, Callable[[RunConfig], Named]] = {
     "infer": _infer,
     "fit": _fit,
     "calibrate": _calibrate,
+    "binaries": _binaries,
     "ages": _ages,
     "report": _report,
     "compare": _compare,
@@ -255,6 +265,25 @@ def _fitted(table: FitTable, more: Sequence[str] = ()) -> Look:
         labels = (*load_model(url).spec.labels, *more)
         if unknown := table.unknown(labels):
             yield f"{url}: it has no label {unknown}; it has {list(labels)}"
+
+    return look
+
+
+def _main_sequence(url: str) -> Iterator[str]:
+    read_main_sequence(url)
+    yield from ()
+
+
+def _pairs(table: BinariesTable) -> Look:
+    """Return how an emulator is looked at whose stars are to be added to each other."""
+
+    def look(url: str) -> Iterator[str]:
+        from scalespec.stages.two_stars import read_sequence, two_of
+        from scalespec.store.model import load_model
+
+        if paths.exists(table.isochrone):  # else that is what is wrong
+            two_of(load_model(url), table, read_sequence(table.isochrone))
+        yield from ()
 
     return look
 

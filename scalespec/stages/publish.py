@@ -49,11 +49,14 @@ from scalespec.store.spectra import read_spectra
 log = logging.getLogger(__name__)
 
 BESIDE: Mapping[str, Callable[[RunConfig], str]] = {
+    "binaries": folders.binaries_url,
     "calibrate": folders.calibrated_url,
     "derive": folders.derived_url,
     "ages": folders.ages_url,
 }
 """Stages whose columns the catalog has, too, and where they store them."""
+OF_PAIRS = ("row", "obsid", "binary_gain", "binary_q", "binary_status")
+"""What the catalog has of fits of two stars."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +190,10 @@ def read_pieces(block: Block, sources: Sources) -> Pieces:
             name: read_row_range(paths.join(folder, "matches.parquet"), block)
             for name, folder in sources.matches.items()
         },
-        beside={name: read_part(folder, block) for name, folder in sources.beside.items()},
+        beside={
+            name: read_part(folder, block, OF_PAIRS if name == "binaries" else None)
+            for name, folder in sources.beside.items()
+        },
     )
 
 

@@ -14,6 +14,7 @@ from scalespec.errors import ScalespecError
 from scalespec.figures.isochrones import with_isochrones
 from scalespec.plan import Stage
 from scalespec.stages import folders
+from scalespec.stages.binaries_page import binaries
 from scalespec.stages.calibration_page import calibration
 from scalespec.stages.columns import FIT_STATUS, SPECTRUM_STATUS, label_title
 from scalespec.stages.comparison import references, truth
@@ -201,6 +202,7 @@ OF_RUN: dict[str, Callable[[RunConfig], str]] = {
     "Gradients": gradients,
     "Model spectra": model_spectra,
     "Posteriors": posteriors,
+    "Two stars": binaries,
     "Throughput": throughput,
     "Provenance": provenance,
 }
@@ -225,6 +227,7 @@ WANTS: dict[str, Callable[[RunConfig], bool]] = {
     "Calibration": lambda config: config.calibrate is not None,
     "Learning": lambda config: config.train is not None,
     "Posteriors": lambda config: config.posterior is not None,
+    "Two stars": lambda config: config.binaries is not None,
     "Search": lambda config: config.train is not None and config.train.search is not None,
 }
 """Sections that only some run files have, and which do; one whose text is empty is left out."""

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from scalespec.errors import StoreError
 from scalespec.kernels.isochrone import IsochroneCube
 from scalespec.kernels.photometry import bolometric_k
-from scalespec.store import paths
+from scalespec.store import paths, tables
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -39,6 +39,10 @@ POINTS_PER_PHASE = 60
 """Points that a phase of an isochrone without EEPs is given, even in length along it."""
 GAP = 0.15
 """Distance in log Teff and log g beyond which two points are of no one line."""
+LEAST_TEFF = 100.0
+"""Temperatures [K] that are all below are logarithms."""
+DIP = 0.005
+"""Part by which temperature may fall within a main sequence: where model atmospheres are joined."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,75 @@ def read_lines(url: str, *, age: float = 7.0, fe_h: Sequence[float] = ()) -> lis
         return found
     there = np.array([line.fe_h for line in found])
     return [found[i] for i in dict.fromkeys(int(np.argmin(np.abs(there - x))) for x in fe_h)]
+
+
+def read_main_sequence(url: str) -> dict[str, FloatArray]:
+    r"""Read the main sequence of one isochrone: the longest run in which mass and teff increase.
+
+    Parameters
+    ----------
+    url : str
+        What `tables.read_table` reads, with columns mass [solar], teff [K] and logg in order of
+        mass; or what `read_isochrones` reads, of one age and metallicity.
+
+    Returns
+    -------
+    dict of str to (n,) float64
+        mass, teff, logg; the run is the longest in mass, for a giant's may have more points.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be read, holds several isochrones, lacks a column, or has no such run.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> rows = ["mass,teff,logg", "0.5,3800,4.8", "0.9,5300,4.5", "1.1,6000,4.3", "1.2,5100,3.6"]
+    >>> with tempfile.NamedTemporaryFile("w", suffix=".csv") as file:
+    ...     _ = file.write("\n".join(rows)) and file.flush()
+    ...     read_main_sequence(file.name)["teff"]
+    array([3800., 5300., 6000.])
+    """
+    with paths.explained(url, ValueError, KeyError):
+        found = _one_isochrone(url)
+        known = np.isfinite(list(found.values())).all(axis=0)
+        found = {name: values[known] for name, values in found.items()}
+        mass, teff = found["mass"], found["teff"]
+        if len(teff) and teff.max() < LEAST_TEFF:
+            raise ValueError(f"teff goes to {teff.max():.4g}: it is wanted in K, no logarithm")
+        runs = _rising_runs(mass, teff)
+        longest = max(runs, key=lambda run: mass[run[-1]] - mass[run[0]], default=[])
+        if len(longest) < 2:
+            raise ValueError("mass and teff nowhere increase together: wanted in order of mass")
+        return {name: values[longest] for name, values in found.items()}
+
+
+def _rising_runs(mass: FloatArray, teff: FloatArray) -> list[list[int]]:
+    """Return runs of points along which both increase; those of small dips are left out."""
+    runs: list[list[int]] = []
+    for k in range(len(mass)):
+        last = runs[-1][-1] if runs else k
+        if not runs or mass[k] < mass[last] or teff[k] < (1 - DIP) * teff[last]:
+            runs.append([k])
+        elif mass[k] > mass[last] and teff[k] > teff[last]:
+            runs[-1].append(k)
+    return runs
+
+
+def _one_isochrone(url: str) -> dict[str, FloatArray]:
+    """Return mass, teff and logg of all points of a file of one isochrone."""
+    head = paths.read_bytes(url)[: len(HDF5)]
+    if not head.startswith((b"#", HDF5)):
+        found = tables.read_table(url, ["mass", "teff", "logg"])
+        return {name: values.astype(np.float64) for name, values in found.items()}
+    cube = read_isochrones(url)
+    if len(cube.fe_h) * len(cube.age) > 1:
+        raise ValueError(
+            f"{len(cube.fe_h)} metallicities and {len(cube.age)} ages: wanted is one isochrone, as "
+            "a table of mass, teff and logg"
+        )
+    return {"mass": cube.mass[0, 0], **{n: cube.columns[n][0, 0] for n in ("teff", "logg")}}
 
 
 def _lines_of(cube: IsochroneCube, age: float) -> list[Line]:

@@ -13,6 +13,7 @@ from scalespec.optimize.composite import fit_composite, gain_threshold
 from scalespec.optimize.fit import FitOptions, fit_labels
 from scalespec.optimize.result import FitResult, FitStatus
 from scalespec.optimize.shift import C_KMS
+from scalespec.optimize.start import ridge_start
 
 _networks = runpy.run_path(str(Path(__file__).with_name("networks.py")))
 small_payne = _networks["small_payne"]
@@ -162,9 +163,9 @@ def test_binaries_are_told_from_singles_at_the_stated_rate(n: int):
                               rng.uniform(-0.2, 0.2, n)])  # fmt: skip
     options = FitOptions(rv_range=60.0)
     ivar = np.full((n, 900), snr**2, np.float32)
-    both = (single, binary)
+    both, start = (single, binary), ridge_start(single).apply
     threshold = gain_threshold(
-        both, ivar, labels, starts=STARTS, rate=rate, seed=1, options=options
+        both, ivar, labels, start=start, starts=STARTS, rate=rate, seed=1, options=options
     )
     assert 1 < threshold < 60  # two more parameters
     pair = np.column_stack([labels, rng.uniform(0.7, 0.95, n), rng.choice([-1, 1], n) * 160.0])
@@ -173,7 +174,7 @@ def test_binaries_are_told_from_singles_at_the_stated_rate(n: int):
     accepted = []
     for made in clean:
         flux = made + rng.standard_normal(made.shape) / snr
-        first = fit_labels(single, flux, ivar, start=labels, options=options)
+        first = fit_labels(single, flux, ivar, start=start(flux, ivar), options=options)
         found = fit_composite(
             both, flux, ivar, single=first, starts=STARTS, threshold=threshold, options=options
         )
@@ -197,10 +198,13 @@ def test_the_rate_holds_for_a_model_that_errs_itself():
     ivar = np.full((n, 900), snr**2, np.float32)
     ivar[:, 100:110] = 0
     starts = partial(composite_starts, q=(0.75,), dv=(-90.0, 90.0))
-    threshold = gain_threshold(both, ivar, labels, starts=starts, rate=rate, options=options)
+    start = ridge_start(single).apply
+    threshold = gain_threshold(
+        both, ivar, labels, start=start, starts=starts, rate=rate, options=options
+    )
     flux = single(torch.tensor(labels)).detach().numpy()
     flux += np.hypot(0.02, 1 / snr) * rng.standard_normal(flux.shape).astype(np.float32)
-    first = fit_labels(single, flux, ivar, start=labels, options=options)
+    first = fit_labels(single, flux, ivar, start=start(flux, ivar), options=options)
     found = fit_composite(
         both, flux, ivar, single=first, starts=starts, threshold=threshold, options=options
     )
@@ -212,8 +216,9 @@ def test_a_rate_wants_as_many_mocks():
     single, binary = models()
     with pytest.raises(ValueError, match="wants at least 100 mocks, got 5"):
         gain_threshold(
-            (single, binary), np.ones((5, 900)), np.zeros((5, 4)), starts=STARTS, rate=0.01
-        )
+            (single, binary), np.ones((5, 900)), np.zeros((5, 4)), rate=0.01, starts=STARTS,
+            start=lambda flux, ivar: np.zeros((len(flux), 4)),
+        )  # fmt: skip
 
 
 def test_fits_of_other_stars_are_refused():

@@ -27,7 +27,7 @@ def test_stages_come_in_the_order_of_the_data():
     pairs = '[calibrate.pairs]\ncatalog = "pairs.parquet"\n'
     ages = '[ages]\nisochrones = "grid.h5"\nbrightness = "logg"\n'
     text = RUN + "[report]\n[publish]\n[derive]\n" + ages + pairs + FIT + APOGEE + INGEST
-    absent = ("train", "posterior", "compare")
+    absent = ("train", "posterior", "binaries", "compare")
     assert parse_config(text).stages() == tuple(s for s in STAGES if s not in absent)
 
 

@@ -154,3 +154,19 @@ def test_a_named_line_stands_beyond_the_curve(sign):
     assert text.get_va() == ("bottom" if sign > 0 else "top")
     low, high = figure.axes[0].get_ylim()
     assert low < text.xy[1] < high
+
+
+def test_curves_of_gains_fall_from_all_stars_to_the_last():
+    rng = np.random.default_rng(1)
+    single, stars = rng.chisquare(2, 5000), rng.chisquare(2, 300) * 3
+    figure = findings.gains(single, stars, threshold=13.8, rate=0.001)
+    (axes,) = figure.axes
+    lines = {line.get_label(): line.get_xydata() for line in axes.lines}
+    drawn = lines["mock single stars"]
+    assert drawn[0, 0] == single.max()
+    assert drawn[0, 1] == pytest.approx(1 / 5000)
+    at = np.interp(2.0, drawn[::-1, 0], drawn[::-1, 1])
+    assert at == pytest.approx((single > 2).mean(), abs=0.01)
+    assert (
+        findings.gains(single[:0], stars, threshold=1.0, rate=0.1).axes[0].texts
+    )  # says why it is empty

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from scalespec.errors import StoreError
-from scalespec.store.isochrones import read_isochrones, read_lines
+from scalespec.store.isochrones import read_isochrones, read_lines, read_main_sequence
+from scalespec.store.tables import write_table
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +112,75 @@ def test_a_broken_hdf5_file_is_refused(tmp_path, dartmouth):
     (tmp_path / "cut.h5").write_bytes(Path(dartmouth).read_bytes()[:100_000])
     with pytest.raises(StoreError, match=r"cut\.h5"):
         read_isochrones(str(tmp_path / "cut.h5"))
+
+
+ROWS = [
+    (0.5, 3800, 4.8),
+    (0.9, 5300, 4.5),
+    (1.1, 6000, 4.3),
+    (
+        1.15,
+        5000,
+        3.5,
+    ),  # a giant, from here on, that grows hotter in more steps than there are above
+    (1.151, 5001, 2.4),
+    (1.152, 5002, 2.3),
+    (1.153, 5003, 2.2),
+    (1.154, 5004, 2.1),
+]
+
+
+def as_csv(rows, head="mass,teff,logg"):
+    return "\n".join([head, *(",".join(map(str, row)) for row in rows)])
+
+
+@pytest.mark.parametrize("name", ["stars.csv", "stars.fits", "stars.parquet"])
+def test_the_main_sequence_is_the_longest_run_in_mass(tmp_path, name):
+    path = tmp_path / name
+    if name == "stars.csv":
+        path.write_text(as_csv([*ROWS, ("", 7000, 4.0)]))
+    else:
+        columns = dict(zip(("mass", "teff", "logg"), np.array(ROWS).T, strict=True))
+        write_table(str(path), columns)
+    found = read_main_sequence(str(path))
+    assert {n: v.tolist() for n, v in found.items()} == {
+        "mass": [0.5, 0.9, 1.1], "teff": [3800, 5300, 6000], "logg": [4.8, 4.5, 4.3]
+    }  # fmt: skip
+
+
+def test_a_main_sequence_goes_on_after_a_dip(tmp_path):
+    """Dartmouth's of 1 Gyr falls by 0.9 K at 0.59 solar masses."""
+    rows = [(0.5, 3800, 4.8), (0.589, 3953.7, 4.7), (0.5896, 3952.8, 4.7), (0.6, 4046, 4.6)]
+    (tmp_path / "dip.csv").write_text(as_csv([*rows, (0.9, 5300, 4.5), (0.91, 5200, 4.4)]))
+    found = read_main_sequence(str(tmp_path / "dip.csv"))
+    assert found["mass"].tolist() == [0.5, 0.589, 0.6, 0.9]
+
+
+ONE = "# logAge MH Mini logTe logg Ksmag\n{}"
+
+
+def test_the_main_sequence_of_an_isochrone_as_ages_reads_it(tmp_path):
+    rows = [(9.5, 0, 0.5, 3.6, 4.8, 6), (9.5, 0, 0.9, 3.7, 4.5, 5), (9.5, 0, 1.1, 3.78, 4.3, 4)]
+    rows.append((9.5, 0, 1.12, 3.7, 3.6, 2))
+    (tmp_path / "one.dat").write_text(ONE.format("\n".join(" ".join(map(str, r)) for r in rows)))
+    found = read_main_sequence(str(tmp_path / "one.dat"))
+    assert found["mass"][[0, -1]] == pytest.approx([0.5, 1.1], abs=0.02)  # even steps along it
+    assert found["teff"][-1] == pytest.approx(10**3.78, rel=0.02)
+    assert np.all(np.diff(found["teff"]) > 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (as_csv(ROWS, "mass,temp,logg"), "no column 'teff'"),
+        (as_csv(ROWS[::-1]), "wanted in order of mass"),
+        (as_csv([(m, np.log10(t), g) for m, t, g in ROWS]), "wanted in K, no logarithm"),
+        (as_csv(ROWS[:1]), "nowhere increase together"),
+        (as_csv([("a", 1, 2)]), r"stars\.csv"),
+        (mist(), "1 metallicities and 2 ages: wanted is one isochrone"),
+    ],
+)
+def test_what_has_no_main_sequence_is_refused_and_says_why(tmp_path, text, said):
+    (tmp_path / "stars.csv").write_text(text)
+    with pytest.raises(StoreError, match=said):
+        read_main_sequence(str(tmp_path / "stars.csv"))
