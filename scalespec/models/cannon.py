@@ -54,7 +54,10 @@ def monomials(n_label: int, order: int) -> NDArray[np.int64]:
 def design(x: Tensor, factors: Tensor) -> Tensor:
     """Return the monomials of scaled labels: (n, n_label), (n_term, order) -> (n, n_term)."""
     padded = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
-    return padded[:, factors].prod(dim=2)
+    terms = padded.index_select(1, factors[:, 0])
+    for k in range(1, factors.shape[1]):
+        terms = terms * padded.index_select(1, factors[:, k])
+    return terms
 
 
 class Cannon(Emulator):
@@ -82,8 +85,11 @@ class Cannon(Emulator):
     (torch.Size([2, 6]), [[1.0, 1.0]])
     """
 
+    n_constant = 1
+    """Features that no label changes: the constant term."""
     output: torch.nn.Linear
     _factors: Tensor
+    _slopes: Tensor
 
     def __init__(
         self, spec: EmulatorSpec, *, order: int = 2, logarithmic: Sequence[str] = ()
@@ -92,6 +98,8 @@ class Cannon(Emulator):
         self.bent = Logarithmic.of(spec, logarithmic)
         factors = monomials(spec.n_label, order)
         self.register_buffer("_factors", torch.from_numpy(factors), persistent=False)
+        slopes = torch.from_numpy(slopes_of_terms(spec.n_label, order))
+        self.register_buffer("_slopes", slopes, persistent=False)
         self.output = torch.nn.Linear(len(factors), spec.n_pixel, bias=False)
         with torch.no_grad():
             self.output.weight.zero_()
@@ -122,8 +130,9 @@ class Cannon(Emulator):
         multiply: Multiply = torch.nn.functional.linear,  # noqa: ARG002 - it makes no products
     ) -> tuple[Tensor, Tensor]:
         """Return the monomials (n, n_term) and their derivatives (n, n_label, n_term)."""
-        slopes = design_slopes(self.bent(x), self._factors)
-        return self.features(x), slopes * self.bent.slopes(x)[:, :, None]
+        terms = self.features(x)
+        slopes = terms[:, : len(self._slopes)] @ self._slopes.to(terms)
+        return terms, slopes.view(*x.shape, terms.shape[1]) * self.bent.slopes(x)[:, :, None]
 
     def forward_scaled(self, x: Tensor) -> Tensor:
         """Return flux (n, n_pixel) for scaled labels `x` (n, n_label)."""
@@ -143,15 +152,30 @@ class Cannon(Emulator):
         return part
 
 
-def design_slopes(x: Tensor, factors: Tensor) -> Tensor:
-    """Return the derivatives of all monomials, (n, n_label, n_term), by the product rule."""
-    n_label, order = x.shape[1], factors.shape[1]
-    padded = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)[:, factors]  # (n, n_term, order)
-    slopes = x.new_zeros(len(x), n_label + 1, len(factors))
-    for k in range(order):
-        others = padded[:, :, [j for j in range(order) if j != k]].prod(dim=2)
-        slopes.scatter_add_(1, factors[:, k].expand(len(x), 1, -1), others[:, None])
-    return slopes[:, :n_label]  # what was counted for the padding 1 has no derivative
+def slopes_of_terms(n_label: int, order: int) -> NDArray[np.float32]:
+    """Return what derivatives of all monomials are made of: those of lower degree, some twice.
+
+    Returns
+    -------
+    (n_lower, n_label * n_term) float32
+        The first monomials, of degree up to ``order - 1``, times this are the derivatives.
+
+    Examples
+    --------
+    Of 1, x and x² the derivatives are 0, 1 and 2 x.
+
+    >>> slopes_of_terms(1, 2)
+    array([[0., 1., 0.],
+           [0., 0., 2.]], dtype=float32)
+    """
+    terms = [tuple(row) for row in monomials(n_label, order).tolist()]
+    place = {term: index for index, term in enumerate(terms)}
+    made = np.zeros((count_terms(n_label, order - 1), n_label, len(terms)), np.float32)
+    for index, term in enumerate(terms):
+        for k, label in enumerate(term):
+            if label < n_label:
+                made[place[*term[:k], *term[k + 1 :], n_label], label, index] += 1
+    return made.reshape(len(made), -1)
 
 
 def pair_products(n_label: int, order: int) -> NDArray[np.int64]:

@@ -43,7 +43,7 @@ class Summing:
     center : (P,)
         Its flux in the middle of the box, from which features and residuals are counted.
     middle : (1, T)
-        Its features there.
+        Its features there, but for those that no label changes.
     across : (T', P)
         The spectrum of each of T features, and zeros that make their number a multiple of 16.
     place : (T, T) int64
@@ -60,9 +60,11 @@ class Summing:
     def of(cls, model: Emulator, layer: torch.nn.Linear) -> Self:
         """Prepare sums of a model's features."""
         theta = layer.weight.detach()
-        size = theta.shape[1]
         middle = model.features(theta.new_zeros((1, len(model.spec.labels))))  # type: ignore[attr-defined]
         center = (middle @ theta.T)[0] + (layer.bias if layer.bias is not None else 0.0)
+        constant = getattr(model, "n_constant", 0)
+        theta, middle = theta[:, constant:], middle[:, constant:]
+        size = theta.shape[1]
         i, j = torch.triu_indices(size, size, device=theta.device)
         place = i.new_empty((size, size))
         place[i, j] = place[j, i] = torch.arange(len(i), device=i.device)
@@ -114,7 +116,7 @@ class FeatureObjective:
     model : Emulator
         Ends in a linear layer.
     middle : (1, T)
-        Features of the middle of the box.
+        Features of the middle of the box that labels change.
     gram, cross, rest : (n, T, T), (n, T), (n,) float64
         G, c and r.
     """
@@ -157,7 +159,10 @@ class FeatureObjective:
         n = len(self.gram)
         if len(rows) == n and torch.equal(rows, torch.arange(n, device=rows.device)):
             return self
-        return replace(self, gram=self.gram[rows], cross=self.cross[rows], rest=self.rest[rows])
+        gram, cross, rest = (
+            one.index_select(0, rows) for one in (self.gram, self.cross, self.rest)
+        )
+        return replace(self, gram=gram, cross=cross, rest=rest)
 
     def labels(self, parameters: Tensor) -> Tensor:
         """Return the scaled labels, which are all the parameters."""
@@ -179,7 +184,8 @@ class FeatureObjective:
     def _features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return features less those of the middle (n, T), and their derivatives (n, K, T)."""
         value, moves = self.model.features_and_jacobian(x)  # type: ignore[attr-defined]
-        return (value - self.middle).double(), moves.double()
+        constant = value.shape[1] - self.middle.shape[1]
+        return (value[:, constant:] - self.middle).double(), moves[:, :, constant:].double()
 
 
 def fit_at_rest(

@@ -52,8 +52,9 @@ class Emulator(Protocol):
     """A differentiable model of spectra: scaled labels in [-0.5, 0.5] to flux.
 
     A model that ends in a linear layer may say so by an attribute ``output`` (torch.nn.Linear) and
-    the methods ``features`` and ``features_and_jacobian``: its fits are many times faster. One with
-    kinks, as LeakyReLU has, says so by ``kinks``: its fits are begun again if mocks go astray.
+    the methods ``features`` and ``features_and_jacobian``: its fits are many times faster. If no
+    label changes the first of these, ``n_constant`` is their number. One with kinks, as LeakyReLU
+    has, says so by ``kinks``: its fits are begun again if mocks go astray.
     """
 
     @property

@@ -101,6 +101,15 @@ def _compiled(function: Function) -> Function:
 
 
 @_compiled
+def _times(a: Array, b: Array) -> float:
+    """Multiply two short vectors: a call of BLAS takes longer than that."""
+    total = 0.0
+    for i in range(len(a)):
+        total += a[i] * b[i]
+    return total
+
+
+@_compiled
 def _first_pins(g: Array, low: Array, high: Array, pin: Integers) -> None:
     """Pin to an edge what the gradient pulls out of the box, and what has no room (1 for good)."""
     for i in range(len(g)):
@@ -120,7 +129,7 @@ def _repin(
         new = pin[i]
         if pin[i] == 0:
             new = 1 if y[i] > high[i] else (-1 if y[i] < low[i] else 0)
-        elif release and low[i] < high[i] and pin[i] * (g[i] + np.dot(matrix[i], y)) > 0:
+        elif release and low[i] < high[i] and pin[i] * (g[i] + _times(matrix[i], y)) > 0:
             new = 0
         same = same and new == pin[i]
         pin[i] = new
@@ -175,7 +184,9 @@ def _fill_in(matrix: Array, g: Array, y: Array, free: Integers, factor: Array) -
     n = len(free)
     right = np.empty(n)
     for a in range(n):
-        right[a] = -g[free[a]] - np.dot(matrix[free[a]], y)
+        right[a] = -g[free[a]]
+        if n < len(y):  # else y holds nothing yet
+            right[a] -= _times(matrix[free[a]], y)
     for a in range(n):
         for c in range(a):
             right[a] -= factor[a, c] * right[c]

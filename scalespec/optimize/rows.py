@@ -3,6 +3,7 @@
 from dataclasses import fields, replace
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 
@@ -26,7 +27,8 @@ class Rows:
     """
 
     def take(self, rows: Tensor) -> Self:
-        """Keep the chosen stars."""
+        """Keep the chosen stars: rows by number, or (n,) bool."""
+        rows = torch.nonzero(rows).squeeze(1) if rows.dtype == torch.bool else rows
         parts = {name: _taken(value, rows) for name, value in self._held()}
         return replace(self, **parts)  # type: ignore[type-var]
 
@@ -43,4 +45,4 @@ class Rows:
 
 
 def _taken(value: Any, rows: Tensor) -> Any:
-    return value.take(rows) if isinstance(value, Rows) else value[rows]
+    return value.take(rows) if isinstance(value, Rows) else value.index_select(0, rows)
