@@ -1,12 +1,13 @@
 """What a run holds: planned, done, failed and left; read back and checked."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from scalespec.config import PreprocessTable, RunConfig
 from scalespec.errors import ScalespecError, StoreError
+from scalespec.plan import BlockResult
 from scalespec.schema import check_spectra
 from scalespec.stages import folders
 from scalespec.stages.anew import made_anew
@@ -131,14 +132,16 @@ def stage_states(config: RunConfig) -> list[dict[str, Any]]:
     return [state for folder in there for state in (*_failed_steps(folder, shown), _state(folder))]
 
 
-def _failed_steps(folder: Folder, shown: Collection[str | None]) -> list[dict[str, Any]]:
-    """Return the states of a stage's own steps of which blocks failed, but for those `shown`."""
+def _steps(folder: Folder, shown: Collection[str | None]) -> dict[str, str]:
+    """Return the folders of a stage's own steps by what to call them, but for those `shown`."""
     steps = own_steps(folder.url) if folder.url is not None else {}
-    found = [
-        _state(Folder(f"{folder.stage} {name}", url))
-        for name, url in steps.items()
-        if url not in shown and Ledger(url).failures()
-    ]
+    return {f"{folder.stage} {name}": url for name, url in steps.items() if url not in shown}
+
+
+def _failed_steps(folder: Folder, shown: Collection[str | None]) -> list[dict[str, Any]]:
+    """Return the states of a stage's own steps of which blocks failed."""
+    steps = _steps(folder, shown).items()
+    found = [_state(Folder(name, url)) for name, url in steps if Ledger(url).failures()]
     return [state for state in found if state["failed"]]
 
 
@@ -186,17 +189,33 @@ def verify_run(config: RunConfig, *, mend: bool = False) -> tuple[list[str], int
         One line per object that is missing, changed or of another shape; objects checked.
     """
     problems: list[str] = []
-    checked = 0
-    for folder in run_folders(config):
+    checked, there = 0, run_folders(config)
+    shown = {folder.url for folder in there}
+    for folder in there:
         if folder.url is None:
             problems.append(f"{folder.stage}: not run yet")
             continue
-        try:
-            found, n = _verify_folder(folder.stage, folder.url, mend=mend)
-        except StoreError as error:  # a record that cannot be read; the other folders may be fine
-            found, n = [str(error)], 0
-        problems += [f"{folder.stage}: {line}" for line in found]
-        checked += n
+        looks = {folder.stage: partial(_verify_folder, folder.stage, folder.url, mend=mend)}
+        for name, url in _steps(folder, shown).items():
+            looks[name] = partial(_verify_step, folder, url, mend=mend)
+        for stage, look in looks.items():
+            try:
+                found, n = look()
+            except StoreError as error:  # a record that cannot be read; other folders may be fine
+                found, n = [str(error)], 0
+            problems += [f"{stage}: {line}" for line in found]
+            checked += n
+    return problems, checked
+
+
+def _verify_step(folder: Folder, url: str, *, mend: bool) -> tuple[list[str], int]:
+    """Check what is there of a stage's own step: some is removed when the stage is done."""
+    problems, checked = _verify_blocks(url, Ledger(url).commits(), mend=mend)
+    for store in filter(is_recorded, (paths.join(url, name) for name in STORES)):
+        found, n = verify_fixed(store)
+        problems, checked = problems + found, checked + n
+    if problems and mend and folder.stage == "publish":  # a catalog that is whole is not looked at
+        paths.delete(paths.join(folder.url or "", MANIFEST))
     return problems, checked
 
 
@@ -210,16 +229,8 @@ def _verify_folder(stage: str, url: str, *, mend: bool) -> tuple[list[str], int]
     blocks = Ledger(url).planned()
     if blocks is None:
         return ["not run yet with these settings"], 0
-    problems, checked = [], 0
     commits = Ledger(url).commits()
-    strays = {name: find_strays(paths.join(url, name), commits) for name in STORES}
-    for index, result in sorted(commits.items()):
-        found = differing(url, result.objects, "its commit")
-        for name, keys in strays.items():
-            there = (paths.join(url, name, key) for key in keys.get(index, ()))
-            found += [f"{key}: there, and its commit does not name it" for key in there]
-        problems += _verify_block(url, index, found, mend=mend)
-        checked += len(result.objects)
+    problems, checked = _verify_blocks(url, commits, mend=mend)
     for index, start, stop in blocks:
         if index not in commits:
             problems.append(f"block {index} (rows {start}:{stop}) is not committed")
@@ -230,6 +241,23 @@ def _verify_folder(stage: str, url: str, *, mend: bool) -> tuple[list[str], int]
     if stage == "publish":
         problems += _verify_manifest(url, mend=mend)
         checked += 1
+    return problems, checked
+
+
+def _verify_blocks(
+    url: str, commits: Mapping[int, BlockResult], *, mend: bool
+) -> tuple[list[str], int]:
+    """Read back what the commits of a folder name; count the objects."""
+    problems: list[str] = []
+    checked = 0
+    strays = {name: find_strays(paths.join(url, name), commits) for name in STORES}
+    for index, result in sorted(commits.items()):
+        found = differing(url, result.objects, "its commit")
+        for name, keys in strays.items():
+            there = (paths.join(url, name, key) for key in keys.get(index, ()))
+            found += [f"{key}: there, and its commit does not name it" for key in there]
+        problems += _verify_block(url, index, found, mend=mend)
+        checked += len(result.objects)
     return problems, checked
 
 
