@@ -26,12 +26,12 @@ from scalespec.plan import Block, BlockResult, Stage
 from scalespec.schema import status_names
 from scalespec.stages import folders
 from scalespec.stages.samples import Rows
+from scalespec.stages.standing import blocks_done
 from scalespec.stages.stars import fitted_labels
 from scalespec.store import paths
 from scalespec.store.batches import column_names
 from scalespec.store.catalog import read_part, read_row_range, read_schema, write_part
 from scalespec.store.isochrones import read_isochrones
-from scalespec.store.ledger import Ledger
 
 FloatArray = npt.NDArray[np.float64]
 Columns = dict[str, npt.NDArray[Any]]
@@ -83,12 +83,11 @@ def ages(config: RunConfig) -> Iterator[Stage]:
         raise ConfigError("the run file has no [ages] table")
     _check(config, table)
     sources = _sources(config, table)
-    done = Ledger(sources.best).done()
     url = folders.ages_url(config)
     yield Stage(
         name="ages",
         url=url,
-        blocks=[block for block in folders.planned_blocks(config) if block.index in done],
+        blocks=blocks_done(config, sources.best),
         read=partial(_read, sources=sources, table=table),
         compute=partial(_dated, table=table),
         write=partial(_write, url=url),

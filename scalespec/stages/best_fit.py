@@ -14,11 +14,12 @@ from scalespec.plan import Block, BlockResult, Stage
 from scalespec.stages import folders
 from scalespec.stages.emulators import wanted_device
 from scalespec.stages.inspect import Fitted, best_fit_flux, load_fitted
+from scalespec.stages.question import UNASKED
+from scalespec.stages.standing import blocks_done
 from scalespec.stages.stores import make_store
 from scalespec.store import paths
 from scalespec.store.catalog import read_part
 from scalespec.store.committed import commit_spectra
-from scalespec.store.ledger import Ledger
 from scalespec.store.spectra import memory_bytes, read_spectra
 
 FOLDER = "best_fit"
@@ -31,16 +32,15 @@ def best_fit_stages(config: RunConfig, url: str) -> Iterator[Stage]:
     ``flux`` is the fit as the data would show it without noise: at the star's velocity, resolution
     and normalization; 0 where there is no fit, where ``fitted`` is 0.
     """
-    store = paths.join(folders.spectra_url(config), "spectra.zarr")
+    store = folders.spectra_store(config)
     target = paths.join(url, FOLDER)
     head = read_spectra(store, 0, 0)
     make_store(config, paths.join(target, "spectra.zarr"), {"": fitted_spectra([], head, {})})
     best = folders.best_url(config)
-    there = Ledger(best).done()
     yield Stage(
         name="publish best fits",
         url=target,
-        blocks=[block for block in folders.planned_blocks(config) if block.index in there],
+        blocks=blocks_done(config, best),
         read=partial(_read, store=store, best=best),
         compute=_fits,
         write=partial(_write, url=target),
@@ -70,7 +70,7 @@ def fitted_spectra(
 
 
 def _read(block: Block, store: str, best: str) -> tuple[xr.Dataset, pa.Table]:
-    return read_spectra(store, block.start, block.stop), read_part(best, block)
+    return read_spectra(store, block.start, block.stop, without=UNASKED), read_part(best, block)
 
 
 def _fits(models: list[Fitted], data: tuple[xr.Dataset, pa.Table]) -> xr.Dataset:

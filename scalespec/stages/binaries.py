@@ -27,7 +27,7 @@ from scalespec.stages.fit import fitters
 from scalespec.stages.ingest import read_index
 from scalespec.stages.joining import STORE_COLUMNS
 from scalespec.stages.question import match_columns
-from scalespec.stages.standing import whole
+from scalespec.stages.standing import blocks_done, whole
 from scalespec.stages.two_stars import (
     Bench,
     BinaryStatus,
@@ -87,8 +87,7 @@ def binaries(config: RunConfig) -> Iterator[Stage]:
         raise ConfigError("the run file has no [binaries], no [fit] or no [infer] table")
     sources = _sources(config, table)
     sequence = read_sequence(table.isochrone)
-    done = Ledger(sources.best).done()
-    blocks = [block for block in folders.planned_blocks(config) if block.index in done]
+    blocks = blocks_done(config, sources.best)
     head = read_spectra(sources.store, 0, 0)
     fits = (folders.model_urls(config), head["wavelength"].to_numpy(), dict(head.attrs))
     pairs_of(load_ready(*fits), table, fit, sequence)  # said here, before workers start
@@ -147,7 +146,7 @@ def threshold_of(url: str, table: BinariesTable) -> float:
 def _sources(config: RunConfig, table: BinariesTable) -> Sources:
     matches = config.crossmatch or {} if table.where else {}
     return Sources(
-        store=paths.join(folders.spectra_url(config), "spectra.zarr"),
+        store=folders.spectra_store(config),
         best=folders.best_url(config),
         raw=folders.raw_url(config),
         url=folders.binaries_url(config),

@@ -20,7 +20,7 @@ from scalespec.plan import Block, BlockResult, Stage, plan_blocks
 from scalespec.schema import status_names
 from scalespec.stages import folders
 from scalespec.stages.correction import Correction, LabelData, Measured, Referred
-from scalespec.stages.standing import whole
+from scalespec.stages.standing import blocks_done, whole
 from scalespec.stages.stars import (
     block_stars,
     fitted_labels,
@@ -60,8 +60,7 @@ def calibrate(config: RunConfig) -> Iterator[Stage]:
         raise ConfigError("the run file has no [calibrate] table")
     labels = calibrated_labels(config, table)
     sources = star_sources(config, table, labels)
-    done = Ledger(sources.best).done()
-    blocks = [block for block in folders.planned_blocks(config) if block.index in done]
+    blocks = blocks_done(config, sources.best)
     stars_url, trends_url = paths.join(url, "stars"), paths.join(url, "trends")
     yield Stage(
         name="calibrate stars",

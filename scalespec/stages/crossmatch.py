@@ -41,6 +41,7 @@ from scalespec.stages.partitions import (
     sorted_tables,
     write_sorted,
 )
+from scalespec.stages.standing import blocks_done
 from scalespec.store import paths
 from scalespec.store.batches import Piece, column_units, list_pieces
 from scalespec.store.catalog import write_part
@@ -123,7 +124,7 @@ def _match_catalog(
     _check_release(raw, name, table)
     right_url, left_url = paths.join(url, "catalog"), paths.join(url, "spectra")
     yield from _whole(name, _catalog_stage(config, name, right_url))
-    if not (blocks := _committed_blocks(config, raw)):
+    if not (blocks := blocks_done(config, raw)):
         raise StageError(f"{raw}: not one block of spectra is there to match: run ingest first")
     margin = _left_margin(right_url, table)
     yield from _whole(name, _spectra_stage(name, left_url, (raw, blocks, margin), table))
@@ -237,11 +238,6 @@ def _left_margin(url: str, table: CrossmatchTable) -> float:
         return 0.0
     widest = max((r.counts["margin_mas"] for r in Ledger(url).commits().values()), default=0)
     return min(widest / 1000 + table.radius_arcsec, WIDEST_ARCSEC)
-
-
-def _committed_blocks(config: RunConfig, url: str) -> list[Block]:
-    there = Ledger(url).done()
-    return [block for block in folders.planned_blocks(config) if block.index in there]
 
 
 def _piece(block: Block, pieces: Sequence[Piece]) -> Piece:

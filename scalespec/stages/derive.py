@@ -27,7 +27,7 @@ from scalespec.stages.emulators import wanted_device
 from scalespec.stages.ingest import read_index
 from scalespec.stages.inspect import Fitted, load_fitted
 from scalespec.stages.samples import Rows, scrambled
-from scalespec.stages.standing import whole
+from scalespec.stages.standing import blocks_done, whole
 from scalespec.stages.stars import fitted_labels, star_numbers
 from scalespec.store import paths
 from scalespec.store.batches import column_names
@@ -78,8 +78,7 @@ def derive(config: RunConfig) -> Iterator[Stage]:
     _check(config, table)
     url = folders.derived_url(config)
     sources = _sources(config, table)
-    done = Ledger(sources.best).done()
-    blocks = [block for block in folders.planned_blocks(config) if block.index in done]
+    blocks = blocks_done(config, sources.best)
     visits, sample = paths.join(url, "visits"), paths.join(url, "sample")
     yield Stage(
         name="derive visits",
@@ -118,7 +117,7 @@ def _sources(config: RunConfig, table: DeriveTable) -> Sources:
     catalog = table.color.partition(".")[0]
     matches = folders.matches_url(config, catalog) if catalog else ""
     return Sources(
-        store=paths.join(folders.spectra_url(config), "spectra.zarr"),
+        store=folders.spectra_store(config),
         best=folders.best_url(config),
         raw=folders.raw_url(config) if _index_columns(table) else "",
         color=paths.join(matches, "matches.parquet") if matches else "",

@@ -114,7 +114,7 @@ class Evidence:
     @property
     def store(self) -> str:
         """The preprocessed spectra."""
-        return paths.join(folders.spectra_url(self.config), "spectra.zarr")
+        return folders.spectra_store(self.config)
 
     @cached_property
     def models(self) -> list[Fitted]:

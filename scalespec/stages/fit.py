@@ -26,11 +26,10 @@ from scalespec.optimize.start import start_of_kind
 from scalespec.plan import Block, Stage
 from scalespec.stages import folders
 from scalespec.stages.emulators import Ready, load_ready, scatter_penalty, wanted_device
-from scalespec.stages.question import write_labels
+from scalespec.stages.question import UNASKED, write_labels
 from scalespec.stages.regrid import correlation_of
-from scalespec.store import paths
+from scalespec.stages.standing import blocks_done
 from scalespec.store.catalog import read_part
-from scalespec.store.ledger import Ledger
 from scalespec.store.spectra import memory_bytes, read_spectra
 
 
@@ -241,14 +240,13 @@ def fit(config: RunConfig) -> Iterator[Stage]:
     """Yield the stage that fits every block that has first labels."""
     if config.fit is None or config.infer is None:
         raise ConfigError("the run file has no [fit] or no [infer] table")
-    store = paths.join(folders.spectra_url(config), "spectra.zarr")
+    store = folders.spectra_store(config)
     first = folders.first_url(config)
     url = folders.best_url(config)
     head = read_spectra(store, 0, 0)
     fits = (folders.model_urls(config), head["wavelength"].to_numpy(), dict(head.attrs))
-    there = Ledger(first).done()
     size = config.run.spectra_per_block
-    blocks = [b for b in folders.planned_blocks(config) if b.index in there]
+    blocks = blocks_done(config, first)
     _check_constraints(config.fit, blocks[:1], first, fits)
     yield Stage(
         name="fit",
@@ -295,7 +293,7 @@ def _read(block: Block, store: str, first: str) -> tuple[xr.Dataset, pd.DataFram
     labels = read_part(first, block).to_pandas()
     if len(labels) != block.size:
         raise StoreError(f"{first}: block {block.index} has {len(labels)} rows, not {block.size}")
-    return read_spectra(store, block.start, block.stop), labels
+    return read_spectra(store, block.start, block.stop, without=UNASKED), labels
 
 
 def _setup(

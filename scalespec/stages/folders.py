@@ -29,16 +29,14 @@ def plan_url(config: RunConfig) -> str:
     With entries added at the end of ``[ingest] files`` it is the folder of the shorter list, if
     that was planned before: the plan grows (`segments`).
     """
-    table, size = config.ingest, config.run.spectra_per_block
-    entries = entries_of(config)
-    found = []
-    for n in range(len(entries), 0, -1):
-        named = table.model_copy(update={"files": entries[:n]}) if table else None
-        name = digest(named, size, FORMAT_VERSION)
-        found.append(stage_url(config.run.workspace, "plan", name))
-    if not entries:
-        name = digest(table, size, FORMAT_VERSION)
+    table, entries = config.ingest, entries_of(config)
+
+    def folder(n: int) -> str:
+        named = table.model_copy(update={"files": entries[:n]}) if table and entries else table
+        name = digest(named, config.run.spectra_per_block, FORMAT_VERSION)
         return stage_url(config.run.workspace, "plan", name)
+
+    found = [folder(n) for n in range(len(entries), 0, -1)] or [folder(0)]
     planned = (url for url in found if len(found) > 1 and is_planned(url))
     return next(planned, found[0])
 
@@ -120,6 +118,11 @@ def spectra_url(config: RunConfig) -> str:
         config.preprocess, *parts, *_templates(config.preprocess), *settings, FORMAT_VERSION
     )
     return stage_url(config.run.workspace, "spectra", name)
+
+
+def spectra_store(config: RunConfig) -> str:
+    """Return the store of the preprocessed spectra."""
+    return paths.join(spectra_url(config), "spectra.zarr")
 
 
 def _other_bytes(config: RunConfig) -> list[object]:
@@ -227,9 +230,8 @@ def model_url(config: RunConfig) -> str:
     if table.teacher:
         (source,) = checksums(table.teacher)
     else:
-        source = _name(
-            training_url(config, table.catalog) if table.catalog else library_url(config)
-        )
+        learned = training_url(config, table.catalog) if table.catalog else library_url(config)
+        source = _name(learned)
     # Files by their bytes, as The Payne's npz.
     files = (*checksums(table.gradients), *checksums(table.adapt))
     settings = table.model_dump(mode="json", exclude={"segments"})  # `source` knows of them
@@ -258,9 +260,8 @@ def first_url(config: RunConfig) -> str:
     table = config.infer
     selecting = table is not None and (table.where or table.inputs)
     matches = [_matched(config, c) for c in config.crossmatch or {}] if selecting else []
-    name = digest(
-        table, _name(spectra_url(config)), models, matches, config.run.seed, FORMAT_VERSION
-    )
+    parts = [_name(spectra_url(config)), models, matches, config.run.seed]
+    name = digest(table, *parts, FORMAT_VERSION)
     return stage_url(config.run.workspace, "first", name)
 
 
@@ -286,8 +287,7 @@ def posterior_url(config: RunConfig) -> str:
 def binaries_url(config: RunConfig) -> str:
     """Return the folder of what fits of two stars say of chosen ones.
 
-    A block that is fitted later has stars that the threshold is learned of: it makes another
-    folder.
+    A block that is fitted later changes the threshold: it makes another folder.
     """
     table, best = config.binaries, best_url(config)
     if table is None:
@@ -383,7 +383,7 @@ def compared_url(config: RunConfig) -> str:
         return config.compare.source
     if config.compare.catalog:
         return paths.join(training_url(config, config.compare.catalog), "train.zarr")
-    return paths.join(spectra_url(config), "spectra.zarr")
+    return spectra_store(config)
 
 
 def compare_url(config: RunConfig) -> str:

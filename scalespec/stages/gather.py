@@ -43,7 +43,7 @@ def gather(config: RunConfig, name: str) -> Iterator[Stage]:
     """
     table = (config.crossmatch or {})[name].training
     url, size = folders.training_url(config, name), config.run.spectra_per_block
-    source = paths.join(folders.spectra_url(config), "spectra.zarr")
+    source = folders.spectra_store(config)
     rows_url = paths.join(url, "selection.parquet")
     if not paths.exists(rows_url):  # the folder is named by all that it is made of
         yield from _select(config, name, rows_url)

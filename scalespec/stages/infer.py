@@ -25,8 +25,8 @@ from scalespec.stages.emulators import (
 )
 from scalespec.stages.question import Question, check_where, read_question, write_labels
 from scalespec.stages.regress import regress
+from scalespec.stages.standing import blocks_done
 from scalespec.store import paths
-from scalespec.store.ledger import Ledger
 from scalespec.store.regressor import is_regressor
 from scalespec.store.spectra import memory_bytes, read_spectra
 
@@ -129,9 +129,8 @@ def infer(config: RunConfig) -> Iterator[Stage]:
     store = paths.join(spectra, "spectra.zarr")
     url = folders.first_url(config)
     head = read_spectra(store, 0, 0)
-    there = Ledger(spectra).done()
     size = config.run.spectra_per_block
-    blocks = [b for b in folders.planned_blocks(config) if b.index in there]
+    blocks = blocks_done(config, spectra)
     matches = {name: folders.matches_url(config, name) for name in config.crossmatch or {}}
     fits = (folders.model_urls(config), head["wavelength"].to_numpy(), dict(head.attrs))
     check_where(blocks[:1], store, folders.raw_url(config), matches, config.infer)

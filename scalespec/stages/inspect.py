@@ -140,7 +140,7 @@ def draw_star(config: RunConfig, obsid: int, picture: str | Path) -> str:
     StoreError
         If no spectrum of the run has this obsid.
     """
-    store = paths.join(folders.spectra_url(config), "spectra.zarr")
+    store = folders.spectra_store(config)
     n = count_spectra(store)
     found = np.flatnonzero(read_spectra(store, 0, n, names=["obsid"])["obsid"].to_numpy() == obsid)
     if not len(found):

@@ -23,9 +23,8 @@ from scalespec.stages.emulators import Ready, load_ready, wanted_device
 from scalespec.stages.fit import constraints_of, doubted, symmetric
 from scalespec.stages.ingest import read_index
 from scalespec.stages.regrid import correlation_of
-from scalespec.store import paths
+from scalespec.stages.standing import blocks_done
 from scalespec.store.catalog import read_part, read_parts, write_part
-from scalespec.store.ledger import Ledger
 from scalespec.store.spectra import read_rows, read_spectra
 
 Array = npt.NDArray[Any]
@@ -59,16 +58,15 @@ def posterior(config: RunConfig) -> Iterator[Stage]:
         raise ConfigError("the run file has no [posterior] or no [fit] table")
     if wrong := [n for n in NOT_SAMPLED if getattr(fit, n) is not None] + ["tied"] * bool(fit.tied):
         raise ConfigError(f"posterior: no draws of a fit with {', '.join(wrong)}")
-    store = paths.join(folders.spectra_url(config), "spectra.zarr")
+    store = folders.spectra_store(config)
     head = read_spectra(store, 0, 0)
     # Named once: to name a folder, whole tables upstream are read.
     sources = store, folders.best_url(config), folders.first_url(config), folders.raw_url(config)
-    there = Ledger(sources[1]).done()
     url = folders.posterior_url(config)
     yield Stage(
         name="posterior",
         url=url,
-        blocks=[b for b in folders.planned_blocks(config) if b.index in there],
+        blocks=blocks_done(config, sources[1]),
         read=partial(_read, sources=sources, stars=table.stars),
         compute=partial(draw, table=table, fit=fit, seed=config.run.seed),
         write=partial(_write, url=url),

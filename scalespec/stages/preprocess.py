@@ -20,6 +20,7 @@ from scalespec.schema import UNREADABLE, SpectrumStatus, status_names
 from scalespec.stages import folders
 from scalespec.stages.normalizers import said
 from scalespec.stages.regrid import Spectra, Step
+from scalespec.stages.standing import blocks_done
 from scalespec.stages.statistics import statistics
 from scalespec.stages.steps import make_step, single
 from scalespec.stages.stores import encoding, make_store
@@ -173,8 +174,7 @@ def preprocess(config: RunConfig) -> Iterator[Stage]:
         stage, raw = preprocess_stage(config, source, url), ""
     else:
         raw = folders.raw_url(config)
-        there = Ledger(raw).done()
-        blocks = [block for block in folders.planned_blocks(config) if block.index in there]
+        blocks = blocks_done(config, raw)
         source = paths.join(raw, "spectra.zarr")
         stage = preprocess_stage(config, source, url, blocks=blocks)
     yield stage

@@ -22,6 +22,9 @@ from scalespec.store import paths
 from scalespec.store.catalog import read_row_range, write_part
 from scalespec.store.spectra import read_spectra
 
+UNASKED = ("mask",)
+"""What nobody reads of a preprocessed spectrum who asks for its labels: its weights know of it."""
+
 
 @dataclass(frozen=True)
 class Question:
@@ -62,7 +65,8 @@ def read_question(
 
     With `names` it reads no other variables, where the run file does not select by them.
     """
-    spectra = read_spectra(url, block.start, block.stop, names=None if table.where else names)
+    wanted = None if table.where else names
+    spectra = read_spectra(url, block.start, block.stop, names=wanted, without=UNASKED)
     rows = np.arange(block.start, block.stop, dtype=np.int64)
     if not table.where:
         return ask(spectra, rows, snr_min=table.snr_min)

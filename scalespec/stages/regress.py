@@ -28,8 +28,9 @@ from scalespec.stages.question import (
     read_question,
     write_labels,
 )
+from scalespec.stages.standing import blocks_done
 from scalespec.store import paths
-from scalespec.store.ledger import Ledger, read_json, write_json
+from scalespec.store.ledger import read_json, write_json
 from scalespec.store.regressor import load_regressor
 from scalespec.store.spectra import memory_bytes, read_spectra
 
@@ -70,8 +71,7 @@ def regress(config: RunConfig) -> Iterator[Stage]:
     head = read_spectra(store, 0, 0)
     model = load_fitting(urls[0], head["wavelength"].to_numpy(), head.attrs)
     _check_inputs(model, config)
-    there = Ledger(spectra).done()
-    blocks = [b for b in folders.planned_blocks(config) if b.index in there]
+    blocks = blocks_done(config, spectra)
     matches = {name: folders.matches_url(config, name) for name in config.crossmatch or {}}
     check_where(blocks[:1], store, folders.raw_url(config), matches, table)
     plan = plan_of(url, model, store, blocks[:1], table)

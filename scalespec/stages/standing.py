@@ -1,11 +1,20 @@
-"""Whether what a stage is to build on stands: all of its blocks, and none of them failed."""
+"""Whether what a stage is to build on stands: which of its blocks, and whether one failed."""
 
 import logging
 
+from scalespec.config import RunConfig
 from scalespec.errors import StageError
+from scalespec.plan import Block
+from scalespec.stages import folders
 from scalespec.store.ledger import Ledger
 
 log = logging.getLogger(__name__)
+
+
+def blocks_done(config: RunConfig, url: str) -> list[Block]:
+    """Return those of the run's blocks that the stage at `url` has committed."""
+    done = Ledger(url).done()
+    return [block for block in folders.planned_blocks(config) if block.index in done]
 
 
 def refuse_failures(url: str, *, unit: str = "block") -> None:

@@ -18,7 +18,6 @@ from scalespec.stages import folders
 from scalespec.stages.columns import FIT_STATUS, SPECTRUM_STATUS, label_names, mask_bit
 from scalespec.stages.inspect import Fitted, best_fit_flux
 from scalespec.stages.samples import BY_LABEL, Array, Rows
-from scalespec.store import paths
 from scalespec.store.catalog import read_part
 from scalespec.store.ledger import Ledger
 from scalespec.store.spectra import count_spectra, read_rows, read_spectra
@@ -67,11 +66,6 @@ class Star:
         return values
 
 
-def spectra_store(config: RunConfig) -> str:
-    """Return the run's preprocessed spectra."""
-    return paths.join(folders.spectra_url(config), "spectra.zarr")
-
-
 def find_row(store: str, obsid: int) -> int:
     """Return the first row of a spectra store that has this obsid; memory is that of a part of it.
 
@@ -97,7 +91,7 @@ def read_star(config: RunConfig, row: int, models: Sequence[Fitted]) -> Star:
     StoreError
         If something of it is missing or damaged.
     """
-    spectrum = read_rows(spectra_store(config), np.array([row]))
+    spectrum = read_rows(folders.spectra_store(config), np.array([row]))
     known, rows = _published(config, row)
     fit = None
     if len(rows) and rows.fitted[0]:

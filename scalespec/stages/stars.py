@@ -83,7 +83,7 @@ def star_sources(config: RunConfig, table: CalibrateTable, labels: Iterable[str]
     errors = (f"{name}_err" for name in labels)
     wanted = dict.fromkeys([*label_names(names), "teff", "logg", *labels, *errors])
     return Sources(
-        store=paths.join(folders.spectra_url(config), "spectra.zarr"),
+        store=folders.spectra_store(config),
         best=best,
         columns=("row", "fit_status", *bits, *wanted),
         star_id=table.star_id,

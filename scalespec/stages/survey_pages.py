@@ -16,6 +16,7 @@ from scalespec.schema import UNREADABLE, SpectrumStatus
 from scalespec.stages import folders
 from scalespec.stages.columns import SPECTRUM_STATUS, mask_bit
 from scalespec.stages.evidence import committed_blocks
+from scalespec.stages.folders import spectra_store
 from scalespec.stages.page import Cell, by_status, heading, paragraph, picture, table, tiles
 from scalespec.stages.statistics import (
     UNKNOWN,
@@ -73,19 +74,15 @@ def spectra_summary(config: RunConfig) -> str:
         text = f"{planned - done:,} planned spectra are in blocks that failed or are not done yet."
         html += paragraph(f"{text} Run again with --retry-failed.", kind="bad")
     html += by_status(counts, done, SPECTRUM_STATUS)
-    before, after = (read_spectra(one, 0, 0) for one in (_source(config), _store(config)))
-    rows = [_row("before", before, _source(config)), _row("after", after, _store(config))]
+    before, after = (read_spectra(one, 0, 0) for one in (_source(config), spectra_store(config)))
+    rows = [_row("before", before, _source(config)), _row("after", after, spectra_store(config))]
     return html + table(["", "pixels", "from [Å]", "to [Å]", "R", "frame", "flux"], rows)
 
 
 def _planned(config: RunConfig) -> int:
     if folders.source_url(config):
-        return count_spectra(_store(config))
+        return count_spectra(spectra_store(config))
     return sum(segment.n for segment in folders.planned_segments(config))
-
-
-def _store(config: RunConfig) -> str:
-    return paths.join(folders.spectra_url(config), "spectra.zarr")
 
 
 def _source(config: RunConfig) -> str:
@@ -116,7 +113,7 @@ def before_and_after(config: RunConfig) -> str:
         return paragraph("No spectrum holds information.", kind="quiet")
     html = ""
     for kind, row in chosen.items():
-        after = read_spectra(_store(config), row, row + 1)
+        after = read_spectra(spectra_store(config), row, row + 1)
         before = _read_arms(_source(config), row)
         first = next(iter(before.values()))
         title = (
@@ -163,7 +160,7 @@ def pick_rows(config: RunConfig) -> dict[str, int]:
     """Return rows of high, median and low S/N; of a large run, from blocks spread over it."""
     rows, snr = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
     for block in _spread(committed_blocks(config), SAMPLED_BLOCKS):
-        here = read_spectra(_store(config), block.start, block.stop, names=("snr", "status"))
+        here = read_spectra(spectra_store(config), block.start, block.stop, names=("snr", "status"))
         some = (here["snr"].to_numpy() > 0) & (here["status"].to_numpy() & UNUSABLE == 0)
         rows.append(block.start + np.flatnonzero(some))
         snr.append(here["snr"].to_numpy()[some])
@@ -204,7 +201,7 @@ def survey_statistics(config: RunConfig) -> str:
 
 def _sampled(config: RunConfig) -> xr.Dataset | None:
     """Sum up some of the spectra; None if there are none."""
-    store, parts = _store(config), []
+    store, parts = spectra_store(config), []
     for block in _spread(committed_blocks(config), STATISTICS_BLOCKS):
         stop = min(block.stop, block.start + STATISTICS_ROWS)
         spectra = read_spectra(store, block.start, stop)

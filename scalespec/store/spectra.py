@@ -5,7 +5,7 @@ shards is refused, because two writers in one shard lose rows without a word.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -280,9 +280,16 @@ def _group(url: str, name: str) -> str:
 
 @explained
 def read_spectra(
-    url: str, start: int, stop: int, *, names: Iterable[str] | None = None
+    url: str,
+    start: int,
+    stop: int,
+    *,
+    names: Iterable[str] | None = None,
+    without: Collection[str] = (),
 ) -> xr.Dataset:
     """Read rows ``[start, stop)`` into memory, with coordinates and attributes.
+
+    Of their variables it reads those called `names`, or all, but for those that are not wanted.
 
     Raises
     ------
@@ -294,7 +301,7 @@ def read_spectra(
     variables = {
         name: array.variable(start, stop)
         for name, array in layout.arrays.items()
-        if wanted is None or name in wanted or not array.per_row
+        if name not in without and (wanted is None or name in wanted or not array.per_row)
     }
     coords = {n: v for n, v in variables.items() if v.dims == (n,)}
     data = {n: v for n, v in variables.items() if n not in coords}

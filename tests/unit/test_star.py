@@ -58,7 +58,7 @@ def stars(**columns):
 
 def test_a_star_is_found_by_its_obsid_wherever_it_is(run, monkeypatch):
     monkeypatch.setattr(star, "SEARCH_ROWS", 7)  # 20 rows: three parts, the last of six
-    store = star.spectra_store(run.config)
+    store = folders.spectra_store(run.config)
     assert [star.find_row(store, 2**55 + row) for row in (0, 6, 7, 19)] == [0, 6, 7, 19]
     with pytest.raises(StoreError, match="none of its 20 spectra has obsid 12"):
         star.find_row(store, 12)
