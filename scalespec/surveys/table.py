@@ -168,7 +168,9 @@ def _column(column: Any, is_id: bool) -> np.ndarray:
     A null among whole numbers makes them floats with NaN, which would round ids: there it is 0.
     """
     kind = column.type
-    if is_id and pa.types.is_integer(kind):
+    if pa.types.is_decimal(kind):  # as databases write ids
+        column = column.cast(pa.int64() if is_id and kind.scale == 0 else pa.float64())
+    if is_id and pa.types.is_integer(column.type):
         column = column.fill_null(0)  # no id either, and unsigned columns hold no -1
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         rows = [np.asarray(row, np.float64) for row in column.to_numpy()]

@@ -176,7 +176,7 @@ def test_verify_reads_steps_back_and_mends_them(tiny_run, table, changed, name):
 
     run(config, verbs=(name,), engine="local")
     assert problems() == []
-    one = sorted(Path(config.run.workspace).rglob(changed))[0]
+    one = min(Path(config.run.workspace).rglob(changed))
     before = one.read_bytes()
     one.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
     (problem, withdrawn) = problems(mend=True)

@@ -46,7 +46,7 @@ def test_every_kind_of_file_gives_the_same_rows(kind):
     assert (spectra.status == SpectrumStatus.NO_POSITION).all()
 
 
-@pytest.mark.parametrize("kind", [pa.int64(), pa.uint64()])
+@pytest.mark.parametrize("kind", [pa.int64(), pa.uint64(), pa.decimal128(20, 0)])
 def test_a_null_among_parquet_ids_leaves_the_others_as_they_are(kind):
     table = pq.read_table(io.BytesIO(table_parquet(n=3)))
     gaia = [2**62 + 1, None, 2**62 + 3]  # float64 would round them
