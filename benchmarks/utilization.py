@@ -134,6 +134,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         while len(actors()) < workers:
             time.sleep(1)
         turns.take(max(2, round(60 * arguments.minutes / (3 * arguments.turn_seconds))))
+        for process in bare:
+            process.kill()
         watch.stop_after = 0
 
     thread = threading.Thread(target=conduct)
@@ -143,7 +145,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         passed(config, "ray", again(stage, folder), watch)
     finally:
         thread.join()
-        for process in bare:
+        for process in bare:  # a stopped one would not hear that it should end
             process.kill()
         shutil.rmtree(folder)
     assert all(report.ok for report in watch.reports)
