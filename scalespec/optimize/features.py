@@ -100,10 +100,11 @@ class Summing:
         size = len(self.place)
         for begin in range(0, self.across.shape[1], self.width):
             part = self.across[:, begin : begin + self.width].contiguous()
-            products, first = part.new_zeros((self.n_pair, part.shape[1])), 0
+            products, first = part.new_empty((self.n_pair, part.shape[1])), 0
             for i in range(size):
                 torch.mul(part[i], part[i:size], out=products[first : first + size - i])
                 first += size - i
+            products[first:] = 0.0
             yield begin, part, products
 
 

@@ -21,6 +21,7 @@ from scalespec.stages.preprocess import write_preprocessed
 from scalespec.stages.segments import Segment, add_segment
 from scalespec.store.model import save_model
 from scalespec.store.spectra import create_spectra
+from tests.kits.fitted_run import HEAD as FITTED
 
 N_PIXEL, STEP = 700, 1e-4
 WAVELENGTH = 10 ** (3.7 + STEP * np.arange(N_PIXEL))
@@ -33,19 +34,7 @@ SEQUENCE = MainSequence(
     MASS, 3600 + 2300 * (MASS - 0.4) ** 0.9 + 700 * (MASS - 0.4), 4.85 - 0.5 * MASS
 )
 """Of no isochrone, but like one: 3,600 K to 6,300 K."""
-HEAD = """
-[run]
-name = "pairs"
-workspace = "{root}/work"
-spectra_per_block = {rows}
-[ingest]
-files = "{root}/*.fits"
-[preprocess]
-[infer]
-models = ["{root}/model"]
-[fit]
-rv_range_kms = 60.0
-"""
+HEAD = FITTED + "rv_range_kms = 60.0\n"
 
 
 @dataclass(frozen=True)
