@@ -128,11 +128,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         },
     )
 
+    over = threading.Event()
+
     def conduct() -> None:
         for process in bare:
             os.kill(process.pid, signal.SIGSTOP)
         while len(actors()) < workers:
-            time.sleep(1)
+            if over.wait(1):  # the stage ended before all were there
+                return
         turns.take(max(2, round(60 * arguments.minutes / (3 * arguments.turn_seconds))))
         for process in bare:
             process.kill()
@@ -144,6 +147,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     try:
         passed(config, "ray", again(stage, folder), watch)
     finally:
+        over.set()
         thread.join()
         for process in bare:  # a stopped one would not hear that it should end
             process.kill()

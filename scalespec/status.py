@@ -13,6 +13,7 @@ from scalespec.stages import folders
 from scalespec.stages.anew import made_anew
 from scalespec.stages.inputs import count_inputs, nothing_to_read
 from scalespec.stages.named_inputs import check_inputs
+from scalespec.stages.partitioned import FOLDER as HATS
 from scalespec.stages.partitioned import verify_hats, withdraw_hats
 from scalespec.stages.reader import survey_of
 from scalespec.stages.regrid import theory_grid
@@ -196,8 +197,10 @@ def verify_run(config: RunConfig, *, mend: bool = False) -> tuple[list[str], int
             problems.append(f"{folder.stage}: not run yet")
             continue
         looks = {folder.stage: partial(_verify_folder, folder.stage, folder.url, mend=mend)}
+        catalog = folder.url if folder.stage == "publish" else ""
         for name, url in _steps(folder, shown).items():
-            looks[name] = partial(_verify_step, folder, url, mend=mend)
+            if not catalog or url != paths.join(catalog, HATS):  # whose objects its manifest names
+                looks[name] = partial(_verify_step, url, catalog, mend=mend)
         for stage, look in looks.items():
             try:
                 found, n = look()
@@ -208,14 +211,17 @@ def verify_run(config: RunConfig, *, mend: bool = False) -> tuple[list[str], int
     return problems, checked
 
 
-def _verify_step(folder: Folder, url: str, *, mend: bool) -> tuple[list[str], int]:
-    """Check what is there of a stage's own step: some is removed when the stage is done."""
+def _verify_step(url: str, catalog: str, *, mend: bool) -> tuple[list[str], int]:
+    """Check what is there of a stage's own step: some is removed when the stage is done.
+
+    A `catalog` that it belongs to is withdrawn with it: of one that is whole no step is run.
+    """
     problems, checked = _verify_blocks(url, Ledger(url).commits(), mend=mend)
     for store in filter(is_recorded, (paths.join(url, name) for name in STORES)):
         found, n = verify_fixed(store)
         problems, checked = problems + found, checked + n
-    if problems and mend and folder.stage == "publish":  # a catalog that is whole is not looked at
-        paths.delete(paths.join(folder.url or "", MANIFEST))
+    if problems and mend and catalog:
+        paths.delete(paths.join(catalog, MANIFEST))
     return problems, checked
 
 
